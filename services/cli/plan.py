@@ -1,0 +1,307 @@
+"""`rgopd plan`: does a run fit, how long is a step, and which setting to change. Reads configs, no weights."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from services.cli.sections import UpConfig, read_sections, up_config
+from services.common.errors import ConfigError
+from services.common.settings import ConfigFiles, merge, nearest
+from services.teacher.config import TeacherConfig
+from services.trainer.config import TrainConfig
+from services.trainer.estimate import (
+    DEVICES,
+    Device,
+    ModelShape,
+    Need,
+    TeacherSetup,
+    redis_bytes,
+    sampler_need,
+    step_seconds,
+    teacher_need,
+    trainer_need,
+)
+from services.trainer.metrics import read_json_lines
+from services.trainer.sampler.config import SamplerConfig
+
+Sections = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The needs of every device, by its number (CPU: one machine, number 0)."""
+
+    device: Device
+    on_gpu: bool
+    loads: dict[int, list[Need]]
+    train: TrainConfig
+    shapes: tuple[ModelShape, ModelShape]
+    tensor_parallel: int
+    train_gpus: list[int]
+
+    def load(self, number: int) -> int:
+        """Bytes on a device."""
+        return sum(need.total for need in self.loads[number])
+
+    @property
+    def overfull(self) -> list[int]:
+        """Devices on which it does not fit."""
+        return [n for n in sorted(self.loads) if self.load(n) > self.device.memory]
+
+
+class Planner:
+    """Makes plans of one config and of variations of it; reads each model's shape once."""
+
+    def __init__(self, sections: Sections, device: Device, *, on_gpu: bool) -> None:
+        self.sections = sections
+        self.device = device
+        self.on_gpu = on_gpu
+        self._shapes: dict[str, ModelShape] = {}
+
+    def shape(self, model: str) -> ModelShape:
+        """Of a model's config.json."""
+        if model not in self._shapes:
+            self._shapes[model] = ModelShape.of(model)
+        return self._shapes[model]
+
+    def plan(self, changes: dict[str, Any] | None = None) -> Plan:
+        """The plan of the config with `changes` laid over it."""
+        sections = merge(self.sections, changes or {})
+        common = sections.get("common", {})
+
+        def settings(cls: Any, section: str) -> Any:
+            shared = {k: v for k, v in common.items() if k in cls.model_fields}
+            return cls.from_mapping({**shared, **sections.get(section, {})})
+
+        train: TrainConfig = settings(TrainConfig, "train")
+        sampler: SamplerConfig = settings(SamplerConfig, "sampler")
+        teacher: TeacherConfig = settings(TeacherConfig, "teacher")
+        up = up_config(sections)
+        student = self.shape(train.student)
+        needs = [("train", i, trainer_need(train, student, on_gpu=self.on_gpu)) for i in range(train.nproc)]
+        needs += [
+            ("sampler", i, sampler_need(train, student, sampler.dtype, on_gpu=self.on_gpu)) for i in range(up.samplers)
+        ]
+        setup = self._teacher(teacher)
+        if setup is not None and train.build_objective().needs_teacher:
+            need = teacher_need(setup, self.device.memory, on_gpu=self.on_gpu)
+            needs += [("teacher", i, need) for i in range(setup.tensor_parallel)]
+        shapes = student, setup.shape if setup is not None else student
+        width = setup.tensor_parallel if setup is not None else 0
+        train_gpus = _numbers(up, "train") or list(range(train.nproc))
+        loads = self._place(needs, up, train.nproc)
+        return Plan(self.device, self.on_gpu, loads, train, shapes, width, train_gpus)
+
+    def _teacher(self, config: TeacherConfig) -> TeacherSetup | None:
+        if not config.model:
+            return None
+        dtype = "bfloat16" if config.dtype == "auto" else config.dtype
+        share = float(config.vllm.get("gpu_memory_utilization", 0.9)) if config.engine == "vllm" else 0.0
+        return TeacherSetup(
+            self.shape(config.model),
+            dtype,
+            config.tensor_parallel_size,
+            config.max_batch_tokens,
+            config.head_chunk_rows,
+            share if self.on_gpu else 0.0,
+        )
+
+    def _place(self, needs: list[tuple[str, int, Need]], up: UpConfig, ranks: int) -> dict[int, list[Need]]:
+        """By `up.gpus`; else trainer ranks from GPU 0 on, the teacher after them, samplers beside the ranks."""
+        loads: dict[int, list[Need]] = defaultdict(list)
+        first = {"train": 0, "sampler": 0, "teacher": ranks}
+        for role, index, need in needs:
+            named = _numbers(up, role)
+            number = named[index % len(named)] if named else first[role] + index
+            loads[number if self.on_gpu else 0].append(need)
+        return dict(loads)
+
+
+def _numbers(up: UpConfig, role: str) -> list[int]:
+    """The GPUs that `up.gpus` names for a role; none for names that are not numbers (UUIDs)."""
+    words = [str(devices).split(",") for name, devices in up.gpus.items() if name == role]
+    return [int(n) for n in words[0] if n.strip().isdigit()] if words else []
+
+
+def knobs(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(how to write it, the change) for settings that save memory, gentlest first."""
+    train = plan.train
+    longest = train.dataset.max_prompt_tokens + train.sampling.max_new_tokens
+    if not train.gradient_checkpointing:
+        yield "train.gradient_checkpointing=true", {"train": {"gradient_checkpointing": True}}
+    tokens = train.batch.micro_batch_tokens
+    while tokens > longest:
+        tokens = max(longest, tokens // 2)
+        yield f"train.batch.micro_batch_tokens={tokens}", {"train": {"batch": {"micro_batch_tokens": tokens}}}
+    groups = train.sampling.groups_per_request
+    while groups > 1:
+        groups //= 2
+        yield f"train.sampling.groups_per_request={groups}", {"train": {"sampling": {"groups_per_request": groups}}}
+    if train.eval.dataset and train.eval.groups_per_request > groups * train.sampling.n:
+        few = max(1, train.sampling.n)
+        yield f"train.eval.groups_per_request={few}", {"train": {"eval": {"groups_per_request": few}}}
+    if train.dtype == "float32" and plan.on_gpu:
+        yield "train.dtype=bfloat16", {"train": {"dtype": "bfloat16"}}
+    if plan.on_gpu:
+        yield from _more_gpus(plan)
+
+
+def _more_gpus(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
+    ranks, free = plan.train.nproc, max(plan.loads) + 1
+    sampler = {"up": {"gpus": {"sampler": free}}}
+    yield f"up.gpus.sampler={free}", sampler
+    train = [*plan.train_gpus, *range(free, free + ranks)]
+    gpus = ",".join(map(str, train))
+    change = {"train": {"nproc": 2 * ranks}, "up": {"gpus": {"train": gpus}}}
+    yield f"train.nproc={2 * ranks} --set up.gpus.train={gpus}", change
+    wide = 2 * max(1, plan.tensor_parallel)
+    gpus = ",".join(str(n) for n in range(free, free + wide))
+    change = {"teacher": {"tensor_parallel_size": wide}, "up": {"gpus": {"teacher": gpus}}}
+    yield f"teacher.tensor_parallel_size={wide} --set up.gpus.teacher={gpus}", change
+
+
+def advise(planner: Planner, plan: Plan) -> list[str]:
+    """Settings that make an overfull plan fit: single ones that suffice, else as many as are needed together."""
+    single = [text for text, change in knobs(plan) if not planner.plan(change).overfull]
+    if single:
+        return [f"--set {text}" for text in single]
+    changes: dict[str, Any] = {}
+    used: dict[str, str] = {}
+    for text, change in knobs(plan):
+        trial = merge(copy.deepcopy(changes), change)
+        if _excess(planner.plan(trial)) < _excess(planner.plan(changes)):
+            changes, used[text.partition("=")[0]] = trial, text
+            if not planner.plan(changes).overfull:
+                return ["all of: " + " ".join(f"--set {t}" for t in used.values())]
+    return ["no setting suffices: a larger device, or a smaller model"]
+
+
+def _excess(plan: Plan) -> int:
+    return sum(max(0, plan.load(n) - plan.device.memory) for n in plan.loads)
+
+
+def find_device(name: str, memory_gb: float) -> tuple[Device, bool]:
+    """A device by name, or the one of this machine; and whether it is a GPU."""
+    import torch
+
+    if name in DEVICES:
+        found, on_gpu = DEVICES[name], True
+    elif name == "auto" and torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        found, on_gpu = Device(properties.name, properties.total_memory, 300e12, 2000e9), True
+    elif name in ("auto", "cpu"):
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        available = int(lines["MemAvailable"].split()[0]) * 1024
+        found, on_gpu = Device("cpu", available, torch.get_num_threads() * 30e9, 20e9), False
+    else:
+        raise ConfigError(f"--device {name!r}{nearest(name, [*DEVICES, 'auto', 'cpu'])}")
+    if memory_gb:
+        found = Device(found.name, int(memory_gb * (1 << 30)), found.flops, found.bandwidth)
+    return found, on_gpu
+
+
+def run_plan(
+    config: ConfigFiles, overrides: list[str], device: str, memory_gb: float, mean_length: int, measured: Path | None
+) -> int:
+    """The command; 0 where it fits, 1 where it does not."""
+    chosen, on_gpu = find_device(device, memory_gb)
+    planner = Planner(read_sections(config, overrides), chosen, on_gpu=on_gpu)
+    plan = planner.plan()
+    console = Console()
+    for number in sorted(plan.loads):
+        console.print(_memory_table(plan, number))
+    length = mean_length or max(1, plan.train.sampling.max_new_tokens // 2)
+    _say_redis(console, plan.train, length, mean_length)
+    _say_time(console, planner, plan, length, measured)
+    if not plan.overfull:
+        console.print(f"fits: {chosen.name}", highlight=False)
+        return 0
+    where = f"GPU {', '.join(map(str, plan.overfull))}" if on_gpu else "this machine"
+    console.print(f"does not fit on {where}; what would help:", highlight=False)
+    for line in advise(planner, plan):
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    return 1
+
+
+def _memory_table(plan: Plan, number: int) -> Table:
+    where = f"GPU {number} ({plan.device.name})" if plan.on_gpu else "this machine"
+    table = Table("process", "for", title=f"{where}: {_gib(plan.load(number))} of {_gib(plan.device.memory)}")
+    table.add_column("GiB", justify="right")
+    same = Counter(need.process for need in plan.loads[number])
+    for need in {need.process: need for need in plan.loads[number]}.values():
+        name = f"{same[need.process]} x {need.process}" if same[need.process] > 1 else need.process
+        for part, size in need.parts.items():
+            if size >> 20:
+                table.add_row(name, part, f"{size / (1 << 30):.2f}")
+        total = f"[bold]{need.total / (1 << 30):.2f}[/bold]"
+        table.add_row(
+            name, "[bold]total[/bold]" + (" of each" if name != need.process else ""), total, end_section=True
+        )
+    return table
+
+
+def _say_redis(console: Console, train: TrainConfig, length: int, given: int) -> None:
+    sizes = redis_bytes(train, length, train.dataset.max_prompt_tokens / 2)
+    told = ", ".join(f"{name} {size / (1 << 20):.1f} MiB" for name, size in sizes.items())
+    how = "given" if given else "assumed: half of max_new_tokens"
+    say = f"Redis (K={train.distillation.k}, {length} response tokens, {how}): {told}"
+    console.print(say, highlight=False, soft_wrap=True)
+
+
+def _say_time(console: Console, planner: Planner, plan: Plan, length: int, measured: Path | None) -> None:
+    if measured is not None:
+        seconds, source = measured_seconds(measured), f"measured in {measured}"
+    else:
+        sections = merge({"teacher": {}, "up": {}}, planner.sections)
+        seconds = step_seconds(
+            plan.train,
+            *plan.shapes,
+            plan.device,
+            mean_response=length,
+            mean_prompt=plan.train.dataset.max_prompt_tokens / 2,
+            tensor_parallel=int(sections["teacher"].get("tensor_parallel_size", 1)),
+            samplers=int(sections["up"].get("samplers", 1)),
+        )
+        source = "assumed from the device's data sheet, vLLM sampling; --measured RUN uses a run's own"
+    overlap = plan.train.max_staleness > 0
+    total = max(seconds.values()) if overlap else sum(seconds.values())
+    parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
+    say = f"step: {total:.1f} s ({parts}; {'stages overlap' if overlap else 'one after the other'}); {source}"
+    console.print(say, highlight=False, soft_wrap=True, markup=False)
+    steps = plan.train.steps or _steps_of(plan.train)
+    if steps:
+        console.print(f"run: {steps} steps, {steps * total / 3600:.1f} h without evaluations", highlight=False)
+
+
+def _steps_of(train: TrainConfig) -> int:
+    path = train.dataset.path
+    if path.suffix != ".jsonl" or not path.is_file():
+        return 0
+    with path.open("rb") as lines:
+        rows = sum(1 for line in lines if line.strip())
+    return train.epochs * rows // train.sampling.prompts_per_step
+
+
+def measured_seconds(run: Path) -> dict[str, float]:
+    """Mean seconds of the stages of a run's steps, the first one (which warms up) left out."""
+    path = run / "timings.jsonl"
+    if not path.exists():
+        raise ConfigError(f"--measured {run}: no timings.jsonl there; name a run's folder")
+    rows = [r for r in read_json_lines(path) if r["event"] == "step"]
+    rows = rows[1:] or rows
+    if not rows:
+        raise ConfigError(f"--measured {run}: it took no step yet")
+    names = {"collect": "collect_s", "train": "train_s", "publish": "publish_s"}
+    return {name: sum(float(r[key]) for r in rows) / len(rows) for name, key in names.items()}
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):.1f} GiB"

@@ -1,0 +1,141 @@
+"""Child processes of `rgopd up`: start, wait for the ready line, watch, restart, stop in order."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from services.common.children import die_with_parent
+from services.common.errors import RgopdError
+
+log = logging.getLogger(__name__)
+
+STABLE_S = 60.0
+"""A process that lived this long was not in a crash loop; its restarts are counted anew."""
+
+
+class ProcessFailed(RgopdError):
+    """A child ended that should not have; the text holds the end of its log."""
+
+    kind = "process_failed"
+
+
+@dataclass
+class Restarts:
+    """When something that died is started again: at once, then after 1, 2, 4 ... 30 seconds, `limit` times in a row."""
+
+    limit: int
+    deaths: int = 0
+    due: float | None = None
+
+    def died(self, lived_s: float) -> bool:
+        """Note a death; False when the limit is spent."""
+        self.deaths = 1 if lived_s >= STABLE_S else self.deaths + 1
+        pause = 0.0 if self.deaths == 1 else min(30.0, 2.0 ** (self.deaths - 2))
+        self.due = time.monotonic() + pause
+        return self.deaths <= self.limit
+
+    def ready(self) -> bool:
+        """True once, when the pause is over."""
+        if self.due is None or time.monotonic() < self.due:
+            return False
+        self.due = None
+        return True
+
+
+@dataclass
+class Child:
+    """One process. stdout (the ready line) and stderr (JSON logs) go to `<name>.out` and `<name>.log`."""
+
+    name: str
+    argv: Sequence[str]
+    log_dir: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    stop_timeout_s: float = 20.0
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+
+    @property
+    def out(self) -> Path:
+        """Its standard output."""
+        return self.log_dir / f"{self.name}.out"
+
+    @property
+    def err(self) -> Path:
+        """Its log."""
+        return self.log_dir / f"{self.name}.log"
+
+    def start(self) -> None:
+        """Start it in a session of its own: Ctrl-C reaches the parent, which stops the children in order."""
+        self.log_dir.mkdir(parents=True, exist_ok=True)
+        self.started = time.monotonic()
+        with self.out.open("wb") as out, self.err.open("ab") as err:
+            self.process = subprocess.Popen(
+                list(self.argv),
+                stdout=out,
+                stderr=err,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env={**os.environ, **self.environment},
+                preexec_fn=die_with_parent,
+            )
+
+    def poll(self) -> int | None:
+        """Its exit code, or None while it runs."""
+        return None if self.process is None else self.process.poll()
+
+    def url(self) -> str | None:
+        """The URL of its ready line, once it is there."""
+        text = self.out.read_text(errors="replace") if self.out.exists() else ""
+        line = next((line for line in text.splitlines() if " ready at " in line), None)
+        return line.rpartition(" ready at ")[2] if line else None
+
+    def wait_ready(self, timeout_s: float) -> str:
+        """Wait for the ready line; returns the URL.
+
+        Raises:
+            ProcessFailed: it ended, or is not ready in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            if url := self.url():
+                return url
+            if self.poll() is not None:
+                raise ProcessFailed(f"{self.name} exited with {self.poll()} before it was ready:\n{self.tail()}")
+            if time.monotonic() >= deadline:
+                raise ProcessFailed(f"{self.name} was not ready after {timeout_s:.0f} s:\n{self.tail()}")
+            time.sleep(0.05)
+
+    def ask_to_stop(self) -> None:
+        """SIGTERM, without waiting."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+
+    def stop(self) -> None:
+        """SIGTERM, then SIGKILL to its whole session after `stop_timeout_s`."""
+        if self.process is None:
+            return
+        if self.process.poll() is None:
+            self.ask_to_stop()
+            try:
+                self.process.wait(self.stop_timeout_s)
+            except subprocess.TimeoutExpired:
+                log.warning("%s did not stop within %.0f s and is killed", self.name, self.stop_timeout_s)
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)  # stragglers of its session, e.g. torchrun's ranks
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+
+    def tail(self, lines: int = 15) -> str:
+        """Why it ended, as far as its log tells: its last critical messages, or else the log's end."""
+        text = self.err.read_text(errors="replace").splitlines() if self.err.exists() else []
+        critical = [json.loads(line)["msg"] for line in text if line.startswith("{") and '"level": "critical"' in line]
+        return "\n".join(critical[-3:] or text[-lines:])

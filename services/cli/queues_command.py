@@ -1,0 +1,40 @@
+"""The command line of `rgopd queues`."""
+
+from __future__ import annotations
+
+import os
+
+from rich.console import Console
+
+from services.cli.queues import chosen_letters, runs, show, sweep
+from services.common.connection import connect
+from services.common.errors import ConfigError
+from services.common.settings import ConfigFiles, read_files
+from services.common.streams import Streams
+
+
+def run_queues(redis_url: str, run_id: str, config: ConfigFiles, *, replay: str, drop: str, sweep_h: float) -> int:
+    """The command; returns an exit code."""
+    common = read_files(config).get("common", {}) if config else {}
+    url = redis_url or str(common.get("redis_url", "")) or os.environ.get("RGOPD_REDIS_URL", "")
+    if not url:
+        raise ConfigError("which Redis? Use --redis-url redis://..., or --config RUN/up.yaml of a run that is up")
+    run = run_id or str(common.get("run_id", ""))
+    console = Console()
+    redis = connect(url, wait_s=2, patience_s=5)
+    if sweep_h:
+        for name, keys in sweep(redis, sweep_h * 3600):
+            console.print(f"swept {name}: {keys} keys")
+        return 0
+    if (replay or drop) and not run:
+        raise ConfigError("whose dead letters? Name the run with --run")
+    for name in [run] if run else runs(redis):
+        streams = Streams(redis, name)
+        for letter in chosen_letters(streams, replay) if replay else ():
+            streams.replay(letter)
+            console.print(f"back on {letter.stream}: {letter.id}")
+        for letter in chosen_letters(streams, drop) if drop else ():
+            streams.drop(letter)
+            console.print(f"dropped {letter.id}")
+        show(streams, console)
+    return 0

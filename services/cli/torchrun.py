@@ -1,0 +1,42 @@
+"""Starting the trainer's ranks, and telling what their end means.
+
+As a program, this is torchrun with exit codes that a supervisor can act on.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from services.common.children import PAUSED, PERMANENT
+
+
+def command(nproc: int, arguments: Sequence[str], *, max_restarts: int = 3) -> list[str]:
+    """argv that runs `rgopd ARGUMENTS` in `nproc` ranks on this machine.
+
+    max_restarts: how often all ranks are started again after one of them died.
+    """
+    launcher = [sys.executable, "-m", "services.cli.torchrun", "--standalone", "--nproc-per-node", str(nproc)]
+    # The ranks end their step and save before they go; the launcher must leave them the time.
+    launcher += ["--max-restarts", str(max_restarts), "--shutdown-timeout", "110"]
+    return [*launcher, "-m", "services.cli.main", *arguments]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run torchrun; returns the exit code."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    try:
+        torchrun(list(arguments))
+    except SignalException:
+        return PAUSED
+    except ChildFailedError as error:
+        codes = {failure.exitcode for failure in error.failures.values()}
+        return PERMANENT if PERMANENT in codes else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

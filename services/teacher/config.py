@@ -1,0 +1,60 @@
+"""Settings of the teacher service: `rgopd teacher`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from services.common.settings import ServiceSettings
+
+
+class TeacherConfig(ServiceSettings):
+    """The same keys in YAML, RGOPD_* environment and --set."""
+
+    # The model
+    model: str = Field("", description="Hugging Face folder or id.")
+    teacher_name: str = Field(
+        "", pattern=r"^[A-Za-z0-9_]{0,64}$", description="With several teachers: serve the jobs that name this one."
+    )
+    revision: str = Field("", description="Commit, tag or branch of a hub id; pin a commit for runs that count.")
+    engine: Literal["transformers", "vllm", "vllm-server"] = "transformers"
+    source: Literal["checkpoint", "ema", "trust-region"] = Field(
+        "checkpoint", description="ema, trust-region: a self-teacher that starts at `model` and follows the student."
+    )
+    self_rate: float = Field(0.05, gt=0, le=1, description="Step of the average, or share of the newest student.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = Field("auto", description="auto: cuda when there is one, else cpu.")
+    shared_vocab_size: int = Field(
+        0, ge=0, description="Ids shared with the student; the model's surplus ids are masked. 0: all of the model's."
+    )
+    max_k: int = Field(256, ge=1, description="Widest support a request may ask for.")
+    max_context: int = Field(0, ge=0, description="Longest prompt + response; 0: what the model was made for.")
+
+    # vLLM
+    tensor_parallel_size: int = Field(1, ge=1)
+    quantization: str = Field("", description="vLLM's name for it, e.g. fp8, awq; empty: as the model says.")
+    vllm: dict[str, Any] = Field(
+        default_factory=dict, description="Any other argument of vLLM's AsyncEngineArgs, e.g. gpu_memory_utilization."
+    )
+    server_url: str = Field("", description="engine vllm-server: the base URL of a running vLLM.")
+    server_key: str = Field("", repr=False, description="engine vllm-server: that server's API key.")
+
+    # TLS
+    tls_cert: str = Field("", description="PEM file; with tls_key, HTTPS.")
+    tls_key: str = ""
+
+    # Work
+    deterministic: bool = Field(
+        False, description="Score each rollout in a forward of its own: a score never depends on its neighbours."
+    )
+    threads: int = Field(0, ge=0, description="CPU threads of a forward; 0: torch's default.")
+    max_batch_tokens: int = Field(16_384, ge=1, description="Padded tokens of one forward.")
+    head_chunk_rows: int = Field(1024, ge=1, description="Rows of [rows, vocabulary] logits held at once.")
+    max_queue_tokens: int = Field(1 << 20, ge=1, description="Tokens admitted and unfinished; beyond it: 429.")
+    max_rollouts: int = Field(4096, ge=1, description="Rollouts in one call.")
+    cache_mb: int = Field(64, ge=0, description="Score cache in Redis, all replicas together; 0: none.")
+    max_inflight: int = Field(64, ge=1, description="Stream messages leased at once.")
+    max_json_mb: int = Field(16, ge=1, description="Body of a JSON call: reading it takes many times its size.")
+    max_held_mb: int = Field(256, ge=1, description="Request bodies held at once, all calls together; beyond it: 429.")
+    body_timeout_s: float = Field(30.0, gt=0, description="A client whose body takes longer gets 408.")

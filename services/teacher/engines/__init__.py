@@ -1,0 +1,101 @@
+"""Engines: the one thing that holds a model. Every engine passes tests/contract/test_teacher_conformance.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from services.common.errors import ConfigError, RgopdError
+from services.teacher.items import Score, ScoreItem, SupportKind
+
+if TYPE_CHECKING:
+    from services.teacher.config import TeacherConfig
+
+
+class EngineFault(RgopdError):
+    """The engine broke on valid input (out of memory, NaN logits, a lost vLLM process). Another attempt may work."""
+
+    kind = "engine"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine holds; shown by /info and used to check requests."""
+
+    engine: str
+    model: str
+    revision: str
+    """Changes whenever the numbers may: a commit hash, a digest of the weight files, or a policy version."""
+    vocab_size: int
+    """Ids 0..vocab_size-1 are shared with the student; the model's surplus ids are masked before the softmax."""
+    max_context: int
+    """Longest prompt + response."""
+    max_k: int
+    eos_token_ids: tuple[int, ...]
+    dtype: str
+    device: str
+    scoring: str
+    """Which method makes the numbers: "gathered" (full float32 logits at hand), "token-ids", "full-vocab", "top-k"."""
+    supports: tuple[SupportKind, ...] = ("student", "teacher", "none")
+    any_temperature: bool = True
+    """False: only temperature 1."""
+
+
+class Engine(Protocol):
+    """A blocking scorer. `score` is called from `concurrency` batching threads at once, never more."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What this engine holds now."""
+        ...
+
+    @property
+    def concurrency(self) -> int:
+        """How many `score` calls may run at the same time."""
+        ...
+
+    def score(self, items: Sequence[ScoreItem]) -> list[Score]:
+        """Score items of one `Scoring`, in order.
+
+        Raises:
+            EngineFault: the engine broke; nothing is said about any of the items.
+        """
+        ...
+
+    def gpu_bytes(self) -> int:
+        """GPU memory held, 0 where there is none or it is another process's."""
+        ...
+
+    def close(self) -> None:
+        """Free the model. No call follows."""
+        ...
+
+
+def make_engine(config: TeacherConfig, redis: Any = None) -> Engine:
+    """Load the configured engine; imports only that engine's libraries. A self-teacher needs the run's Redis.
+
+    Raises:
+        ConfigError: an unknown engine, or its library or model is missing.
+    """
+    if config.source != "checkpoint":
+        if config.engine != "transformers" or redis is None:
+            raise ConfigError(f"source: {config.source} needs engine=transformers and redis_url, to follow the student")
+        from services.teacher.engines.self_teacher import SelfTeacherEngine, latest_policy
+
+        return SelfTeacherEngine(config, latest_policy(redis, config.run_id))
+    match config.engine:
+        case "transformers":
+            from services.teacher.engines.transformers import TransformersEngine
+
+            return TransformersEngine.load(config)
+        case "vllm":
+            from services.teacher.engines.vllm import VllmEngine
+
+            return VllmEngine(config)
+        case "vllm-server":
+            from services.teacher.engines.vllm_server import VllmServerEngine
+
+            return VllmServerEngine(config)
+        case unknown:
+            raise ConfigError(f"engine: {unknown!r} is not known; use transformers, vllm or vllm-server")

@@ -1,0 +1,63 @@
+"""Scores from log-probs that another program computed: a few columns a row, or the full vocabulary."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from services.teacher.engines import EngineFault
+from services.teacher.items import PAD_ID, PAD_LOGPROB, TAIL_FLOOR, Float, Int, Score, ScoreItem
+
+
+def score_from_columns(item: ScoreItem, sampled_T: Float, ids_TK: Int, topk_TK: Float) -> Score:
+    """A score from log-probs at known ids; the tail is log(1 - sum exp), all that can be known from K ids.
+
+    Raises:
+        EngineFault: NaN, or rows that do not fit the rollout.
+    """
+    rows = len(item.response_ids_T)
+    if sampled_T.shape != (rows,) or topk_TK.shape != ids_TK.shape or len(ids_TK) != rows:
+        raise EngineFault(f"engine answered rows {sampled_T.shape}, {topk_TK.shape} for {rows} response ids")
+    if np.isnan(sampled_T).any() or np.isnan(topk_TK).any():
+        raise EngineFault("the teacher produced NaN log-probs; check its weights and dtype (float16 overflows)")
+    sampled_T = np.maximum(sampled_T, PAD_LOGPROB, dtype=np.float32)
+    if item.scoring.support == "none":
+        return Score(sampled_T)
+    topk_TK = np.maximum(topk_TK, PAD_LOGPROB, dtype=np.float32)
+    topk_TK = np.where(ids_TK == PAD_ID, np.float32(PAD_LOGPROB), topk_TK)
+    return Score(sampled_T, ids_TK, topk_TK, tail_from_topk(topk_TK))
+
+
+def tail_from_topk(topk_TK: Float) -> Float:
+    """float32[T]: log(1 - sum_k exp(topk)), not below TAIL_FLOOR. Summed in float64: 1 - sum cancels."""
+    mass_T = np.exp(topk_TK.astype(np.float64)).sum(-1)
+    tail_T: Float = np.log(np.maximum(1.0 - mass_T, np.exp(TAIL_FLOOR))).astype(np.float32)
+    # float32 may round log(exp(floor)) below the floor.
+    return np.maximum(tail_T, np.float32(TAIL_FLOOR))
+
+
+def score_from_full(item: ScoreItem, logprobs_TV: Float, temperature: float) -> Score:
+    """A score from full rows of log-probs, whose columns are the shared vocabulary; `temperature` is still to apply.
+
+    Scaling log-probs by 1/temperature and normalising again is the same as scaling the logits, and normalising
+    over the shared columns alone takes the mass of surplus ids away.
+    """
+    if logprobs_TV.shape[0] != len(item.response_ids_T):
+        raise EngineFault(f"engine answered {len(logprobs_TV)} rows for {len(item.response_ids_T)} response ids")
+    scaled_TV = logprobs_TV.astype(np.float64) / temperature
+    scaled_TV -= scaled_TV.max(-1, keepdims=True)
+    scaled_TV -= np.log(np.exp(scaled_TV).sum(-1, keepdims=True))
+    sampled_T = np.take_along_axis(scaled_TV, item.response_ids_T[:, None], 1)[:, 0].astype(np.float32)
+    if item.scoring.support == "teacher":
+        ids_TK = _top_ids(scaled_TV, item.scoring.k)
+    elif item.support_ids_TK is not None:
+        ids_TK = item.support_ids_TK
+    else:
+        ids_TK = np.empty((len(sampled_T), 0), np.int32)
+    topk_TK = np.take_along_axis(scaled_TV, np.maximum(ids_TK, 0), 1)
+    return score_from_columns(item, sampled_T, ids_TK, topk_TK.astype(np.float32))
+
+
+def _top_ids(logprobs_TV: np.ndarray[tuple[int, int], np.dtype[np.float64]], k: int) -> Int:
+    part = np.argpartition(-logprobs_TV, k - 1, axis=1)[:, :k]
+    order = np.argsort(-np.take_along_axis(logprobs_TV, part, 1), axis=1, kind="stable")
+    return np.take_along_axis(part, order, 1).astype(np.int32)

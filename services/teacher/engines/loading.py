@@ -1,0 +1,153 @@
+"""Load a Hugging Face causal LM and take it apart into decoder and vocabulary head, exactly or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from services.common.errors import ConfigError
+from services.teacher.engines import EngineInfo
+
+if TYPE_CHECKING:
+    from services.teacher.config import TeacherConfig
+
+log = logging.getLogger(__name__)
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A causal LM in two parts: logits = logit_transform(head(decoder(ids).last_hidden_state).float())."""
+
+    decoder: nn.Module
+    head: nn.Module
+    logit_transform: Callable[[Tensor], Tensor]
+
+
+def load_model(config: TeacherConfig) -> tuple[Any, LoadedModel, EngineInfo]:
+    """Load `config.model` for scoring: the model, its parts, and what it is.
+
+    Raises:
+        ConfigError: the model is missing, is no causal LM, has fewer ids than `shared_vocab_size`, or its
+            logits are not those of its decoder and head (an architecture this engine does not know).
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # stderr holds one JSON object a line
+    if not config.model:
+        raise ConfigError("model: give a Hugging Face folder or id, e.g. --set model=Qwen/Qwen2.5-14B-Instruct")
+    is_folder = Path(config.model).is_dir()
+    device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            config.model,
+            revision=config.revision or None,
+            dtype=_DTYPES.get(config.dtype, "auto"),
+            local_files_only=is_folder,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model: cannot load {config.model!r}: {error}") from error
+    model = model.to(device).eval().requires_grad_(False)
+    loaded = take_apart(model)
+    _self_check(model, loaded)
+    return model, loaded, _info(config, model, device, is_folder)
+
+
+def take_apart(model: Any) -> LoadedModel:
+    """Decoder, head and what comes after it; raises `ConfigError` for a model without them."""
+    head, decoder = model.get_output_embeddings(), model.base_model
+    if head is None or decoder is model:
+        raise ConfigError(f"model: {type(model).__name__} has no decoder and vocabulary head to score with")
+    return LoadedModel(decoder, head, _logit_transform(model.config.get_text_config()))
+
+
+def _logit_transform(config: Any) -> Callable[[Tensor], Tensor]:
+    """What some architectures do to the logits after the head, in place (Gemma 2, Granite, Cohere)."""
+    cap = getattr(config, "final_logit_softcapping", None)
+    divisor = getattr(config, "logits_scaling", None)
+    factor = getattr(config, "logit_scale", None)
+    if cap:
+        return lambda logits: logits.div_(cap).tanh_().mul_(cap)
+    if divisor:
+        return lambda logits: logits.div_(divisor)
+    if factor:
+        return lambda logits: logits.mul_(factor)
+    return lambda logits: logits
+
+
+@torch.inference_mode()
+def _self_check(model: Any, loaded: LoadedModel) -> None:
+    """Refuse to serve numbers that are not the model's own."""
+    vocab = model.get_input_embeddings().num_embeddings
+    device = next(model.parameters()).device
+    ids = torch.randint(vocab, (1, 16), generator=torch.Generator().manual_seed(0)).to(device)
+    theirs = model(input_ids=ids, use_cache=False).logits.float()
+    hidden = loaded.decoder(input_ids=ids, use_cache=False).last_hidden_state
+    ours = loaded.logit_transform(loaded.head(hidden).float())
+    gap = (ours.log_softmax(-1) - theirs.log_softmax(-1)).abs().max().item()
+    if not gap < (1e-3 if model.dtype == torch.float32 else 5e-2):
+        raise ConfigError(
+            f"model: {type(model).__name__} changes its logits after the head in a way this engine does not "
+            f"know (largest log-prob difference {gap:.3g}); teach engines/loading.py its transform"
+        )
+
+
+def _info(config: TeacherConfig, model: Any, device: str, is_folder: bool) -> EngineInfo:
+    text = model.config.get_text_config()
+    # The head may be wider than the embedding table (padding for tensor parallelism), never usefully so.
+    own_vocab = min(model.get_output_embeddings().weight.shape[0], model.get_input_embeddings().num_embeddings)
+    if config.shared_vocab_size > own_vocab:
+        raise ConfigError(
+            f"shared_vocab_size: {config.shared_vocab_size} is more than the model's {own_vocab} ids; "
+            "set the smaller of student and teacher"
+        )
+    vocab = config.shared_vocab_size or own_vocab
+    own_context = getattr(text, "max_position_embeddings", None) or config.max_context or 1 << 20
+    if config.max_context > own_context:
+        raise ConfigError(f"max_context: {config.max_context} is more than the model's {own_context} positions")
+    eos = getattr(model.generation_config, "eos_token_id", None) or text.eos_token_id
+    eos_ids = eos if isinstance(eos, list) else [eos] if eos is not None else []
+    revision = folder_digest(Path(config.model)) if is_folder else getattr(model.config, "_commit_hash", None)
+    return EngineInfo(
+        engine="transformers",
+        model=config.model,
+        revision=f"{revision or config.revision or 'unknown'}",
+        vocab_size=vocab,
+        max_context=config.max_context or own_context,
+        max_k=min(config.max_k, vocab),
+        eos_token_ids=tuple(eos_ids),
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=device,
+        scoring="gathered",
+    )
+
+
+def folder_digest(folder: Path) -> str:
+    """A digest of a model folder's config and weight files, so that other weights are another revision.
+
+    Whole files up to 64 MiB; of larger ones the size, the first and the last 8 MiB (the first holds the
+    safetensors index): seconds rather than minutes for a 30 GB teacher.
+    """
+    digest = hashlib.sha256()
+    span = 8 << 20
+    for path in sorted(p for p in folder.iterdir() if p.name == "config.json" or p.suffix in {".safetensors", ".bin"}):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}:".encode())
+        with path.open("rb") as file:
+            if size <= 8 * span:
+                digest.update(file.read())
+            else:
+                digest.update(file.read(span))
+                file.seek(-span, 2)
+                digest.update(file.read())
+    return f"sha256:{digest.hexdigest()[:16]}"

@@ -1,0 +1,72 @@
+"""What is scored and what comes back, as numpy. Shape suffixes: C prompt ids, T response ids, K support ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int = NDArray[np.int32]
+Float = NDArray[np.float32]
+SupportKind = Literal["student", "teacher", "none"]
+
+PAD_ID = -1
+"""A support id that stands for "no id here" (rows of ragged K)."""
+
+PAD_LOGPROB = -1e4
+"""The log-prob at a padded id, and the floor of every log-prob: -inf never crosses the wire, since the loss
+would turn it into NaN gradients behind a finite value. exp(-1e4) is 0 and float16 holds -1e4 exactly."""
+
+TAIL_FLOOR = float(np.log(-np.expm1(-1e-7)))
+"""Floor of `tail_logprob`, about -16.12: the same floor as the loss side's log(-expm1(min(lse, -1e-7))),
+so that a teacher equal to the student gives a loss of exactly 0 (docs/objectives.md)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """How a rollout is to be scored. Only items with equal `Scoring` share a forward batch.
+
+    `k` is the support's width: 0 with "none". `temperature` divides the logits before the softmax.
+    """
+
+    support: SupportKind
+    k: int
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreItem:
+    """One rollout to score; checked by `services.teacher.validation` before it is queued."""
+
+    id: str
+    prompt_ids_C: Int
+    response_ids_T: Int
+    scoring: Scoring
+    support_ids_TK: Int | None = None
+    """With support "student": the ids to score at each response position, PAD_ID where a row is shorter."""
+
+    @property
+    def tokens(self) -> int:
+        """Length of prompt + response: what admission and batches count."""
+        return len(self.prompt_ids_C) + len(self.response_ids_T)
+
+    @property
+    def input_ids(self) -> Int:
+        """int32[C+T], prompt then response."""
+        return np.concatenate([self.prompt_ids_C, self.response_ids_T])
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The teacher's log-probs of one rollout, float32, at the request's temperature, over the shared vocabulary.
+
+    `sampled_logprobs_T` is exact. With support "none" the other three are None; with "student" `topk_ids_TK`
+    is the caller's own array. `tail_logprob_T` = log(1 - sum_k exp(topk_logprobs)), never below TAIL_FLOOR.
+    """
+
+    sampled_logprobs_T: Float
+    topk_ids_TK: Int | None = None
+    topk_logprobs_TK: Float | None = None
+    tail_logprob_T: Float | None = None

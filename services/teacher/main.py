@@ -1,0 +1,107 @@
+"""`rgopd teacher`: one engine, two doors."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from prometheus_client import CollectorRegistry
+
+from services.common.errors import ConfigError
+from services.common.http import ServiceState
+from services.common.server import bind, consumer_name, open_streams, run_http
+from services.common.streams import Streams
+from services.common.teacher_client import score_stream
+from services.common.telemetry import configure_logging
+from services.teacher.app import TeacherDoor, make_app
+from services.teacher.batching import TeacherService
+from services.teacher.cache import ScoreCache
+from services.teacher.config import TeacherConfig
+from services.teacher.engines import Engine, make_engine
+from services.teacher.metrics import TeacherMetrics
+from services.teacher.worker import ScoreWorker
+
+log = logging.getLogger(__name__)
+
+
+class TeacherProcess:
+    """Loads, serves and drains; the methods run in the server's helper threads."""
+
+    def __init__(self, config: TeacherConfig) -> None:
+        self.config = config
+        self.registry = CollectorRegistry()
+        self.state = ServiceState(reason="the model is loading")
+        self.door = TeacherDoor(config, self.state)
+        self._service: TeacherService | None = None
+        self._worker: ScoreWorker | None = None
+
+    def load(self) -> None:
+        """Load the model, then open both doors. Redis is tried first: it fails faster than a model loads."""
+        streams = open_streams(self.config)
+        started = time.monotonic()
+        engine = make_engine(self.config, None if streams is None else streams.redis)
+        log.info("loaded %s in %.1f s", engine.info.model, time.monotonic() - started, extra={"info": engine.info})
+        metrics = TeacherMetrics(self.registry)
+        metrics.gpu_bytes.set_function(engine.gpu_bytes)
+        self._service = TeacherService(
+            engine,
+            metrics,
+            max_batch_tokens=self.config.max_batch_tokens,
+            max_queue_tokens=self.config.max_queue_tokens,
+            cache=self._cache(streams, engine),
+        )
+        self._service.start()
+        self.door.open(self._service)
+        if streams is not None:
+            self._worker = ScoreWorker(
+                self._service,
+                streams,
+                stream=score_stream(self.config.teacher_name),
+                consumer=consumer_name("teacher"),
+                max_inflight=self.config.max_inflight,
+                registry=self.registry,
+            )
+            self._worker.start()
+
+    def _cache(self, streams: Streams | None, engine: Engine) -> ScoreCache | None:
+        if streams is None or not self.config.cache_mb:
+            return None
+        if engine.info.revision == "unknown":
+            log.warning("the score cache is off: nothing names the weights of %s (set revision)", engine.info.model)
+            return None
+        return ScoreCache(streams.redis, self.config.cache_mb << 20)
+
+    def drain(self) -> None:
+        """Finish leases and calls, then free the model."""
+        deadline = time.monotonic() + self.config.drain_s
+        if self._worker is not None:
+            self._worker.stop(self.config.drain_s)
+        if self._service is not None:
+            if not self._service.drain(max(0.0, deadline - time.monotonic())):
+                log.warning("draining took longer than drain_s=%g; the rest is cancelled", self.config.drain_s)
+            self._service.close()
+
+
+def serve(config: TeacherConfig) -> int:
+    """Run until SIGTERM or SIGINT; the process's exit code.
+
+    Raises:
+        ConfigError: a port in use, an unreadable token file.
+    """
+    configure_logging("teacher", config.log_level)
+    if bool(config.tls_cert) != bool(config.tls_key):
+        raise ConfigError("tls_cert and tls_key: give both or none")
+    process = TeacherProcess(config)
+    app = make_app(process.door, process.registry)
+    sock = bind(config.host, config.port)
+    return run_http(
+        "teacher",
+        app,
+        config,
+        process.state,
+        sock=sock,
+        load=process.load,
+        drain=process.drain,
+        ssl_certfile=config.tls_cert or None,
+        ssl_keyfile=config.tls_key or None,
+    )

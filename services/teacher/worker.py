@@ -1,0 +1,102 @@
+"""The stream door: ScoreJob on `score` -> TeacherScore blob -> StageDone on `results`."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+from prometheus_client import CollectorRegistry
+
+from protos import rollout_pb2, teacher_pb2
+from services.common import wire
+from services.common.errors import InvalidInput
+from services.common.streams import RESULTS, ROLLOUT, SCORE, TEACHER_SCORE, Delivery, Outcome, Streams
+from services.common.worker import StreamWorker, announce_failure
+from services.teacher.batching import TeacherService
+from services.teacher.codec import score_to_proto, support_kind, tensor_ids
+from services.teacher.items import Score, ScoreItem
+from services.teacher.validation import make_item, make_scoring
+
+
+class ScoreWorker:
+    """Scores the run's jobs with the engine that also serves HTTP; `stream` is one teacher's own."""
+
+    def __init__(
+        self,
+        service: TeacherService,
+        streams: Streams,
+        *,
+        stream: str = SCORE,
+        consumer: str,
+        max_inflight: int = 64,
+        registry: CollectorRegistry | None = None,
+    ) -> None:
+        self._service = service
+        self._streams = streams
+        self._worker = StreamWorker(
+            streams,
+            stream,
+            self._submit,
+            announce_failure(teacher_pb2.ScoreJob, SCORE),
+            consumer=consumer,
+            max_inflight=max_inflight,
+            registry=registry,
+        )
+
+    def start(self) -> None:
+        """Begin to lease messages."""
+        self._worker.start()
+
+    def stop(self, drain_s: float) -> None:
+        """Finish what is leased, for at most `drain_s` seconds; give the rest back."""
+        self._worker.stop(drain_s)
+
+    def _submit(self, delivery: Delivery) -> Future[Outcome]:
+        job = wire.parse(teacher_pb2.ScoreJob, delivery.payload)
+        wire.check_schema(job.header)
+        outcome: Future[Outcome] = Future()
+        if self._streams.blobs.get(TEACHER_SCORE, job.header.rollout_id) is not None:
+            # A replayed message: the first result stands and costs no second forward.
+            outcome.set_result(_outcome(job, None))
+            return outcome
+        item = self._item(job)
+        (scored,) = self._service.submit([item], job.header.trace_id)
+        scored.add_done_callback(lambda done: _forward(done, outcome, item, job))
+        return outcome
+
+    def _item(self, job: teacher_pb2.ScoreJob) -> ScoreItem:
+        rollout_id = job.header.rollout_id
+        data = self._streams.blobs.get(ROLLOUT, rollout_id)
+        if data is None:
+            raise InvalidInput(
+                f"rollout {rollout_id!r} is not in the blob store: it expired before it was scored, "
+                "or the job came before the rollout was stored"
+            )
+        rollout = wire.parse(rollout_pb2.Rollout, data)
+        info = self._service.info
+        scoring = make_scoring(support_kind(job.support), job.k, job.temperature, info)
+        support_ids = None
+        if scoring.support == "student":
+            support_ids = tensor_ids(rollout.support_ids, rollout_id, "support_ids", 2)
+        return make_item(
+            rollout_id,
+            tensor_ids(rollout.prompt_ids, rollout_id, "prompt_ids", 1),
+            tensor_ids(rollout.response_ids, rollout_id, "response_ids", 1),
+            support_ids,
+            scoring,
+            info,
+        )
+
+
+def _forward(done: Future[Score], outcome: Future[Outcome], item: ScoreItem, job: teacher_pb2.ScoreJob) -> None:
+    if done.cancelled():
+        outcome.cancel()
+    elif (error := done.exception()) is not None:
+        outcome.set_exception(error)
+    else:
+        outcome.set_result(_outcome(job, score_to_proto(item, done.result()).SerializeToString()))
+
+
+def _outcome(job: teacher_pb2.ScoreJob, blob: bytes | None) -> Outcome:
+    done = rollout_pb2.StageDone(header=job.header, stage=SCORE, group_id=job.group_id)
+    blobs = {} if blob is None else {(TEACHER_SCORE, job.header.rollout_id): blob}
+    return Outcome(blobs=blobs, announce=[(RESULTS, done.SerializeToString())])

@@ -1,0 +1,240 @@
+"""Settings of `rgopd train`, one small model a concern."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from services.common.settings import Settings
+from services.trainer.fsdp_options import FsdpConfig
+from services.trainer.gate import GateConfig, gate_preset
+from services.trainer.lora import LoraOptions
+from services.trainer.monitors import MonitorConfig
+from services.trainer.objectives import Objective, get_objective
+from services.trainer.sampler.config import Dtype
+
+
+class Part(BaseModel):
+    """A nested group of settings: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class DatasetConfig(Part):
+    """Where prompts come from; see `data.py` for the columns."""
+
+    path: Path = Field(description="JSONL or Parquet file, or a folder written by datasets' save_to_disk.")
+    system_prompt: str = ""
+    prompt_column: str = "prompt"
+    kind_column: str = "kind"
+    max_prompt_tokens: int = Field(1024, ge=1, description="Longer prompts are left out and counted.")
+    limit: int = Field(0, ge=0, description="Use only the first rows; 0: all.")
+
+
+class ObjectiveConfig(Part):
+    """Which loss; `options` go to the objective (docs/objectives.md)."""
+
+    name: str = "rg_opd"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    def build(self) -> Objective:
+        """The objective itself; ValueError lists what is known."""
+        return get_objective(self.name, **self.options)
+
+
+class DistillationConfig(Part):
+    """The support of Eq. 4."""
+
+    k: int = Field(50, ge=1, le=1024)
+    support: Literal["student", "teacher"] = "student"
+    tail: Literal["tail", "none", "renormalise"] = "tail"
+
+
+class SamplingConfig(Part):
+    """How rollouts are made."""
+
+    prompts_per_step: int = Field(32, ge=1)
+    n: int = Field(8, ge=1, description="Rollouts in a group.")
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0, description="0: off.")
+    max_new_tokens: int = Field(1024, ge=1)
+    groups_per_request: int = Field(
+        8, ge=1, description="Groups sampled as one batch. Part of the numbers: float rounding depends on it."
+    )
+
+
+class OptimConfig(Part):
+    """AdamW with linear warm-up and a cosine (or constant) schedule. The defaults are the paper's (Appendix A.1)."""
+
+    lr: float = Field(5e-6, gt=0)
+    min_lr_ratio: float = Field(0.0, ge=0, le=1)
+    warmup_steps: int = Field(50, ge=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    grad_clip: float = Field(1.0, gt=0)
+
+
+class BatchConfig(Part):
+    """How a step is cut. The loss does not depend on it (one global normaliser)."""
+
+    micro_batch_tokens: int = Field(16_384, ge=1, description="Prompt + response tokens a forward, padding included.")
+    micro_batch_rollouts: int = Field(64, ge=1)
+    packing: bool = Field(True, description="Rollouts end to end in one row: no padding but what attention groups.")
+
+
+class CheckpointConfig(Part):
+    """Checkpoints are written aside and renamed; the newest whole one is resumed from."""
+
+    every: int = Field(50, ge=1, description="Steps between checkpoints; the last step always writes one.")
+    keep: int = Field(2, ge=1)
+    resume: bool = True
+    asynchronous: bool = Field(
+        False, description="Copy the state and write it while training goes on; needs its size in memory once more."
+    )
+
+
+class EvalConfig(Part):
+    """Validation on held-out prompts, through sampler and verifier: greedy, and by sampling where `samples` is set."""
+
+    dataset: DatasetConfig | None = None
+    every: int = Field(0, ge=0, description="Steps between evaluations; 0: only before the first and after the last.")
+    n: int = Field(500, ge=1, description="Prompts to use, from the start of the dataset.")
+    groups_per_request: int = Field(64, ge=1)
+    samples: int = Field(0, ge=0, description="Responses sampled a prompt, for pass@k; 0: greedy alone.")
+    k: list[int] = Field([1], min_length=1, description="The ks of pass@k; none over `samples`.")
+    temperature: float = Field(0.6, gt=0, description="Of the sampled responses.")
+    top_p: float = Field(1.0, gt=0, le=1)
+    best: str = Field(
+        "accuracy", pattern=r"^accuracy$|^pass@[1-9]\d*$", description="What decides which student is the best."
+    )
+    keep_best: bool = Field(True, description="Keep the best student so far as the run's folder `best`.")
+    patience: int = Field(0, ge=0, description="Stop after so many evaluations without a better one; 0: never.")
+    min_delta: float = Field(0.0, ge=0, description="A gain up to this is none.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EvalConfig:
+        if self.samples and not all(1 <= k <= self.samples for k in self.k):
+            raise ValueError(f"eval.k={self.k}: each needs at least as many eval.samples (now {self.samples})")
+        if self.best != "accuracy" and (not self.samples or int(self.best.partition("@")[2]) not in self.k):
+            raise ValueError(f"eval.best={self.best!r}: name a k of eval.k={self.k}, with eval.samples set")
+        if self.patience and not self.every:
+            raise ValueError("eval.patience counts evaluations: set eval.every to steps between them")
+        return self
+
+
+class FaultConfig(Part):
+    """What a step tolerates."""
+
+    max_redraws: int = Field(3, ge=0, description="A group with fewer than min_rollouts usable ones is drawn again.")
+    min_rollouts: int = Field(2, ge=1)
+    max_error_fraction: float = Field(
+        0.5, gt=0, le=1, description="A step with a larger share of verifier errors or failures stops the run."
+    )
+    step_timeout_s: float = Field(3600.0, gt=0)
+    wait_for_services_s: float = Field(600.0, gt=0, description="No answer of a stage for this long stops the run.")
+    max_restarts: int = Field(
+        3, ge=0, description="How often `rgopd train` starts all its ranks again after one of them died."
+    )
+    redispatch_s: float = Field(
+        300.0, ge=0, description="An answer in work for this long is asked for again from whoever is free; 0: never."
+    )
+
+
+class TrainConfig(Settings):
+    """Everything of a training run."""
+
+    student: str = Field(description="Hugging Face folder or id of the student to start from.")
+    dataset: DatasetConfig
+    output_dir: Path = Path("runs/run")
+    steps: int = Field(0, ge=0, description="Optimiser steps; 0: as many as `epochs` passes over the data need.")
+    epochs: int = Field(1, ge=1)
+    seed: int = Field(0, ge=0)
+    objective: ObjectiveConfig = ObjectiveConfig()
+    gate: GateConfig | Literal["auto", "paper", "released", "off"] = Field(
+        "auto", description="A preset's name or the gate's own keys; auto: what the objective asks for."
+    )
+    distillation: DistillationConfig = DistillationConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    optim: OptimConfig = OptimConfig()
+    batch: BatchConfig = BatchConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    eval: EvalConfig = EvalConfig()
+    fault: FaultConfig = FaultConfig()
+    monitor: MonitorConfig = MonitorConfig()
+    scale_advantage_by_std: bool = Field(True, description="False: Dr.GRPO.")
+    score: Literal["immediately", "after_verdict"] = Field(
+        "immediately", description="after_verdict: rollouts that the gate will mask anyway are not sent to the teacher."
+    )
+    max_staleness: int = Field(
+        0, ge=0, le=16, description="0: exactly on-policy. s: rollouts may be s policy versions old (overlaps stages)."
+    )
+    importance_clip: float | None = Field(
+        2.0, gt=0, description="Truncation of the importance weights of stale rollouts; null: no correction."
+    )
+    gate_prefilter: Literal["off", "behaviour"] = Field(
+        "off", description="behaviour: rollouts that the gate wholly drops on behaviour log-probs get no forward."
+    )
+    dtype: Dtype = "float32"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU a rank where there is one.")
+    fsdp: FsdpConfig = FsdpConfig()
+    lora: LoraOptions | None = Field(None, description="Train adapters alone (needs the extra `peft`); null: all.")
+    nproc: int = Field(1, ge=1, description="Trainer processes that `rgopd train` starts on this machine.")
+    gradient_checkpointing: bool = False
+    shared_vocab_size: int = Field(
+        0, ge=0, description="Ids from here on exist on neither side (padding rows of the larger vocabulary). 0: all."
+    )
+    threads: int = Field(0, ge=0, description="CPU threads a process; 0: torch's default.")
+    keep_policies: int = Field(2, ge=1, description="Published policy folders kept besides those still needed.")
+
+    @field_validator("gate", mode="before")
+    @classmethod
+    def _preset_with_changes(cls, value: Any) -> Any:
+        """{preset: released, delta: 0.1} is the preset with one key changed. YAML reads a bare `off` as false."""
+        if value is False:
+            return "off"
+        if isinstance(value, dict) and "preset" in value:
+            rest = {k: v for k, v in value.items() if k != "preset"}
+            return {**gate_preset(value["preset"]).model_dump(), **rest}
+        return value
+
+    @model_validator(mode="after")
+    def _buildable(self) -> TrainConfig:
+        objective = self.objective.build()
+        if objective.needs_teacher and self.distillation.support not in objective.supports:
+            raise ValueError(
+                f"objective {objective.name!r} cannot use distillation.support={self.distillation.support!r}; "
+                f"it takes {sorted(objective.supports)}"
+            )
+        if self.gate_prefilter != "off" and not (objective.needs_teacher and objective.row_local):
+            raise ValueError(
+                f"gate_prefilter={self.gate_prefilter!r} leaves rollouts out, and objective {objective.name!r} has a "
+                "part that the gate does not decide about; set gate_prefilter=off"
+            )
+        return self
+
+    def gate_config(self) -> GateConfig:
+        """The gate in force."""
+        if isinstance(self.gate, GateConfig):
+            return self.gate
+        return gate_preset(self.objective.build().default_gate if self.gate == "auto" else self.gate)
+
+    def build_objective(self) -> Objective:
+        """The objective in force, with the run's settings in those of its options that were not given.
+
+        `distillation.tail`; and, where rollouts may be stale, `importance_clip`: a token weighs
+        min(pi_theta / mu, clip), truncated importance sampling (Ionides 2008; with the token's ratio as in IMPALA,
+        arXiv 1802.01561). Objectives with a ratio of their own have no such option.
+        """
+        options = dict(self.objective.options)
+        if self.objective.name in ("rg_opd", "reverse_kl", "forward_kl"):
+            options.setdefault("tail", self.distillation.tail)
+        if self.max_staleness and self.importance_clip is not None:
+            known = type(get_objective(self.objective.name, **options)).model_fields  # type: ignore[attr-defined]
+            if "importance_clip" in known:
+                options.setdefault("importance_clip", self.importance_clip)
+        return get_objective(self.objective.name, **options)

@@ -1,0 +1,210 @@
+"""The loss and its gradient in one walk over the head, where a token's weight is known before the forward pass.
+
+``head.head_stats`` must make the logits twice, since the gate that decides which rows matter reads the log-probs of
+whole rollouts first: four products with the head's weight. Here each chunk of rows is turned into loss and gradient
+while its logits are at hand: three products for rows that count, one for rows of weight 0, as in the plain backward
+pass but without ``[N, V]``. Exact gates can have this too: see ``objectives.step.head_loss``, which predicts the gate
+and repairs what it predicted wrongly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from services.trainer.losses.buckets import TailMode, bucket_logprobs, tail_logprob
+from services.trainer.losses.divergences import reverse_kl
+from services.trainer.losses.head import DEFAULT_CHUNK, HeadStats
+from services.trainer.losses.tiles import (
+    RowStats,
+    SparseGrad,
+    check_inputs,
+    compute_dtype,
+    logits_grad_,
+    matmul_grad,
+    project,
+    reduce_rows_,
+)
+
+TokenLoss = Callable[[HeadStats, Tensor], Tensor]
+"""``(stats of C rows, their indices [C]) -> losses [C]``, differentiable, each depending on its own row alone."""
+
+
+@dataclass(frozen=True)
+class FusedLoss:
+    """``loss``: 0-dim ``sum_n token_weight_n * loss_n``, differentiable once. ``loss_N`` and ``stats``: detached."""
+
+    loss: Tensor
+    loss_N: Tensor
+    stats: HeadStats
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the walk needs beside tensors."""
+
+    token_loss: TokenLoss
+    temperature: float
+    vocab: int
+    chunk_size: int
+    need_entropy: bool
+    need_hidden: bool
+    need_weight: bool
+
+
+def fused_head_loss(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    sampled_ids_N: Tensor,
+    support_ids_NK: Tensor,
+    token_loss: TokenLoss,
+    token_weight_N: Tensor,
+    *,
+    temperature: float = 1.0,
+    vocab_size: int | None = None,
+    chunk_size: int = DEFAULT_CHUNK,
+    need_entropy: bool = False,
+) -> FusedLoss:
+    """``sum_n token_weight_n * token_loss_n`` with its gradient taken in the forward pass.
+
+    Arguments as in ``head_stats``; ``token_weight_N`` ``[N]`` float, constant (no gradient flows to it), 0 for tokens
+    that do not count: they cost one product, for their statistics. The gradients wait in memory for the backward
+    pass: one ``[N, D]`` and one ``[V, D]``, the latter in float32 for low-precision weights. Backward runs once.
+    """
+    vocab = weight_VD.shape[0] if vocab_size is None else vocab_size
+    check_inputs(hidden_ND, weight_VD, sampled_ids_N, support_ids_NK, vocab, temperature, chunk_size)
+    recording = torch.is_grad_enabled()
+    plan = _Plan(
+        token_loss,
+        temperature,
+        vocab,
+        chunk_size,
+        need_entropy,
+        recording and hidden_ND.requires_grad,
+        recording and weight_VD.requires_grad,
+    )
+    loss, loss_N, *stats = _FusedLoss.apply(  # type: ignore[no-untyped-call]
+        hidden_ND, weight_VD, sampled_ids_N, support_ids_NK, token_weight_N.detach(), plan
+    )
+    sampled_N, support_NK, entropy_N = stats
+    return FusedLoss(
+        loss,
+        loss_N,
+        HeadStats(sampled_N, support_NK, tail_logprob(support_NK), entropy_N if need_entropy else None),
+    )
+
+
+def fused_topk_kl(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    sampled_ids_N: Tensor,
+    support_ids_NK: Tensor,
+    teacher_support_NK: Tensor,
+    teacher_tail_N: Tensor,
+    token_weight_N: Tensor,
+    *,
+    tail: TailMode = "tail",
+    temperature: float = 1.0,
+    vocab_size: int | None = None,
+    chunk_size: int = DEFAULT_CHUNK,
+) -> FusedLoss:
+    """Eq. 4 summed with ``token_weight_N``: the raw numerator of Eq. 3 when the weight is the gate."""
+
+    def eq4(stats: HeadStats, rows: Tensor) -> Tensor:
+        ids_CK, dtype = support_ids_NK[rows], stats.support_logprobs_NK.dtype
+        student_CB = bucket_logprobs(stats.support_logprobs_NK, stats.tail_logprob_N, ids_CK, tail)
+        teacher_CB = bucket_logprobs(teacher_support_NK[rows].to(dtype), teacher_tail_N[rows].to(dtype), ids_CK, tail)
+        return reverse_kl(student_CB, teacher_CB)
+
+    return fused_head_loss(
+        hidden_ND,
+        weight_VD,
+        sampled_ids_N,
+        support_ids_NK,
+        eq4,
+        token_weight_N,
+        temperature=temperature,
+        vocab_size=vocab_size,
+        chunk_size=chunk_size,
+    )
+
+
+class _FusedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        sampled_ids_N: Tensor,
+        support_ids_NK: Tensor,
+        token_weight_N: Tensor,
+        plan: _Plan,
+    ) -> tuple[Tensor, ...]:
+        dtype = compute_dtype(hidden_ND)
+        rows_n = hidden_ND.shape[0]
+        chunk_rows = max(1, min(plan.chunk_size // plan.vocab, rows_n))
+        buffer = torch.empty((chunk_rows, plan.vocab), dtype=dtype, device=hidden_ND.device)
+        grad_hidden_ND = torch.zeros_like(hidden_ND) if plan.need_hidden else None
+        grad_weight_VD = torch.zeros_like(weight_VD, dtype=dtype) if plan.need_weight else None
+        # Rows that count first, so that only the one chunk at the border mixes both kinds.
+        order_N = (token_weight_N == 0).to(torch.int8).argsort(stable=True)
+        parts, losses = [], []
+        for start in range(0, rows_n, chunk_rows):
+            rows = order_N[start : start + chunk_rows]
+            hidden_CD, weight_C = hidden_ND[rows], token_weight_N[rows]
+            named = sampled_ids_N[rows], support_ids_NK[rows]
+            logits_CV = project(hidden_CD, weight_VD[: plan.vocab], plan.temperature, out=buffer[: len(rows)])
+            part = reduce_rows_(logits_CV, *named, plan.need_entropy)
+            loss_C, grad, grad_entropy_C = _small_backward(part, named, weight_C, rows, plan)
+            parts.append(part)
+            losses.append(loss_C)
+            if (plan.need_hidden or plan.need_weight) and bool((weight_C != 0).any()):
+                entropy = (grad_entropy_C, part.entropy_N) if plan.need_entropy else None
+                logits_grad_(logits_CV, grad, 0, entropy, 1.0 / plan.temperature)
+                grad_CD = torch.zeros_like(hidden_CD, dtype=dtype) if plan.need_hidden else None
+                into_VD = None if grad_weight_VD is None else grad_weight_VD[: plan.vocab]
+                matmul_grad(logits_CV, hidden_CD, weight_VD[: plan.vocab], grad_CD, into_VD, accumulate=True)
+                if grad_hidden_ND is not None and grad_CD is not None:
+                    grad_hidden_ND[rows] = grad_CD.to(hidden_ND.dtype)
+        ctx.gradients = (grad_hidden_ND, None if grad_weight_VD is None else grad_weight_VD.to(weight_VD.dtype))
+        stats = RowStats.cat(parts, hidden_ND, support_ids_NK.shape[1], dtype)
+        back_N = order_N.argsort()
+        loss_N = torch.cat(losses)[back_N] if losses else stats.sampled_N.clone()
+        detached = loss_N, stats.sampled_N[back_N], stats.support_NK[back_N], stats.entropy_N[back_N]
+        ctx.mark_non_differentiable(*detached)
+        return torch.where(token_weight_N == 0, 0.0, loss_N * token_weight_N).sum(), *detached
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("the fused loss holds its gradient once: backward ran before")
+        grad_hidden_ND, grad_weight_VD = ctx.gradients
+        ctx.gradients = None
+        for grad in (grad_hidden_ND, grad_weight_VD):
+            if grad is not None:
+                grad.mul_(grad_loss.to(grad.dtype))
+        return grad_hidden_ND, grad_weight_VD, None, None, None, None
+
+
+def _small_backward(
+    part: RowStats, named: tuple[Tensor, Tensor], weight_C: Tensor, rows: Tensor, plan: _Plan
+) -> tuple[Tensor, SparseGrad, Tensor]:
+    """The objective on the chunk's ``[C, K]`` statistics: its losses, and what it sends back to each statistic."""
+    with torch.enable_grad():
+        sampled_C, support_CK, entropy_C = (
+            value.detach().requires_grad_() for value in (part.sampled_N, part.support_NK, part.entropy_N)
+        )
+        stats = HeadStats(sampled_C, support_CK, tail_logprob(support_CK), entropy_C if plan.need_entropy else None)
+        loss_C = plan.token_loss(stats, rows)
+        weighted = torch.where(weight_C == 0, 0.0, loss_C * weight_C).sum()
+    grads: list[Tensor] = [torch.zeros_like(value) for value in (sampled_C, support_CK, entropy_C)]
+    if weighted.requires_grad:
+        found = torch.autograd.grad(weighted, (sampled_C, support_CK, entropy_C), allow_unused=True)
+        grads = [zero if grad is None else grad for grad, zero in zip(found, grads, strict=True)]
+    return loss_C.detach(), SparseGrad.of(*named, grads[0], grads[1]), grads[2]

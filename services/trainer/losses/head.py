@@ -1,0 +1,161 @@
+"""Log-probs out of the lm_head without the ``[N, V]`` logits: one autograd function, walked in chunks.
+
+The forward pass walks rows: a chunk of float32 logits gives its log-normaliser, the sampled and the support log-probs
+and (if asked) the entropy, and is overwritten by the next. Saved for backward: the inputs and two numbers a row. The
+backward pass walks the vocabulary, since by then the normalisers are known: each tile of the logits is made again,
+turned into its gradient in place, and spent on its own slice of the weight's gradient, which is thus written once and
+needs no accumulator. Rows without any incoming gradient (gated-out tokens) are dropped before the first product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from services.trainer.losses.buckets import tail_logprob
+from services.trainer.losses.tiles import (
+    RowStats,
+    SparseGrad,
+    check_inputs,
+    compute_dtype,
+    logits_grad_,
+    matmul_grad,
+    project,
+    reduce_rows_,
+)
+
+DEFAULT_CHUNK = 1 << 26
+"""Logits held at once: 67 million, 256 MiB in float32 (441 rows of Qwen2.5's vocabulary)."""
+
+
+@dataclass(frozen=True)
+class HeadStats:
+    """Log-probs of the student's distribution at the run's temperature over the shared vocabulary, N rows.
+
+    Float32 (float64 for float64 inputs) and differentiable with respect to hidden states and head weight.
+    """
+
+    sampled_logprobs_N: Tensor
+    """``[N]`` log pi_theta of the sampled token: Eq. 1's summands."""
+    support_logprobs_NK: Tensor
+    """``[N, K]`` log pi_theta of the support; ``PAD_LOGPROB`` where the id is -1, with no gradient."""
+    tail_logprob_N: Tensor
+    """``[N]`` log of the mass outside the support, floored at 1e-7 (``buckets.tail_logprob``)."""
+    entropy_N: Tensor | None = None
+    """``[N]`` entropy over the whole vocabulary in nats; None unless asked for."""
+
+    def take(self, rows: Tensor | slice) -> HeadStats:
+        """The same of some rows."""
+        return HeadStats(
+            self.sampled_logprobs_N[rows],
+            self.support_logprobs_NK[rows],
+            self.tail_logprob_N[rows],
+            None if self.entropy_N is None else self.entropy_N[rows],
+        )
+
+
+def head_stats(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    sampled_ids_N: Tensor,
+    support_ids_NK: Tensor,
+    *,
+    temperature: float = 1.0,
+    vocab_size: int | None = None,
+    chunk_size: int = DEFAULT_CHUNK,
+    need_entropy: bool = False,
+) -> HeadStats:
+    """What the gate and the objectives need to know of the student's next-token distributions.
+
+    ``hidden_ND``: ``[N, D]`` last hidden states at the positions that predict the N response tokens; ``weight_VD``:
+    ``[V, D]`` lm_head (or tied embedding) weight of the same dtype and device, a plain tensor: under FSDP2 call this
+    inside the forward of the module that owns the weight. float32, float64, bfloat16 or float16; all reductions in
+    float32 or wider. ``sampled_ids_N``: ``[N]`` int64. ``support_ids_NK``: ``[N, K]`` int64, distinct within a row,
+    -1 for padding (ragged support, or K above the vocabulary); K may be 0. ``temperature``: divides the logits, as
+    the sampler's did. ``vocab_size``: ids from here on (padding rows of the embedding, or ids that the teacher lacks)
+    do not exist: they are outside the normaliser and get no gradient. ``chunk_size``: logits held at once.
+
+    Raises ValueError on shapes or dtypes that do not fit, ids outside the vocabulary, or a sharded weight.
+    """
+    vocab = weight_VD.shape[0] if vocab_size is None else vocab_size
+    check_inputs(hidden_ND, weight_VD, sampled_ids_N, support_ids_NK, vocab, temperature, chunk_size)
+    sampled_N, support_NK, entropy_N = _HeadStats.apply(  # type: ignore[no-untyped-call]
+        hidden_ND, weight_VD, sampled_ids_N, support_ids_NK, temperature, vocab, chunk_size, need_entropy
+    )
+    return HeadStats(sampled_N, support_NK, tail_logprob(support_NK), entropy_N if need_entropy else None)
+
+
+class _HeadStats(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        sampled_ids_N: Tensor,
+        support_ids_NK: Tensor,
+        temperature: float,
+        vocab: int,
+        chunk_size: int,
+        need_entropy: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        rows_a_chunk = max(1, chunk_size // vocab)
+        dtype = compute_dtype(hidden_ND)
+        parts: list[RowStats] = []
+        buffer = torch.empty((min(rows_a_chunk, hidden_ND.shape[0]), vocab), dtype=dtype, device=hidden_ND.device)
+        for start in range(0, hidden_ND.shape[0], rows_a_chunk):
+            rows = slice(start, start + rows_a_chunk)
+            hidden_CD = hidden_ND[rows]
+            logits_CV = project(hidden_CD, weight_VD[:vocab], temperature, out=buffer[: hidden_CD.shape[0]])
+            parts.append(reduce_rows_(logits_CV, sampled_ids_N[rows], support_ids_NK[rows], need_entropy))
+        stats = RowStats.cat(parts, hidden_ND, support_ids_NK.shape[1], dtype)
+        ctx.save_for_backward(
+            hidden_ND, weight_VD, sampled_ids_N, support_ids_NK, stats.log_normaliser_N, stats.entropy_N
+        )
+        ctx.scalars = (temperature, vocab, chunk_size, need_entropy)
+        return stats.sampled_N, stats.support_NK, stats.entropy_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad_sampled_N: Tensor, grad_support_NK: Tensor, grad_entropy_N: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        hidden_ND, weight_VD, sampled_ids_N, support_ids_NK, log_normaliser_N, entropy_N = ctx.saved_tensors
+        temperature, vocab, chunk_size, need_entropy = ctx.scalars
+        grad = SparseGrad.of(sampled_ids_N, support_ids_NK, grad_sampled_N, grad_support_NK)
+        active_N = (grad.values_NJ != 0).any(-1)
+        if need_entropy:
+            active_N |= grad_entropy_N != 0
+        active_A = active_N.nonzero().squeeze(1)
+
+        need_hidden, need_weight = ctx.needs_input_grad[:2]
+        grad_hidden_ND = torch.zeros_like(hidden_ND) if need_hidden else None
+        grad_weight_VD = torch.zeros_like(weight_VD) if need_weight else None
+        if active_A.numel() == 0:
+            return grad_hidden_ND, grad_weight_VD, *(None,) * 6
+
+        hidden_AD = hidden_ND[active_A]
+        grad_A = grad.take(active_A).sorted_by_id()
+        grad_hidden_AD = torch.zeros_like(hidden_AD, dtype=log_normaliser_N.dtype) if need_hidden else None
+        tile = max(1, min(vocab, chunk_size // active_A.numel()))
+        buffer = torch.empty(active_A.numel() * tile, dtype=log_normaliser_N.dtype, device=hidden_ND.device)
+        for start in range(0, vocab, tile):
+            stop = min(start + tile, vocab)
+            logits_AT = buffer[: active_A.numel() * (stop - start)].view(active_A.numel(), stop - start)
+            project(hidden_AD, weight_VD[start:stop], temperature, out=logits_AT)
+            logits_AT.sub_(log_normaliser_N[active_A, None])
+            entropy = (grad_entropy_N[active_A], entropy_N[active_A]) if need_entropy else None
+            logits_grad_(logits_AT, grad_A, start, entropy, 1.0 / temperature)
+            matmul_grad(
+                logits_AT,
+                hidden_AD,
+                weight_VD[start:stop],
+                grad_hidden_AD,
+                None if grad_weight_VD is None else grad_weight_VD[start:stop],
+            )
+        if grad_hidden_ND is not None and grad_hidden_AD is not None:
+            grad_hidden_ND[active_A] = grad_hidden_AD.to(grad_hidden_ND.dtype)
+        return grad_hidden_ND, grad_weight_VD, *(None,) * 6

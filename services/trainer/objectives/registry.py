@@ -1,0 +1,36 @@
+"""Names of objectives. An objective outside this package registers itself the same way, before it is asked for."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from services.trainer.objectives.base import Objective, ObjectiveOptions
+
+_ObjectiveClass = TypeVar("_ObjectiveClass", bound=type[ObjectiveOptions])
+_KNOWN: dict[str, type[ObjectiveOptions]] = {}
+
+
+def register(objective: _ObjectiveClass) -> _ObjectiveClass:
+    """Class decorator: makes ``objective.name`` known. Raises ValueError where the name is taken."""
+    if objective.name in _KNOWN:
+        raise ValueError(f"an objective called {objective.name!r} is registered already")
+    _KNOWN[objective.name] = objective
+    return objective
+
+
+def names() -> list[str]:
+    """All known objectives, sorted."""
+    return sorted(_KNOWN)
+
+
+def get_objective(name: str, **options: object) -> Objective:
+    """The objective ``name`` with ``options``; ValueError on an unknown name or option says what is known."""
+    if name not in _KNOWN:
+        raise ValueError(f"unknown objective {name!r}; known: {', '.join(names())}")
+    try:
+        return _KNOWN[name](**options)  # type: ignore[return-value]
+    except ValidationError as error:
+        known = ", ".join(_KNOWN[name].model_fields) or "none"
+        raise ValueError(f"objective {name!r}, options known: {known}; {error}") from error

@@ -1,0 +1,90 @@
+"""A weighted sum of objectives in one pass, e.g. reinforcement learning beside gated distillation."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from torch import Tensor
+
+from services.trainer.gate import PresetName
+from services.trainer.losses.head import HeadStats
+from services.trainer.objectives.base import Objective, ObjectiveOptions, ObjectiveOutput, SupportOwner, TokenBatch
+from services.trainer.objectives.registry import get_objective, register
+
+
+class Part(BaseModel):
+    """One summand."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    weight: float = 1.0
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+@register
+class WeightedSum(ObjectiveOptions):
+    """``sum_i weight_i * loss_i``. The gate acts on the parts that distil; the others run over all tokens.
+
+    One step has one denominator, so the parts must share theirs: give a GRPO part ``normalise: token`` beside a
+    distillation objective. With an ungated part the gate masks the numerator only (``normalise.raw_sums``).
+    """
+
+    name: ClassVar[str] = "weighted_sum"
+    row_local: ClassVar[bool] = False
+    default_gate: ClassVar[PresetName] = "off"
+
+    parts: list[Part] = Field(min_length=1)
+    _objectives: list[Objective] = PrivateAttr(default_factory=list)
+
+    @model_validator(mode="after")
+    def _build(self) -> WeightedSum:
+        if any(part.name == self.name for part in self.parts):
+            raise ValueError("a weighted_sum cannot hold another; list all parts in one")
+        self._objectives = [get_objective(part.name, **part.options) for part in self.parts]
+        if not self.supports:
+            raise ValueError("the parts have no support owner in common")
+        return self
+
+    @property
+    def needs_teacher(self) -> bool:
+        return any(part.needs_teacher for part in self._objectives)
+
+    @property
+    def needs_entropy(self) -> bool:
+        return any(part.needs_entropy for part in self._objectives)
+
+    @property
+    def needs_reference(self) -> bool:
+        return any(part.needs_reference for part in self._objectives)
+
+    @property
+    def distills(self) -> bool:
+        return any(part.distills for part in self._objectives)
+
+    @property
+    def supports(self) -> frozenset[SupportOwner]:
+        return frozenset.intersection(*(part.supports for part in self._objectives))
+
+    def token_losses(self, stats: HeadStats, batch: TokenBatch) -> ObjectiveOutput:
+        gated: list[Tensor] = []
+        ungated: list[Tensor] = []
+        metrics: dict[str, Tensor] = {}
+        count_N: Tensor | None = None
+        for part, objective in zip(self.parts, self._objectives, strict=True):
+            output = objective.token_losses(stats, batch)
+            if count_N is not None and not torch.allclose(count_N, output.count_N):
+                raise ValueError("the parts have different denominators; set normalise: token on the GRPO part")
+            count_N = output.count_N
+            (gated if objective.distills else ungated).append(part.weight * output.loss_N)
+            if output.ungated_loss_N is not None:
+                ungated.append(part.weight * output.ungated_loss_N)
+            metrics |= {f"{part.name}/{key}": value for key, value in output.metrics.items()}
+        assert count_N is not None  # parts is not empty
+        zero_N = torch.zeros_like(stats.sampled_logprobs_N)
+        if not gated:  # nothing distils: the gate, if any, acts on the whole
+            return ObjectiveOutput(sum(ungated, zero_N), count_N, metrics)
+        return ObjectiveOutput(
+            sum(gated, zero_N), count_N, metrics, ungated_loss_N=sum(ungated, zero_N) if ungated else None
+        )

@@ -1,0 +1,59 @@
+"""What every sampler engine does, and the records it speaks in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class SampleSpec:
+    """One rollout to sample. `seed` alone decides its random numbers, whatever else is in the batch."""
+
+    prompt_ids_C: NDArray[np.int32]
+    seed: int
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """temperature 0 is greedy. Log-probs are of the distribution at this temperature (1 when greedy), before
+    top-p and top-k truncation, over the shared vocabulary."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    max_new_tokens: int
+    support_k: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A finished response, EOS included when the student ended it."""
+
+    response_ids_T: NDArray[np.int32]
+    sampled_logprobs_T: NDArray[np.float32]
+    support_ids_TK: NDArray[np.int32]
+    finished: bool
+    """False: cut at max_new_tokens."""
+
+
+OnSample = Callable[[int, Sample], None]
+"""(index into the specs, sample): called as each rollout ends, not when the batch ends."""
+
+
+class SamplerEngine(Protocol):
+    """A student that samples. Not thread-safe: one caller at a time."""
+
+    def generate(self, specs: Sequence[SampleSpec], options: SamplingOptions, on_sample: OnSample) -> None:
+        """Sample all, reporting each as it ends. The same specs in the same order give the same samples."""
+
+    def load_weights(self, folder: Path) -> None:
+        """Replace the weights by those of a published policy version."""
+
+    def decode(self, response_ids_T: NDArray[np.int32]) -> str:
+        """The response as the verifier reads it: without special tokens."""

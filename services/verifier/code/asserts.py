@@ -1,0 +1,115 @@
+"""Assert lists (MBPP) and check functions (HumanEval)."""
+
+from __future__ import annotations
+
+import ast
+from typing import TYPE_CHECKING, Any
+
+from services.verifier.code import extract, plans
+from services.verifier.code.calls import run_calls
+from services.verifier.code.outcome import how_it_ended, summarise
+from services.verifier.sandbox import plain
+from services.verifier.sandbox.limits import Limits
+from services.verifier.sandbox.pool import Command, Finished
+from services.verifier.verdict import Status, TestOutcome, Verdict
+
+if TYPE_CHECKING:
+    from services.verifier.graders.base import Tools
+    from services.verifier.graders.code import CodeSpec
+
+
+def grade(response: str, spec: CodeSpec, tools: Tools) -> Verdict:
+    """Plain calls where every assert is one, else a checker in a process beside the program's."""
+    tests = [f"{spec.test}\ncheck({spec.entry_point})"] if spec.test else [str(t) for t in spec.tests]
+    names = {spec.entry_point} if spec.entry_point else set(plans.wanted_names((spec.setup, *tests)))
+    program = extract.program(response, names=names)
+    if spec.entry_point:
+        program = extract.complete(spec.prompt, program, spec.entry_point)
+    limits = tools.limits(spec)
+    simple = plans.as_calls(tuple(tests)) if not spec.setup and not spec.test else None
+    if simple is not None:
+        outcomes = _as_calls(program, simple, tools, limits, spec.partial)
+    else:
+        outcomes = _with_checker(program, tests, spec, tools, limits)
+    return summarise(outcomes, len(tests), partial=spec.partial, extracted=program)
+
+
+def _as_calls(
+    program: str, tests: tuple[plans.CallTest, ...], tools: Tools, limits: Limits, go_on: bool
+) -> list[TestOutcome]:
+    def judge(index: int, value: Any) -> str:
+        test = tests[index]
+        right = value is test.expected if test.identity else value == test.expected
+        return "" if right else f"returned {plain.short(value)}, expected {plain.short(test.expected)}"
+
+    return run_calls(program, [t.request for t in tests], judge, tools, limits, go_on=go_on)
+
+
+def _with_checker(program: str, tests: list[str], spec: CodeSpec, tools: Tools, limits: Limits) -> list[TestOutcome]:
+    outcomes: list[TestOutcome] = []
+    while len(outcomes) < len(tests):
+        ends = tools.sandbox.run_pair(
+            Command("calls", limits, _candidate_payload(program, spec, limits)),
+            Command("check", _checker_limits(limits), _checker_payload(tests[len(outcomes) :], spec, limits)),
+        )
+        more = _read(*ends, limits, len(tests) - len(outcomes))
+        outcomes += more
+        if not spec.partial or not more:
+            break
+    return outcomes + [TestOutcome(Status.failed, "not run: the program had ended")] * (len(tests) - len(outcomes))
+
+
+def _candidate_payload(program: str, spec: CodeSpec, limits: Limits) -> dict[str, Any]:
+    return {"program": program, "setup": plans.shared_part(spec.setup), "value_bytes": limits.value_bytes}
+
+
+def _checker_payload(tests: list[str], spec: CodeSpec, limits: Limits) -> dict[str, Any]:
+    preludes = [spec.prompt] if _is_python(spec.prompt) else []
+    return {
+        "preludes": preludes,
+        "setup": spec.setup,
+        "tests": tests,
+        "names": sorted(plans.wanted_names((*preludes, spec.setup, *tests))),
+        "remote": [spec.entry_point] if spec.entry_point else [],
+        "value_bytes": limits.value_bytes,
+        "stop_early": not spec.partial,
+    }
+
+
+def _checker_limits(limits: Limits) -> Limits:
+    """The checker waits for the candidate, so it has to outlive it; its own work is small."""
+    return limits._replace(wall_s=limits.wall_s + 5, cpu_s=limits.cpu_s + 5, memory_mb=max(512, limits.memory_mb))
+
+
+def _is_python(source: str) -> bool:
+    if not source:
+        return False
+    try:
+        ast.parse(source)
+    except (SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _read(candidate: Finished, checker: Finished, limits: Limits, count: int) -> list[TestOutcome]:
+    outcomes: list[TestOutcome] = []
+    lines = [plain.parse(line) for line in checker.channel.split(b"\n")[:-1]]
+    share = 1000 * checker.wall_s / max(1, count)
+    for line in lines:
+        if "broken" in line:
+            return [*outcomes, TestOutcome(Status.error, f"the test itself is broken: {line['broken']}", share)]
+        if "end" in line:
+            return outcomes
+        if line["ok"]:
+            outcomes.append(TestOutcome(Status.passed, "", share))
+            continue
+        ended = how_it_ended(candidate, limits) if candidate.killed not in ("done", "") or candidate.signal else ""
+        if candidate.killed == "done":
+            ended = ""
+        if candidate.killed == "starved":
+            return [*outcomes, TestOutcome(Status.error, "the machine was too busy to run it", share)]
+        outcomes.append(TestOutcome(Status.failed, ended or line["reason"], share))
+    ended = how_it_ended(checker, limits)
+    if ended:
+        outcomes.append(TestOutcome(Status.error, f"the checker {ended}", share))
+    return outcomes

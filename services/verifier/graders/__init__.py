@@ -1,0 +1,53 @@
+"""The registry: kind -> grader. A new kind is one file here and one line below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from services.common.errors import InvalidInput
+from services.common.settings import nearest
+from services.verifier.graders.base import Grader
+from services.verifier.graders.choice import ChoiceGrader
+from services.verifier.graders.code import CodeGrader
+from services.verifier.graders.compose import AllOfGrader, WeightedGrader
+from services.verifier.graders.constraints import ConstraintsGrader
+from services.verifier.graders.exact import ExactGrader
+from services.verifier.graders.format import FormatGrader
+from services.verifier.graders.math import MathGrader
+from services.verifier.graders.python import PythonGrader
+
+
+class Registry:
+    """Graders by kind."""
+
+    def __init__(self, graders: Sequence[Grader[Any]] = ()) -> None:
+        self._graders = {grader.kind: grader for grader in graders}
+
+    def add(self, grader: Grader[Any]) -> None:
+        """Add a kind, or replace one."""
+        self._graders[grader.kind] = grader
+
+    @property
+    def kinds(self) -> list[str]:
+        """In alphabetical order."""
+        return sorted(self._graders)
+
+    def get(self, kind: str) -> Grader[Any]:
+        """The grader of a kind; `InvalidInput` naming the nearest one otherwise."""
+        grader = self._graders.get(kind)
+        if grader is None:
+            raise InvalidInput(f"unknown kind {kind!r}{nearest(kind, self._graders)}")
+        return grader
+
+
+def default_registry(
+    languages: Sequence[str] = ("python",), python_graders: Mapping[str, str] | None = None
+) -> Registry:
+    """Every kind that ships."""
+    registry = Registry([MathGrader(), CodeGrader(languages), ChoiceGrader(), ExactGrader()])
+    for grader in (ConstraintsGrader(), FormatGrader(), PythonGrader(python_graders or {})):
+        registry.add(grader)
+    for composition in (AllOfGrader, WeightedGrader):
+        registry.add(composition(registry.get))
+    return registry

@@ -1,0 +1,59 @@
+"""kind "choice": which option did the response choose?"""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import Field, field_validator
+
+from services.verifier.graders.base import Grader, Lane, Spec, Tools
+from services.verifier.verdict import Verdict, failed, passed
+
+_LETTER = r"\(?\**\(?([A-Z])\)?\**\)?(?![\w'’])"
+_ANNOUNCED = re.compile(rf"(?i:\b(?:answer|option|choice)\b\**\s{{0,3}}(?:is|:|=)?\s{{0,3}}:?\s{{0,3}}){_LETTER}")
+_BOXED = re.compile(
+    r"\\boxed\s{0,3}\{\s{0,3}(?:\\(?:text|mathrm|textbf)\s{0,3}\{)?\s{0,3}\(?([A-Za-z])\)?[.)]?\s{0,3}\}"
+)
+_ALONE = re.compile(r"^\s{0,8}(?:[-*]\s{0,3})?\(?\**\(?([A-Z])\)?\**[.):]?\**\s{0,8}$", re.MULTILINE)
+_FIRST = re.compile(r"^\s*\(?([A-Z])\)?[.):]\s")
+
+
+class ChoiceSpec(Spec):
+    """Fields of a choice item."""
+
+    reference: str = Field(pattern=r"^\(?[A-Za-z]\)?$", description="The right option's letter.")
+    options: list[str] = Field([], max_length=26, description="The options' texts, A first: quoting one counts.")
+
+    @field_validator("reference")
+    @classmethod
+    def _letter(cls, value: str) -> str:
+        return value.strip("()").upper()
+
+
+def chosen(response: str, options: list[str]) -> str | None:
+    """The letter chosen last and most plainly: boxed, announced, alone on a line, at the start, or quoted."""
+    text = response.rpartition("</think>")[2]
+    for pattern in (_BOXED, _ANNOUNCED, _ALONE, _FIRST):
+        found = pattern.findall(text)
+        if found:
+            return str(found[-1]).upper()
+    last = text.strip().rpartition("\n")[2].strip().rstrip(".").casefold()
+    quoted = [i for i, option in enumerate(options) if option.strip().casefold() == last]
+    return chr(ord("A") + quoted[0]) if len(quoted) == 1 else None
+
+
+class ChoiceGrader(Grader[ChoiceSpec]):
+    """Multiple choice."""
+
+    kind = "choice"
+    lane = Lane.inline
+    spec = ChoiceSpec
+
+    def grade(self, response: str, spec: ChoiceSpec, tools: Tools) -> Verdict:
+        """Compare letters."""
+        letter = chosen(response, spec.options)
+        if letter is None:
+            return failed("no option found in the response")
+        if letter == spec.reference:
+            return passed(extracted=letter)
+        return failed(f"chose {letter}", extracted=letter)

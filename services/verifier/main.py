@@ -1,0 +1,147 @@
+"""Putting the service together: probe the sandbox, start the engine, open the doors."""
+
+from __future__ import annotations
+
+import logging
+from importlib.metadata import version
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from services.common.errors import ConfigError, Unavailable
+from services.common.http import ServiceState
+from services.common.server import bind, open_streams, run_http
+from services.common.telemetry import configure_logging
+from services.common.worker import StreamWorker
+from services.verifier.app import build_app
+from services.verifier.code.toolchains import find_toolchains
+from services.verifier.config import VerifierConfig, default_workers
+from services.verifier.engine import VerifierEngine
+from services.verifier.graders import default_registry
+from services.verifier.graders.base import Tools
+from services.verifier.graders.python import read_graders
+from services.verifier.sandbox.ladder import choose_rung
+from services.verifier.sandbox.pool import SandboxPool, SandboxSettings
+from services.verifier.symbolic.pool import SymbolicPool
+from services.verifier.worker import stream_worker
+
+log = logging.getLogger(__name__)
+
+
+def sandbox_settings(config: VerifierConfig, rung: int) -> SandboxSettings:
+    """How the configured sandbox starts its zygotes."""
+    return SandboxSettings(
+        rung=rung,
+        python=config.python,
+        readable=tuple(config.readable),
+        preimport=tuple(config.preimport),
+        uid_base=config.uid_base,
+        recycle_after=config.recycle_after,
+    )
+
+
+def build_engine(
+    config: VerifierConfig, metrics: CollectorRegistry | None = None
+) -> tuple[VerifierEngine, dict[str, Any]]:
+    """Choose and attack the sandbox, start all workers; the engine and what /info says about it.
+
+    Raises:
+        SandboxError: no rung at or above the configured one holds on this machine.
+    """
+    python_graders = read_graders(config.python_graders)
+    try:
+        toolchains = find_toolchains(config.toolchains)
+    except ValueError as problem:
+        raise ConfigError(str(problem)) from problem
+    rung, report = choose_rung(config.rung, lambda r: sandbox_settings(config, r))
+    workers = config.workers or default_workers()
+    sandbox = SandboxPool(workers, sandbox_settings(config, rung))
+    symbolic = SymbolicPool(config.math_workers or default_workers(), deadline_s=config.math_deadline_s)
+    tools = Tools(sandbox, symbolic, config.default_limits(), config.maximum_limits(), toolchains)
+    registry = default_registry(toolchains.languages, python_graders)
+    engine = VerifierEngine(
+        registry,
+        tools,
+        queue_size=config.queue_size,
+        cache_size=config.cache_size,
+        truncated=config.truncated,
+        metrics=metrics,
+    )
+    info = {
+        "service": "verifier",
+        "version": version("rgopd"),
+        "isolation": {"rung": rung, **report},
+        "kinds": registry.kinds,
+        "languages": toolchains.languages,
+        "workers": workers,
+        "limits": {
+            "default": tools.default_limits.as_dict(),
+            "maximum": tools.maximum_limits.as_dict(),
+            "max_items": config.max_items,
+            "max_body_mb": config.max_body_mb,
+            "queue_size": config.queue_size,
+            "math_deadline_s": config.math_deadline_s,
+        },
+    }
+    return engine, info
+
+
+class VerifierService:
+    """What `serve` loads and drains."""
+
+    def __init__(self, config: VerifierConfig, state: ServiceState, metrics: CollectorRegistry) -> None:
+        self.config = config
+        self.state = state
+        self.metrics = metrics
+        self._engine: VerifierEngine | None = None
+        self._worker: StreamWorker | None = None
+
+    def engine(self) -> VerifierEngine:
+        """The engine, once loaded."""
+        if self._engine is None:
+            raise Unavailable("not ready: starting")
+        return self._engine
+
+    def load(self) -> None:
+        """Probe, start the engine and the stream worker."""
+        self.state.reason = "probing the sandbox"
+        self._engine, self.state.info = build_engine(self.config, self.metrics)
+        log.info("isolated", extra={"rung": self.state.info["isolation"]["rung"]})
+        streams = open_streams(self.config)
+        if streams is not None:
+            inflight = min(self.config.queue_size, 16 * self._engine.tools.sandbox.size)
+            self._worker = stream_worker(streams, self._engine, self.metrics, inflight)
+            self._worker.start()
+
+    def drain(self) -> None:
+        """Finish what was accepted."""
+        if self._worker is not None:
+            self._worker.stop(self.config.drain_s)
+        if self._engine is not None and not self._engine.drain(self.config.drain_s):
+            log.warning("%d items were not finished in time", self._engine.pending)
+
+    def close(self) -> None:
+        """Stop every process."""
+        if self._engine is not None:
+            self._engine.close()
+
+
+def serve(config: VerifierConfig) -> int:
+    """Run the service until SIGTERM or SIGINT; returns the exit code."""
+    configure_logging("verifier", config.log_level)
+    sock = bind(config.host, config.port)
+    state = ServiceState(info={"service": "verifier"})
+    metrics = CollectorRegistry()
+    service = VerifierService(config, state, metrics)
+    app = build_app(
+        state,
+        service.engine,
+        metrics,
+        token=config.bearer_token(),
+        max_body_bytes=config.max_body_mb << 20,
+        max_items=config.max_items,
+    )
+    try:
+        return run_http("verifier", app, config, state, sock=sock, load=service.load, drain=service.drain)
+    finally:
+        service.close()

@@ -1,0 +1,242 @@
+"""From fork to the first instruction of the code under test: give up everything, then run. Never returns."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import signal
+import sys
+from typing import Any, NamedTuple
+
+from services.verifier.sandbox import candidate, checker, kernel, landlock, limits, namespaces, seccomp
+from services.verifier.sandbox.limits import Limits
+
+MODES = ("calls", "main", "exec", "check")
+READY = b"R"
+
+
+class Confinement(NamedTuple):
+    """How this zygote confines its children; the same for all of them.
+
+    Attributes:
+        rung: 1, 2 or 3 of the ladder.
+        uid: the slot's uid for code under test; None: cannot change it.
+        checker_uid: the slot's uid for test code.
+        scratch: rung 3: the slot's writable folder.
+        readable: folders the interpreter and tools need.
+        has_proc: rungs 1 and 2: the zygote has its own /proc.
+        landlock_abi: the kernel's.
+        own_pid_namespace: pidfd of the zygote.
+        watch_memory: no cgroup bounds the tree.
+    """
+
+    rung: int
+    uid: int | None
+    checker_uid: int | None
+    scratch: str
+    readable: tuple[str, ...]
+    has_proc: bool = False
+    landlock_abi: int = 0
+    own_pid_namespace: int = -1
+    watch_memory: bool = False
+
+    @property
+    def namespaced(self) -> bool:
+        """Rungs 1 and 2."""
+        return self.rung <= 2
+
+
+class Order(NamedTuple):
+    """What to run: `mode`, its limits, and whether it may start processes."""
+
+    number: int
+    mode: str
+    limits: Limits
+    tool: bool
+    argv: tuple[str, ...] = ()
+    file: str = ""
+
+
+class Prepared:
+    """Everything a child needs for its confinement that can be made before it is forked. A child pays for each
+    page it touches, so what is left for it is a handful of system calls."""
+
+    def __init__(self, how: Confinement) -> None:
+        self.code = seccomp.Filter(seccomp.policy(processes=how.namespaced, signals=how.namespaced))
+        self.tool = seccomp.Filter(seccomp.policy(processes=True, signals=how.namespaced))
+        self.checker = seccomp.Filter(seccomp.policy(processes=False, signals=False))
+        self.code_rules = self.checker_rules = -1
+        if not how.namespaced:
+            self.code_rules = landlock.ruleset(_rung3_rules(how), how.landlock_abi)
+            checker_rules = [(path, landlock.READ) for path in how.readable]
+            self.checker_rules = landlock.ruleset(checker_rules, how.landlock_abi)
+
+
+def run(order: Order, fds: list[int], ready: int, how: Confinement, prepared: Prepared) -> None:
+    """In the forked child: confine, say READY, run, exit.
+
+    Args:
+        fds: become descriptors 0, 1, 2, ... in this order.
+        ready: pipe to the zygote; gets READY, or the text of why confinement failed.
+    """
+    try:
+        rules = prepared.checker_rules if order.mode == "check" else prepared.code_rules
+        ready = _arrange(fds if rules < 0 else [*fds, rules], ready)
+        rules = ready - 1
+        if order.mode == "check":
+            _confine_checker(order, how, prepared, rules)
+        else:
+            _confine(order, how, prepared, rules)
+        if not how.namespaced:
+            os.close(rules)
+        os.write(ready, READY)
+        os.close(ready)  # and with it the zygote's only way to be told anything
+    except BaseException as error:  # noqa: BLE001 - an infrastructure error, and the one way to tell it
+        os.write(ready, f"{type(error).__name__}: {error}".encode()[:500])
+        os._exit(121)
+    code = 1
+    try:
+        code = _start(order)
+    except BaseException:  # noqa: BLE001 - SystemExit or worse must not unwind into the zygote's loop
+        pass
+    finally:
+        os._exit(code)
+
+
+def _start(order: Order) -> int:
+    random.seed(0)
+    if order.mode == "exec":
+        return _execute(order)
+    if order.mode == "check":
+        return checker.main()
+    payload: dict[str, Any] = json.loads(candidate.read_all(candidate.PAYLOAD))
+    if order.mode == "main":
+        os.close(candidate.PAYLOAD)
+        return candidate.run_main(payload)
+    sys.setrecursionlimit(max(1000, int(payload.get("recursion", 3000))))
+    return candidate.run_calls(payload)
+
+
+def _execute(order: Order) -> int:
+    """Put the file where the command expects it, and become the command. 127 when there is no such program."""
+    if order.file:
+        fd = os.open(order.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o755)
+        view = memoryview(candidate.read_all(candidate.PAYLOAD))
+        while view:
+            view = view[os.write(fd, view) :]
+        os.close(fd)
+    os.close(candidate.PAYLOAD)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec would hand that on
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execve(order.argv[0], order.argv, environment())
+    except OSError as error:
+        os.write(2, f"{order.argv[0]}: {error}\n".encode())
+    return 127
+
+
+def environment() -> dict[str, str]:
+    """All that tools see."""
+    return {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "HOME": "/tmp",
+        "TMPDIR": os.getcwd(),
+        "LANG": "C.UTF-8",
+        "PYTHONHASHSEED": "0",
+    }
+
+
+def _arrange(fds: list[int], ready: int) -> int:
+    """Put fds at 0.., `ready` after them, close all else. Above first, so that no number is overwritten early."""
+    base = 24  # above all of the zygote's, below the size at which the table of descriptors grows
+    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, base) for fd in (*fds, ready)]
+    for number, fd in enumerate(moved):
+        os.dup2(fd, number)
+    kernel.close_from(len(moved))
+    return len(fds)
+
+
+def _confine(order: Order, how: Confinement, prepared: Prepared, rules: int) -> None:
+    os.setsid()
+    _die_first()
+    if how.namespaced:
+        namespaces.enter_fresh(order.limits.file_mb, how.uid, how.has_proc)
+    else:
+        os.chdir(how.scratch)
+    limits.apply(order.limits, address_space=not order.tool, processes=_process_limit(order, how))
+    _become(how.uid)
+    if how.rung == 2:
+        kernel.drop_capabilities()
+    _last_steps(how.uid)
+    if not how.namespaced:
+        landlock.restrict(rules)
+    (prepared.tool if order.tool else prepared.code).install()
+
+
+def _confine_checker(order: Order, how: Confinement, prepared: Prepared, rules: int) -> None:
+    """Test code is the dataset's, not the model's: it gets a process, limits and a filter, no namespaces."""
+    limits.apply(order.limits, processes=None)
+    _become(how.checker_uid)
+    if how.rung == 2:
+        kernel.drop_capabilities()
+    _last_steps(how.checker_uid)
+    if not how.namespaced:
+        landlock.restrict(rules)
+    prepared.checker.install()
+
+
+def _process_limit(order: Order, how: Confinement) -> int | None:
+    """RLIMIT_NPROC counts all processes and threads of a uid."""
+    if how.rung < 3 or how.uid is not None:
+        return order.limits.processes
+    if not order.tool:
+        return None  # threads only, and each needs 8 MB of the address space; the uid is the service's own
+    return _tasks_of_this_uid() + order.limits.processes
+
+
+def _tasks_of_this_uid() -> int:
+    total, uid = 0, os.getuid()
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                if os.stat(f"/proc/{name}").st_uid == uid:
+                    total += len(os.listdir(f"/proc/{name}/task"))
+            except OSError:
+                continue
+    return total
+
+
+def _die_first() -> None:
+    """When a cgroup runs out of memory, this process goes rather than the zygote."""
+    try:
+        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+    except OSError:  # no /proc
+        return
+    try:
+        os.write(fd, b"1000")
+    finally:
+        os.close(fd)
+
+
+def _become(uid: int | None) -> None:
+    if uid is not None:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+
+
+def _last_steps(uid: int | None) -> None:
+    parent = os.getppid()
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)  # cleared by setuid, so after it
+    if os.getppid() != parent:
+        os._exit(122)
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _rung3_rules(how: Confinement) -> list[tuple[str, int]]:
+    rules = [(path, landlock.READ_EXECUTE) for path in how.readable]
+    rules += [(how.scratch, landlock.everything(how.landlock_abi))]
+    rules += [(f"/dev/{name}", landlock.READ_FILE | landlock.WRITE_FILE) for name in ("null", "zero", "full")]
+    return [*rules, ("/dev/urandom", landlock.READ_FILE), ("/dev/random", landlock.READ_FILE)]

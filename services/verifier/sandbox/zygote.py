@@ -1,0 +1,287 @@
+"""A warm interpreter that forks one confined child per order, enforces its clock, and reaps it whole.
+
+It never sees programs, inputs or outputs: they pass by in memfds and pipes between the supervisor and the child,
+so nothing of one check is left in the memory that the next check's child inherits. It talks to the supervisor over
+a SEQPACKET socket, one JSON object a packet; when that socket closes it dies, and its pid namespace with it.
+"""
+
+from __future__ import annotations
+
+import _sitebuiltins
+import builtins
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+from services.verifier.sandbox import candidate, child, kernel, landlock, namespaces
+from services.verifier.sandbox.child import Confinement, Order, Prepared
+from services.verifier.sandbox.limits import Limits
+from services.verifier.sandbox.watch import Watch, descendants
+
+# What programs import most, and no more: every page of the zygote is copied into, and torn down with, each child.
+PREIMPORT = "bisect collections collections.abc functools heapq itertools json math operator random re string typing"
+_TICK_MS = 20
+
+
+class Running:
+    """A live child."""
+
+    def __init__(self, order: Order, pid: int, ready: int, watch: Watch) -> None:
+        self.order = order
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+        self.ready = ready
+        self.started = time.monotonic()
+        self.killed = ""
+        self.watch = watch
+
+
+class Zygote:
+    """The loop. One order at a time is usual; with a checker there are two."""
+
+    def __init__(self, control: socket.socket, how: Confinement) -> None:
+        self.control = control
+        self.how = how
+        self.prepared = Prepared(how)
+        self.running: dict[int, Running] = {}
+        self.poll = select.poll()
+        self.poll.register(control, select.POLLIN)
+
+    def serve(self) -> None:
+        """Until the supervisor closes the socket."""
+        while True:
+            events = self.poll.poll(_TICK_MS if self.running else None)
+            for fd, _ in events:
+                if fd == self.control.fileno():
+                    if not self._receive():
+                        self._end_all()
+                        return
+                elif (run := self._by_pidfd(fd)) is not None:
+                    self._reap(run)
+            self._enforce()
+
+    def _receive(self) -> bool:
+        packet, fds, _, _ = socket.recv_fds(self.control, 1 << 16, 16)
+        if not packet:
+            return False
+        message = json.loads(packet)
+        if "kill" in message:
+            run = self.running.get(message["kill"])
+            if run is not None:
+                self._kill(run, message["why"])
+            return True
+        try:
+            self._spawn(message, fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return True
+
+    def _spawn(self, message: dict[str, Any], fds: list[int]) -> None:
+        order = Order(
+            number=message["spawn"],
+            mode=message["mode"],
+            limits=Limits.of(message["limits"]),
+            tool=message.get("tool", False),
+            argv=tuple(message.get("argv", ())),
+            file=message.get("file", ""),
+        )
+        ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
+        try:
+            if self.how.uid is not None and order.mode != "check":
+                for fd in fds[1:3]:
+                    os.fchown(fd, self.how.uid, -1)  # so that /dev/stdout can be opened by name
+            pid = self._fork(order)
+            if pid == 0:
+                child.run(order, fds, ready_write, self.how, self.prepared)
+        except OSError as error:
+            os.close(ready_read)
+            self._report(order.number, {"setup_failed": f"cannot fork: {error}"})
+            return
+        finally:
+            os.close(ready_write)
+        # Python code on rung 3 cannot fork, and its own address space is bounded: nothing to sum up
+        summed = self.how.watch_memory and (self.how.namespaced or order.tool)
+        run = Running(order, pid, ready_read, Watch(summed, self.how.scratch))
+        self.poll.register(run.pidfd, select.POLLIN)
+        self.running[order.number] = run
+
+    def _fork(self, order: Order) -> int:
+        if not self.how.namespaced or order.mode == "check":
+            return os.fork()
+        kernel.unshare(kernel.CLONE_NEWPID)  # of what is forked next
+        try:
+            pid = os.fork()
+        except OSError:
+            kernel.setns(self.how.own_pid_namespace, kernel.CLONE_NEWPID)
+            raise
+        if pid:  # the child, pid 1 there, stays
+            kernel.setns(self.how.own_pid_namespace, kernel.CLONE_NEWPID)
+        return pid
+
+    def _by_pidfd(self, fd: int) -> Running | None:
+        return next((run for run in self.running.values() if run.pidfd == fd), None)
+
+    def _enforce(self) -> None:
+        now = time.monotonic()
+        for run in self.running.values():
+            if not run.killed and (why := run.watch.over(run.pid, run.order.limits, now - run.started)):
+                self._kill(run, why)
+
+    def _kill(self, run: Running, why: str) -> None:
+        run.killed = run.killed or why
+        try:
+            signal.pidfd_send_signal(run.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def _reap(self, run: Running) -> None:
+        wall = time.monotonic() - run.started
+        _, status, usage = os.wait4(run.pid, 0)
+        self.poll.unregister(run.pidfd)
+        os.close(run.pidfd)
+        said = os.read(run.ready, 600)
+        os.close(run.ready)
+        del self.running[run.order.number]
+        outcome = {
+            "code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
+            "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
+            "cpu_s": usage.ru_utime + usage.ru_stime,
+            "wall_s": wall,
+            "starved_s": run.watch.starved_s,
+            "killed": run.killed,
+        }
+        if said != child.READY and run.killed != "done":  # its partner had already decided
+            outcome["setup_failed"] = said.decode(errors="replace") or "the child died before it was confined"
+        if not self.how.namespaced:
+            self._sweep()
+        self._report(run.order.number, outcome)
+
+    def _sweep(self) -> None:
+        """Rung 3: kill and reap what the child left behind; as a subreaper, this process inherits all of it."""
+        running = {run.pid for run in self.running.values()}
+        while True:
+            left = [pid for pid in _children() if pid not in running]
+            if not left:
+                return
+            for pid in left:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            for pid in left:
+                try:
+                    os.waitpid(pid, 0)
+                except ChildProcessError:
+                    pass
+
+    def _report(self, number: int, outcome: dict[str, Any]) -> None:
+        self.control.send(json.dumps({"exit": number, **outcome}).encode())
+
+    def _end_all(self) -> None:
+        for run in list(self.running.values()):
+            self._kill(run, "shutdown")
+            os.waitpid(run.pid, 0)
+        if not self.how.namespaced:
+            self.running.clear()
+            self._sweep()
+
+
+def _children() -> list[int]:
+    """Direct children, dead or alive (rung 3: the host's /proc)."""
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            return [int(pid) for pid in file.read().split()]
+    except FileNotFoundError:  # a kernel without that file
+        return descendants()
+
+
+def main(control_fd: int) -> int:
+    """Entry of the exec'd interpreter: build the world of the rung, then serve.
+
+    The first packet says how: rung, uid, checker_uid, scratch, readable, preimport.
+    """
+    control = socket.socket(fileno=control_fd)
+    setup: dict[str, Any] = json.loads(control.recv(1 << 16))
+    for name in (*PREIMPORT.split(), *setup["preimport"]):
+        __import__(name)
+    builtins.exit = _sitebuiltins.Quitter("exit", "")  # site, which is not run, would add these
+    builtins.quit = _sitebuiltins.Quitter("quit", "")
+    _prepare_standard_streams()
+    os.umask(0o022)
+    how = Confinement(
+        rung=setup["rung"],
+        uid=setup["uid"],
+        checker_uid=setup["checker_uid"],
+        scratch=setup["scratch"],
+        readable=tuple(setup["readable"]),
+        watch_memory=setup["watch_memory"],
+    )
+    if how.namespaced:
+        return _serve_in_namespaces(control, how)
+    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+    _serve(control, how._replace(landlock_abi=landlock.abi()))
+    return 0
+
+
+def _prepare_standard_streams() -> None:
+    """Make sys.stdin, sys.stdout and sys.stderr as children will have them: on a file and two pipes."""
+    data, (reader, writer) = os.memfd_create("stdin"), os.pipe()
+    saved = [os.dup(number) for number in range(3)]
+    for number, fd in enumerate((data, writer, writer)):
+        os.dup2(fd, number)
+    candidate.reopen_standard_streams()
+    for number, fd in enumerate(saved):
+        os.dup2(fd, number)
+    for fd in (data, reader, writer, *saved):
+        os.close(fd)
+
+
+def _serve_in_namespaces(control: socket.socket, how: Confinement) -> int:
+    if how.rung == 2:
+        how = _enter_user_namespace(how)
+    kernel.unshare(namespaces.ZYGOTE_FLAGS)
+    socket.sethostname("sandbox")
+    pid = os.fork()
+    if pid:
+        control.close()
+        os.waitpid(pid, 0)
+        return 0
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    sources, links = namespaces.open_sources(how.readable)  # now: descriptors of another mount namespace do not bind
+    has_proc = namespaces.build_root(sources, links)
+    for source in sources:
+        os.close(source.fd)
+    own = os.pidfd_open(os.getpid())
+    _serve(control, how._replace(has_proc=has_proc, own_pid_namespace=own))
+    os._exit(0)
+
+
+def _enter_user_namespace(how: Confinement) -> Confinement:
+    """As root (rung 1 refused): first become the slot's uid, for which limits count. Then one uid maps to one."""
+    if how.uid is not None:
+        os.setgroups([])
+        os.setresgid(how.uid, how.uid, how.uid)
+        os.setresuid(how.uid, how.uid, how.uid)
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # or /proc/self/uid_map belongs to root
+    uid, gid = os.getuid(), os.getgid()
+    kernel.unshare(kernel.CLONE_NEWUSER)
+    for name, text in (("setgroups", "deny"), ("uid_map", f"1000 {uid} 1"), ("gid_map", f"1000 {gid} 1")):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
+    return how._replace(uid=None, checker_uid=None)
+
+
+def _serve(control: socket.socket, how: Confinement) -> None:
+    sys.path[:] = [path for path in sys.path if path not in ("", os.getcwd())]
+    gc.collect()
+    gc.freeze()  # so that collections in children do not touch, and copy, inherited pages
+    zygote = Zygote(control, how)
+    control.send(json.dumps({"ready": how.rung, "proc": how.has_proc, "landlock": how.landlock_abi}).encode())
+    zygote.serve()

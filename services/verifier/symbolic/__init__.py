@@ -1,0 +1,1 @@
+"""math-verify in processes that can be killed."""

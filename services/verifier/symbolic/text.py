@@ -1,0 +1,148 @@
+"""Reading an answer's LaTeX before any parser does: extraction, tidy-up, and what its outermost form says."""
+
+from __future__ import annotations
+
+import re
+
+from services.verifier.graders.text import answer_tag, boxed, boxes, last_line
+
+MAX_ANSWER = 20_000
+"""Characters of a response that are looked at, from its end. Answers stand there, and parsers are superlinear."""
+
+_GROUPED = re.compile(r"[+-]?\d{1,3}(?:(?:\s|\\,|\\;|\\!|\\ |~|\{,\}|,\\!|,)\d{3})+(?:\.\d+)?")
+_ANNOUNCEMENT = re.compile(r"(?i)\b(?:final )?answer is\b")
+_JOINT = re.compile(r"(?:[\s$,;.{}]|and|or|\\text|\\q?quad){0,40}")
+_SENTENCE = re.compile(r"(?:[^.\n]|\.(?=\S)){0,300}")
+_PLAIN_NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)*%?")
+_SEPARATOR = re.compile(r"\s|\\,|\\;|\\!|\\ |~|\{,\}|,\\!|,")
+_NUMBER = re.compile(r"[+-]?\$?(?:\d[\d,]*\.?\d*|\.\d+)%?")
+_WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\[", "\\]"), ("\\(", "\\)"))
+_MATHY = re.compile(
+    r"[\s\d.,:;+\-*/^_=<>(){}\[\]|!'%&]|\\[A-Za-z]+|\\[,;!{}|%$ ]|(?<![A-Za-z])[A-Za-z]{1,2}(?![A-Za-z])"
+)
+_EMPTY = frozenset(
+    {
+        "\\emptyset", "\\varnothing", "∅", "\\{\\}", "{}", "nosolution", "nosolutions", "norealsolution",
+        "norealsolutions", "none", "emptyset", "theemptyset", "nosuchnumber", "nosuchnumbers", "doesnotexist", "dne",
+        "nosolutionexists", "nosolutionsexist", "therearenosolutions", "thereisnosolution", "therearenorealsolutions",
+    }
+)  # fmt: skip
+
+
+def extract(response: str, how: str) -> str | None:
+    """The part of a response that holds the answer; None when it has none of the asked-for form."""
+    text = response.rpartition("</think>")[2]
+    if how == "boxed":
+        return boxed(text)
+    if how == "hashes":
+        _, found, tail = text.rpartition("####")
+        return tail.strip().partition("\n")[0] if found else None
+    if how == "answer_tag":
+        return answer_tag(text)
+    if how == "last_line":
+        return last_line(text)
+    if how == "last_number":
+        numbers = _NUMBER.findall(text[-MAX_ANSWER:])
+        return str(numbers[-1]).lstrip("$").rstrip(",.") if numbers else None
+    return text
+
+
+def announced(text: str) -> str | None:
+    r"""The sentence that announces the answer after the last \boxed; None where no such box and sentence are."""
+    last = text.rfind("\\boxed")
+    found = list(_ANNOUNCEMENT.finditer(text, last)) if last >= 0 else []
+    if not found:
+        return None
+    return _SENTENCE.match(text, found[-1].start())[0]  # type: ignore[index]  # it matches the empty string
+
+
+def boxed_answer(text: str) -> str | None:
+    r"""The last \boxed; together with those that stand beside it, joined by "and" or a comma, as one set: several
+    answers are only right where several are asked for."""
+    found = boxes(text)
+    if not found:
+        return None
+    contents = [found[-1].content]
+    for earlier, later in zip(found[-2::-1], found[:0:-1], strict=True):
+        if earlier.end > later.start or not _JOINT.fullmatch(text, earlier.end, later.start):
+            break
+        if earlier.content not in contents:
+            contents.insert(0, earlier.content)
+    return contents[0] if len(contents) == 1 else "\\{" + ", ".join(contents) + "\\}"
+
+
+def is_plain_number(text: str) -> bool:
+    """Digits, points and commas alone."""
+    return _PLAIN_NUMBER.fullmatch(text.strip()) is not None
+
+
+def bare(latex: str) -> str:
+    r"""Without math delimiters, \boxed, and a full stop: "$\boxed{4}$." -> "4"."""
+    text = latex.strip()
+    inside = boxed(text)
+    if inside is not None and (text.startswith(("\\boxed", "$\\boxed", "\\fbox")) or text.count("\\boxed") == 1):
+        text = inside.strip()
+    text = text.rstrip(".").strip() if not text.endswith("\\.") else text
+    for opening, closing in _WRAPPERS:
+        if text.startswith(opening) and text.endswith(closing) and len(text) >= len(opening) + len(closing):
+            inner = text[len(opening) : len(text) - len(closing)]
+            if opening not in inner:
+                return inner.strip()
+    return text
+
+
+def canonical(latex: str) -> str:
+    """Spelling differences removed that never change the meaning."""
+    text = bare(latex)
+    for old, new in (
+        ("\\left", ""), ("\\right", ""), ("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"), ("\\!", ""), ("\\,", ""),
+        ("\\;", ""), ("\\ ", ""), ("~", ""), ("\\$", ""), ("^\\circ", "°"), ("^{\\circ}", "°"), ("\\cdot", "*"),
+        ("\\times", "*"), ("−", "-"),
+    ):  # fmt: skip
+        text = text.replace(old, new)
+    return "".join(text.split())
+
+
+def ungrouped(latex: str) -> str:
+    r"""A number written in groups of three, joined: "1 234" or "1\,234" -> "1234". Anything else as it is."""
+    text = bare(latex)
+    if _GROUPED.fullmatch(text):
+        return _SEPARATOR.sub("", text)
+    return latex
+
+
+def is_empty_set(latex: str) -> bool:
+    """Does it say that there is no solution?"""
+    text = re.sub(r"\\(?:text|mathrm|textrm|operatorname)\s*", "", bare(latex))
+    text = "".join(text.replace("\\ ", "").split()).strip(".!").lower()
+    return text in _EMPTY or text.strip("{}") in _EMPTY
+
+
+def looks_like_math(text: str) -> bool:
+    """Short, and made of formula pieces: no prose around the answer."""
+    stripped = text.strip()
+    if not stripped or len(stripped) > 400 or "\n\n" in stripped:
+        return False
+    return not _MATHY.sub("", stripped)
+
+
+def outer_form(latex: str) -> str:
+    """ "set" for {a, b}, "tuple" for (a, b), "list" for [a, b], else ""; a, b at the top level between commas."""
+    text = canonical(latex)
+    forms = (("\\{", "\\}", "set"), ("\\lbrace", "\\rbrace", "set"), ("(", ")", "tuple"), ("[", "]", "list"))
+    for opening, closing, name in forms:
+        if text.startswith(opening) and text.endswith(closing):
+            inner = text[len(opening) : len(text) - len(closing)]
+            return name if _top_level_commas(inner) else ""
+    return ""
+
+
+def _top_level_commas(text: str) -> int:
+    depth = commas = 0
+    for character in text:
+        depth += character in "([{"
+        depth -= character in ")]}"
+        if depth < 0:
+            return 0
+        commas += character == "," and depth == 0
+    return commas

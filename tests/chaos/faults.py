@@ -1,0 +1,78 @@
+"""Faults, drawn from a seed, and their effect on a cast."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tests.chaos.cast import Cast
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One blow: after `wait_s`, `kind` hits `target`; `length_s` is for those that last."""
+
+    wait_s: float
+    kind: str
+    target: str
+    length_s: float
+
+    def __str__(self) -> str:
+        return f"+{self.wait_s:.2f}s {self.kind} {self.target} {self.length_s:.2f}s"
+
+
+WEIGHTS = {"kill": 10, "stop": 6, "redis": 3, "empty": 1, "cut": 5, "block": 2, "pause": 2}
+
+
+def draw(seed: int, count: int, roles: Sequence[str], gap_s: tuple[float, float]) -> list[Fault]:
+    """A plan: a function of the seed alone, so that it can be replayed."""
+    rng = random.Random(seed)
+    kinds = rng.choices(list(WEIGHTS), list(WEIGHTS.values()), k=count)
+    return [Fault(rng.uniform(*gap_s), kind, rng.choice(list(roles)), rng.uniform(0.2, 3.0)) for kind in kinds]
+
+
+def strike(cast: Cast, fault: Fault) -> None:
+    """Do it. What dies of it is started again by `cast.tend`."""
+    if fault.kind == "kill":
+        cast.signal(fault.target, signal.SIGKILL)
+    elif fault.kind == "stop":
+        if cast.signal(fault.target, signal.SIGSTOP):
+            _sleep(cast, fault.length_s)
+            cast.signal(fault.target, signal.SIGCONT)
+    elif fault.kind == "redis":
+        cast.restart_redis(pause_s=fault.length_s / 3)
+    elif fault.kind == "empty":
+        cast.restart_redis(empty=True)
+    elif fault.kind == "cut":
+        cast.proxy.cut()
+    elif fault.kind == "block":
+        cast.proxy.block()
+        _sleep(cast, fault.length_s)
+        cast.proxy.unblock()
+    elif fault.kind == "pause":
+        for name in cast.rank_names:
+            cast.signal(name, signal.SIGTERM)
+    else:
+        raise ValueError(fault.kind)
+
+
+def afflict(cast: Cast, faults: Sequence[Fault]) -> Iterator[Fault]:
+    """Strike one after the other while the run goes on; ends early when the run does. Yields what was done."""
+    for fault in faults:
+        if _sleep(cast, fault.wait_s):
+            return
+        strike(cast, fault)
+        yield fault
+
+
+def _sleep(cast: Cast, seconds: float) -> bool:
+    """Let the run go on; True when it is done."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if cast.tend():
+            return True
+        time.sleep(0.05)
+    return False

@@ -1,0 +1,64 @@
+"""`make chaos`: many drawn faults over one small run, compared with the undisturbed run.
+
+CHAOS_SEED=N replays the faults of N; CHAOS_FAULTS sets how many. Exit code 1, and the folders kept, when the runs
+differ.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.chaos.cast import Cast, Nursery, result
+from tests.chaos.faults import afflict, draw
+
+STEPS = 20
+TRAIN = {"max_staleness": 1, "checkpoint": {"every": 2, "keep": 2, "asynchronous": True}}
+
+
+def main() -> int:
+    """Run both; returns the exit code."""
+    seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10_000))
+    count = int(os.environ.get("CHAOS_FAULTS") or 30)
+    print(f"CHAOS_SEED={seed} CHAOS_FAULTS={count}", flush=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"rgopd-chaos-{seed}-"))
+    nursery = Nursery(Path(__file__).parents[2])
+    try:
+        first = Cast(nursery, folder / "undisturbed", steps=STEPS, train=TRAIN)
+        play(first, [])
+        second = Cast(nursery, folder / "disturbed", steps=STEPS, train=TRAIN)
+        faults = draw(seed, count, [*second.services, *second.rank_names], (0.3, 2.0))
+        struck = play(second, faults)
+    finally:
+        nursery.close()
+    a, b = result(first.folder), result(second.folder)
+    same = {name: getattr(a, name) == getattr(b, name) for name in ("weights", "ledger", "metrics")}
+    print(f"{struck} faults struck, {len(second.deaths)} processes died; the same: {same}; weights {b.weights[:16]}")
+    if all(same.values()):
+        return 0
+    print(f"the runs differ; they are in {folder}; replay with CHAOS_SEED={seed}")
+    return 1
+
+
+def play(cast: Cast, faults: list) -> int:  # type: ignore[type-arg]
+    """One run to its end; returns how many faults struck it."""
+    started, struck = time.monotonic(), 0
+    try:
+        cast.start()
+        cast.wait_for(lambda: cast.tend() or cast.steps_done(), 180, "no first step")
+        for fault in afflict(cast, faults):
+            struck += 1
+            print(f"{time.monotonic() - started:6.1f} s  step {cast.steps_done():2}  {fault}", flush=True)
+        cast.run(600)
+    finally:
+        cast.close()
+    print(f"{time.monotonic() - started:6.1f} s  done; deaths: {cast.deaths}", flush=True)
+    return struck
+
+
+if __name__ == "__main__":
+    sys.exit(main())

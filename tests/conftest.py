@@ -1,0 +1,43 @@
+"""Fixtures that are real: a Valkey process shared by the session, and a run of its own for each test."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from services.common.embedded import EmbeddedValkey
+from services.common.streams import Streams
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
+    server = EmbeddedValkey(tmp_path_factory.mktemp("valkey")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis(valkey: EmbeddedValkey) -> Iterator[Redis]:
+    client = Redis.from_url(valkey.url)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def run_id() -> str:
+    return f"test-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def streams(redis: Redis, run_id: str) -> Streams:
+    """A run of its own with short leases."""
+    return Streams(redis, run_id, lease_ms=300, max_attempts=3)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return Path(__file__).parent.parent

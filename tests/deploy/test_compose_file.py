@@ -1,0 +1,95 @@
+"""Facts read off docker-compose.yml, the Dockerfiles and the locks, without an engine."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from services.teacher.config import TeacherConfig
+from services.trainer.config import TrainConfig
+from services.trainer.sampler.config import SamplerConfig
+from services.verifier.config import VerifierConfig
+from tests.deploy.manifests import ROOT
+
+SETTINGS = {"teacher": TeacherConfig, "verifier": VerifierConfig, "sampler": SamplerConfig, "train": TrainConfig}
+DOCKERFILES = sorted([*ROOT.glob("services/*/Dockerfile"), *ROOT.glob("services/*/*/Dockerfile")])
+LOCKS = ROOT / "deploy/docker/locks"
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    return dict(yaml.safe_load((ROOT / "docker-compose.yml").read_text()))
+
+
+def test_every_service_is_confined(compose: dict[str, Any]) -> None:
+    for name, service in compose["services"].items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert not {"privileged", "cap_add", "devices", "pid", "ipc"} & service.keys(), name
+        assert {"mem_limit", "pids_limit"} <= service.keys(), name
+
+
+def test_the_verifier_is_on_internal_networks_alone(compose: dict[str, Any]) -> None:
+    for name in ("verifier", "verifier-gpu"):
+        for network in compose["services"][name]["networks"]:
+            assert compose["networks"][network]["internal"] is True
+        assert "ports" not in compose["services"][name]
+        assert compose["services"][name]["environment"]["RGOPD_RUNG"] == "3"
+
+
+def test_only_the_gateway_is_published_and_on_loopback_by_default(compose: dict[str, Any]) -> None:
+    published = {name: s["ports"] for name, s in compose["services"].items() if "ports" in s}
+    assert list(published) == ["gateway"]
+    assert all(port.startswith("${BIND:-127.0.0.1}:") for port in published["gateway"])
+
+
+def test_variables_are_settings_and_have_a_line_in_the_example(compose: dict[str, Any]) -> None:
+    example = (ROOT / ".env.example").read_text()
+    for name, service in compose["services"].items():
+        command = service.get("command", [""])[0]
+        for key in service.get("environment", {}):
+            if key.startswith("RGOPD_") and command in SETTINGS:
+                head = key.removeprefix("RGOPD_").lower().split("__")[0]
+                assert head in SETTINGS[command].model_fields, (name, key)
+    used = set(re.findall(r"\$\{(\w+):?-", (ROOT / "docker-compose.yml").read_text()))
+    limits = {u for u in used if u.endswith(("_MEM_LIMIT", "_CPUS"))}
+    assert {u for u in used - limits if u not in example} == set()
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda p: p.parent.name)
+def test_dockerfiles_hold_to_the_rules(path: Any) -> None:
+    text = path.read_text()
+    assert re.search(r"^ARG BASE_IMAGE=\S+:\d+\.\d+\.\d+\S*$", text, re.MULTILINE), "a pinned default base"
+    assert len(re.findall(r"^FROM ", text, re.MULTILINE)) >= 2
+    assert re.search(r"^USER 1000\d:10001$", text, re.MULTILINE)
+    assert "HEALTHCHECK" in text
+    assert all(f"image.{label}=" in text for label in ("title", "description", "licenses", "version", "revision"))
+    assert not re.search(r"^ADD |curl |latest", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("service", ["verifier", "teacher", "sampler", "trainer"])
+def test_locks_hold_what_pyproject_asks_for(service: str) -> None:
+    """A requirement added to pyproject.toml and not to the locks would be missing in the image."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extra = {"sampler": "teacher"}.get(service, service)
+    wanted = [Requirement(r) for r in [*project["dependencies"], *project["optional-dependencies"][extra]]]
+    text = (LOCKS / f"{service}-cpu.txt").read_text()
+    if service != "verifier":
+        text += (LOCKS / "torch/cpu.txt").read_text()
+    pinned = dict(re.findall(r"^([a-z0-9._-]+)==([^\s;]+)", text, re.MULTILINE))
+    for requirement in wanted:
+        version = pinned.get(canonicalize_name(requirement.name))
+        assert version, f"{requirement.name}: run deploy/docker/lock.sh"
+        assert requirement.specifier.contains(version.partition("+")[0]), (requirement, version)
+    assert text.count("--hash=sha256:") >= len(pinned)
+
+
+def test_the_verifier_is_locked_without_torch() -> None:
+    assert not re.search(r"^(torch|transformers|triton)==", (LOCKS / "verifier-cpu.txt").read_text(), re.MULTILINE)

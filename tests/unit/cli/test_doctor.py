@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from services.cli import doctor
+from services.cli.doctor import Failed
+from services.common.embedded import EmbeddedValkey
+from services.common.errors import RgopdError
+
+CHECKPOINTS = Path(str(files("services.trainer.demo") / "checkpoints"))
+
+
+@pytest.fixture
+def student(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(CHECKPOINTS / "student", tmp_path / "student"))
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_the_demos_pair_agrees() -> None:
+    pair = (str(CHECKPOINTS / "student"), str(CHECKPOINTS / "teacher"))
+    assert "agree" in doctor.check_tokenizers(*pair)
+    assert "on both sides" in doctor.check_vocabulary(*pair, 0)
+    assert "on both sides" in doctor.check_eos(*pair)
+    assert "alike" in doctor.check_chat_template(*pair)
+
+
+def test_another_vocabulary_size_names_the_setting_and_its_value(student: Path) -> None:
+    edit(student / "config.json", vocab_size=200)
+    teacher = str(CHECKPOINTS / "teacher")
+    smaller = json.loads((CHECKPOINTS / "teacher" / "config.json").read_text())["vocab_size"]
+    with pytest.raises(Failed, match=f"set common.shared_vocab_size={smaller}"):
+        doctor.check_vocabulary(str(student), teacher, 0)
+    with pytest.raises(Failed, match="surplus ids"):
+        doctor.check_vocabulary(str(student), teacher, smaller + 1)
+    assert f"shared {smaller}" in doctor.check_vocabulary(str(student), teacher, smaller)
+
+
+def test_tokens_with_other_ids_are_named(student: Path) -> None:
+    tokenizer = json.loads((student / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    one, other = sorted(vocabulary, key=vocabulary.get)[-2:]
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    (student / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(Failed, match="2 tokens have other ids"):
+        doctor.check_tokenizers(str(student), str(CHECKPOINTS / "teacher"))
+
+
+def test_another_eos_is_told_with_its_consequence(student: Path) -> None:
+    config = json.loads((student / "tokenizer_config.json").read_text())
+    edit(student / "tokenizer_config.json", eos_token=config["pad_token"])
+    with pytest.raises(Failed, match="grows without end"):
+        doctor.check_eos(str(student), str(CHECKPOINTS / "teacher"))
+
+
+def test_another_chat_template_is_shown_rendered(student: Path) -> None:
+    template = student / "chat_template.jinja"
+    template.write_text("Q: " + template.read_text())
+    with pytest.raises(Failed, match=r"student 'Q: .*copy the teacher's chat_template"):
+        doctor.check_chat_template(str(student), str(CHECKPOINTS / "teacher"))
+
+
+def test_redis_is_tried_for_real(valkey: EmbeddedValkey) -> None:
+    assert "streams work" in doctor.check_redis(valkey.url)
+    assert "embedded" in doctor.check_redis("")
+    with pytest.raises(RgopdError, match="no Redis answers"):
+        doctor.check_redis("redis://127.0.0.1:1/0")
+
+
+def test_a_redis_that_evicts_is_refused(tmp_path: Path) -> None:
+    server = EmbeddedValkey(tmp_path).start()
+    try:
+        from redis import Redis
+
+        Redis.from_url(server.url).config_set("maxmemory-policy", "allkeys-lru")
+        with pytest.raises(Failed, match="set maxmemory-policy noeviction"):
+            doctor.check_redis(server.url)
+    finally:
+        server.stop()
+
+
+def test_a_full_disk_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "GiB free" in doctor.check_disk(tmp_path / "runs" / "x", str(CHECKPOINTS / "student"))
+    # A full disk cannot be caused here without filling the machine's.
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 30, 1 << 30, 1000))
+    with pytest.raises(Failed, match=r"move train\.output_dir, or lower checkpoint\.keep"):
+        doctor.check_disk(tmp_path, str(CHECKPOINTS / "student"))
+
+
+def test_a_model_against_itself_gives_no_loss() -> None:
+    assert "nats a token" in doctor.check_zero_loss(str(CHECKPOINTS / "student"), 0)

@@ -1,0 +1,119 @@
+"""The simulator against cases that can be worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.cli.simulate import simulate_gpus
+from services.common.errors import ConfigError
+from services.simulate.costs import Costs, SamplerCosts, StoreCosts, TeacherCosts, TrainerCosts, VerifierCosts
+from services.simulate.engine import Report, Simulation
+from services.simulate.presets import PAPER, gpu_costs
+from services.simulate.sizing import balanced, demand
+from services.simulate.workload import Cluster, Workload
+
+FREE_STORE = StoreCosts(0.0, 0.0)
+COSTS = Costs(
+    "by hand",
+    "chosen",
+    SamplerCosts(prefill_s_token=0.001, step_s=0.01, step_s_rollout=0.001, load_s=0.5),
+    TeacherCosts(batch_s=0.1, token_s=0.002, batch_tokens=1_000),
+    VerifierCosts(item_s=0.2),
+    TrainerCosts(step_s=1.0, token_s=0.001, publish_s=0.25),
+    FREE_STORE,
+)
+# one rollout of exactly 100 tokens after a prompt of 50
+ONE = Workload(1, 1, 1, mean_tokens=100, max_new_tokens=100, sigma=0.0, prompt_tokens=50, k=8)
+
+
+def simulate(workload: Workload, cluster: Cluster, costs: Costs = COSTS, steps: int = 6) -> Report:
+    return Simulation(workload, cluster, costs, steps=steps).run()
+
+
+def test_one_rollout_takes_the_sum_of_its_stages() -> None:
+    report = simulate(ONE, Cluster(1, 1, 1, 1))
+    sampling = 0.5 + 50 * 0.001 + 100 * (0.01 + 0.001)
+    scoring = 0.1 + 150 * 0.002  # longer than the verdict, beside it
+    training = 1.0 + 150 * 0.001
+    assert report.step_s == pytest.approx(sampling + scoring + training + 0.25)
+    assert report.waits["collect"] == pytest.approx(sampling + scoring)
+    assert report.waits["train"] == pytest.approx(training)
+
+
+def test_without_a_teacher_the_verdict_is_what_a_step_waits_for() -> None:
+    report = simulate(replace(ONE, k=0), Cluster(1, 1, 0, 1))
+    assert report.waits["collect"] == pytest.approx(0.5 + 0.05 + 1.1 + 0.2)
+    assert report.busy["teacher"] == 0.0
+
+
+def test_a_batch_gets_faster_as_its_rollouts_end() -> None:
+    """Two equal rollouts in one batch: each token step carries both."""
+    report = simulate(replace(ONE, n=2, k=0), Cluster(1, 1, 0, 2))
+    assert report.waits["collect"] == pytest.approx(0.5 + 0.1 + 100 * (0.01 + 2 * 0.001) + 0.2)
+
+
+def test_verdicts_queue_for_slots() -> None:
+    many = replace(ONE, prompts_per_step=10, k=0)
+    by_slots = [simulate(many, Cluster(1, 10, 0, slots)).waits["collect"] for slots in (1, 10)]
+    assert by_slots[0] - by_slots[1] == pytest.approx(9 * 0.2)
+
+
+def test_staleness_lets_stages_overlap() -> None:
+    on_policy = simulate(ONE, Cluster(1, 1, 1, 1), steps=12)
+    stale = simulate(replace(ONE, max_staleness=2), Cluster(1, 2, 1, 1), steps=12)
+    assert stale.step_s < 0.7 * on_policy.step_s
+    assert stale.step_s >= 1.15 + 0.25 - 1e-9, "never faster than the trainer alone"
+
+
+def test_a_slow_store_becomes_the_bottleneck() -> None:
+    workload = replace(ONE, prompts_per_step=64)
+    slow = simulate(workload, Cluster(1, 64, 8, 64), replace(COSTS, store=StoreCosts(0.05, 0.0)))
+    assert slow.bottleneck == "store"
+    assert slow.busy["store"] <= 1.0 + 1e-9
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 12), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.integers(0, 99))
+def test_nothing_is_busier_than_always(prompts: int, samplers: int, teachers: int, staleness: int, seed: int) -> None:
+    workload = replace(ONE, prompts_per_step=prompts, n=3, sigma=0.4, max_new_tokens=300, max_staleness=staleness)
+    cluster = Cluster(1, samplers, teachers, 1)
+    report = Simulation(workload, cluster, COSTS, steps=4, seed=seed).run()
+    # work that was begun and not finished at the end counts as busy too, hence the margin
+    assert all(0 <= share <= 2.0 for share in report.busy.values())
+    assert report.step_s >= COSTS.trainer.step_s
+
+
+def test_demand_is_what_the_simulation_spends() -> None:
+    """Two ways to the same number: the sum over a step's work, and the busy time of an on-policy run."""
+    costs = replace(COSTS, sampler=replace(COSTS.sampler, load_s=0.0))
+    needs = demand(replace(ONE, prompts_per_step=4), costs, ranks=1)
+    report = simulate(replace(ONE, prompts_per_step=4), Cluster(1, 4, 1, 4), costs, steps=1)
+    span = report.waits["collect"] + report.waits["train"] + 0.25
+    assert report.busy["sampler"] * 4 * span == pytest.approx(needs.sampler)
+    assert report.busy["verifier"] * 4 * span == pytest.approx(needs.verifier)
+    assert report.busy["trainer"] * span == pytest.approx(needs.trainer)
+
+
+@pytest.mark.parametrize("pair", ["1.5b-14b", "7b-72b", "7b-moe"])
+def test_a_balanced_cluster_is_bound_by_no_server(pair: str) -> None:
+    costs, teacher_gpus = gpu_costs(pair, "h100")
+    workload = replace(PAPER, max_staleness=1)
+    cluster = balanced(workload, costs, 2, teacher_gpus)
+    report = Simulation(workload, cluster, costs, steps=6).run()
+    assert max(report.busy[s] for s in ("sampler", "teacher", "verifier")) < 0.95
+    fewer = replace(cluster, samplers=max(1, cluster.samplers // 2))
+    assert Simulation(workload, fewer, costs, steps=6).run().step_s > report.step_s
+
+
+def test_sizes_fit_their_gpus_and_too_few_are_refused() -> None:
+    _, cluster, report = simulate_gpus("1.5b-14b", "h100", 64, replace(PAPER, max_staleness=1), steps=4, seed=0)
+    assert 48 <= cluster.gpus <= 64
+    assert report.tokens_s > 0
+    with pytest.raises(ConfigError, match="too few"):
+        simulate_gpus("7b-moe", "h100", 4, PAPER, steps=4, seed=0)
+    with pytest.raises(ConfigError, match=r"1\.5b-14b"):
+        simulate_gpus("3b-9b", "h100", 64, PAPER, steps=4, seed=0)

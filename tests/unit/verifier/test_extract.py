@@ -1,0 +1,74 @@
+"""Finding the program in a response, and the box in a text."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.verifier.code.extract import complete, program
+from services.verifier.graders.text import answer_tag, boxed
+
+RESPONSES = [
+    ("def f(): pass", "def f(): pass"),
+    ("Text\n```python\nx = 1\n```\nmore", "x = 1\n"),
+    ("```\nx = 1\n```", "x = 1\n"),
+    ("```python\ndef f(): return 1\n```\nUse it:\n```python\nprint(f())\n```", "def f(): return 1\n"),
+    ("```python\ndef f(): return 1\n```\nBetter:\n```py\ndef f(): return 2\n```", "def f(): return 2\n"),
+    ("```bash\nls\n```\n```python\nx = 1\n```", "x = 1\n"),
+    ("<think>```python\nwrong\n```</think>```python\nx = 1\n```", "x = 1\n"),
+    ("```python\ns = '''\n````\n'''\n```", "s = '''\n````\n'''\n"),
+    ("~~~python\nx = '```'\n~~~", "x = '```'\n"),
+    ("```python\ndef f():\n    return", "def f():\n    return"),
+    ("  ```python\n  x = 1\n  ```", "  x = 1\n"),
+    ("", ""),
+]
+
+
+@pytest.mark.parametrize(("response", "expected"), RESPONSES)
+def test_program(response: str, expected: str) -> None:
+    assert program(response, names=["f"]) == expected
+
+
+@given(st.text(alphabet="`~\n abc", max_size=200))
+def test_any_response_gives_some_program(response: str) -> None:
+    assert isinstance(program(response), str)
+
+
+PROMPT = "from typing import List\n\ndef helper(x):\n    return x\n\n\ndef f(x: int) -> int:\n    '''Double.'''\n"
+
+
+def test_a_body_completes_the_prompt() -> None:
+    assert complete(PROMPT, "    return x * 2\n", "f") == PROMPT + "    return x * 2\n"
+
+
+def test_a_whole_function_replaces_the_last_one_and_keeps_what_it_needs() -> None:
+    code = complete(PROMPT, "from __future__ import annotations\ndef f(x): return helper(x) * 2\n", "f")
+    namespace: dict[str, object] = {}
+    exec(compile(code, "x", "exec"), namespace)
+    assert namespace["f"](4) == 8  # type: ignore[operator]
+
+
+BOXES = [
+    (r"\boxed{4}", "4"),
+    (r"\boxed{1} and \boxed{2}", "2"),
+    (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+    (r"\boxed {x}", "x"),
+    (r"\boxed{a\}b}", r"a\}b"),
+    (r"\boxed{1} \boxed{2", "1"),
+    (r"\boxed{\{1,2\}}", r"\{1,2\}"),
+    (r"\fbox{7}", "7"),
+    (r"\boxed{}", ""),
+    (r"\boxed", None),
+    ("no box", None),
+]
+
+
+@pytest.mark.parametrize(("text", "content"), BOXES)
+def test_boxed(text: str, content: str | None) -> None:
+    assert boxed(text) == content
+
+
+def test_answer_tag() -> None:
+    assert answer_tag("<answer>1</answer> <answer> 2 </answer>") == "2"
+    assert answer_tag("<answer>1") is None
