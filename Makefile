@@ -12,12 +12,15 @@ STAMP := $(VENV)/.installed
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml
+# Exact versions with hashes (deploy/docker/locks/dev.txt, written by `make locks`): a release of somebody else's library
+# cannot break a checkout overnight.
+$(STAMP): pyproject.toml deploy/docker/locks/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rgopd needs Python 3.11 or newer; set PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $(TORCH_ARGS) $(TORCH)
-	$(BIN)/python -m pip install --quiet -e '.[teacher,verifier,trainer,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r deploy/docker/locks/dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps -e .
 	touch $@
 
 demo: install
@@ -102,7 +105,7 @@ clean:
 images:
 	deploy/docker/build.sh
 
-# The images' lock files, from pyproject.toml. Needs `pip install uv`.
+# The lock files of the images and of .venv, from pyproject.toml. Needs `pip install uv`.
 locks:
 	deploy/docker/lock.sh
 

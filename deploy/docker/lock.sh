@@ -1,5 +1,5 @@
 #!/bin/sh
-# Write the images' lock files from pyproject.toml: exact versions with the hashes of every file that may be installed.
+# Write the lock files of the images and of .venv from pyproject.toml: exact versions with the hashes of every file that may be installed.
 #   pip install uv && deploy/docker/lock.sh
 # One lock a service and variant. torch has a lock of its own, since it is a layer that the model images share.
 set -eu
@@ -29,6 +29,16 @@ echo "$TORCH" | compile $LOCKS/torch/cuda.txt -
 printf 'filelock\nfsspec\njinja2\nnetworkx\nsetuptools\nsympy\ntyping-extensions\n' |
     compile $LOCKS/torch/cpu.txt -c $LOCKS/torch/cuda.txt -
 printf '%s+cpu \\\n    --hash=sha256:%s\n' "$TORCH" "$TORCH_CPU_SHA256" >>$LOCKS/torch/cpu.txt
+
+# What `make install` puts into .venv, for any platform and Python; torch and its CUDA libraries are the user's choice.
+sed -n 's/^\([a-z0-9._-]*\)==.*/\1/p' $LOCKS/torch/cuda.txt | sort >/tmp/rgopd-cuda-names
+sed -n 's/^\([a-z0-9._-]*\)==.*/\1/p' $LOCKS/torch/cpu.txt | grep -v '^torch$' | sort >/tmp/rgopd-pure-names
+# shellcheck disable=SC2046
+uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
+    --default-index https://pypi.org/simple pyproject.toml --extra teacher --extra verifier --extra trainer --extra dev \
+    $(comm -23 /tmp/rgopd-cuda-names /tmp/rgopd-pure-names | sed 's/^/--no-emit-package /') \
+    -c $LOCKS/torch/cuda.txt -o $LOCKS/dev.txt
+rm /tmp/rgopd-cuda-names /tmp/rgopd-pure-names
 
 compile $LOCKS/verifier-cpu.txt pyproject.toml --extra verifier
 echo "pytest>=8" | compile $LOCKS/attacks.txt -c $LOCKS/verifier-cpu.txt -

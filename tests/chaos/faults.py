@@ -13,12 +13,13 @@ from tests.chaos.cast import Cast
 
 @dataclass(frozen=True)
 class Fault:
-    """One blow: after `wait_s`, `kind` hits `target`; `length_s` is for those that last."""
+    """One blow: once `step` steps are done and `wait_s` later, `kind` hits `target`; `length_s` is for those that last."""
 
     wait_s: float
     kind: str
     target: str
     length_s: float
+    step: int = 0
 
     def __str__(self) -> str:
         return f"+{self.wait_s:.2f}s {self.kind} {self.target} {self.length_s:.2f}s"
@@ -62,6 +63,9 @@ def strike(cast: Cast, fault: Fault) -> None:
 def afflict(cast: Cast, faults: Sequence[Fault]) -> Iterator[Fault]:
     """Strike one after the other while the run goes on; ends early when the run does. Yields what was done."""
     for fault in faults:
+        while cast.steps_done() < fault.step:
+            if _sleep(cast, 0.05):
+                return
         if _sleep(cast, fault.wait_s):
             return
         strike(cast, fault)

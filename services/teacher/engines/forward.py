@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from services.common.kv_cache import cache_argument, cache_of
 from services.teacher.items import Int, ScoreItem
 
 
@@ -68,12 +69,13 @@ def _after_shared_prompt(decoder: nn.Module, items: Sequence[ScoreItem], device:
     None where the model's cache cannot be repeated for a group.
     """
     prompt_C = items[0].prompt_ids_C
-    cache = decoder(input_ids=_padded([prompt_C[:-1]], device), use_cache=True).past_key_values
+    cache = cache_of(decoder(input_ids=_padded([prompt_C[:-1]], device), use_cache=True))
     if not isinstance(cache, DynamicCache):
         return None
     cache.batch_repeat_interleave(len(items))
     ids_BL = _padded([np.concatenate([prompt_C[-1:], item.response_ids_T[:-1]]) for item in items], device)
-    hidden_BLH: Tensor = decoder(input_ids=ids_BL, past_key_values=cache, use_cache=True).last_hidden_state
+    output = decoder(input_ids=ids_BL, use_cache=True, **cache_argument(decoder, cache))
+    hidden_BLH: Tensor = output.last_hidden_state
     return hidden_BLH
 
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from services.common.kv_cache import cache_argument, cache_of
+
 BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -40,9 +42,13 @@ def sample(
     step_ids, cache, columns = ids_BP, None, []
     for _ in range(max_new_tokens):
         out = model(
-            input_ids=step_ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
+            input_ids=step_ids,
+            attention_mask=mask,
+            position_ids=position,
+            use_cache=True,
+            **cache_argument(model, cache),
         )
-        logits_BV, cache = out.logits[:, -1].float(), out.past_key_values
+        logits_BV, cache = out.logits[:, -1].float(), cache_of(out)
         if temperature == 0:
             token_B = logits_BV.argmax(-1)
         else:

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from services.common.errors import ConfigError
+from services.common.kv_cache import cache_argument
 from services.trainer.sampler.engine import OnSample, Sample, SampleSpec, SamplingOptions
 
 
@@ -85,7 +86,7 @@ class TransformersSampler:
                 input_ids=batch.last_ids_B1(),
                 attention_mask=attention_BS,
                 position_ids=positions_B1,
-                past_key_values=cache,
+                **cache_argument(self.model, cache),
                 use_cache=True,
             )
             logits_BV = out.logits[:, -1]
@@ -107,7 +108,7 @@ class TransformersSampler:
             input_ids=torch.from_numpy(ids_PS).to(self.device),
             attention_mask=attention_PS,
             position_ids=(attention_PS.cumsum(dim=1) - 1).clamp(min=0),
-            past_key_values=cache,
+            **cache_argument(self.model, cache),
             use_cache=True,
             logits_to_keep=1,
         )
