@@ -13,7 +13,7 @@ from tests.chaos.cast import Cast
 
 @dataclass(frozen=True)
 class Fault:
-    """One blow: once `step` steps are done and `wait_s` later, `kind` hits `target`; `length_s` is for those that last."""
+    """One blow: `wait_s` after `step` steps are done, `kind` hits `target`; `length_s` is for those that last."""
 
     wait_s: float
     kind: str
