@@ -7,18 +7,19 @@ teacher and sampler can share it.
 from __future__ import annotations
 
 import inspect
-from functools import lru_cache
 from typing import Any
 
 
 def cache_argument(model: Any, cache: Any) -> dict[str, Any]:
     """The keyword argument of `model.forward` that takes the cache, with `cache` in it."""
-    return {_name(type(model)): cache}
+    forward = type(model).forward
+    if forward not in _NAMES:
+        _NAMES[forward] = "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
+    return {_NAMES[forward]: cache}
 
 
-@lru_cache
-def _name(model_class: type) -> str:
-    return "cache" if "cache" in inspect.signature(model_class.forward).parameters else "past_key_values"  # type: ignore[attr-defined]
+_NAMES: dict[Any, str] = {}
+"""By forward: a decoding loop asks once a token."""
 
 
 def cache_of(output: Any) -> Any:
