@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request, Response
 from prometheus_client import CollectorRegistry
 
 from protos import common_pb2, teacher_pb2
-from services.common import wire
+from services.common import memory, wire
 from services.common.errors import TooLarge, Unavailable, UnsupportedMediaType
 from services.common.http import ServiceState, create_app
 from services.teacher import codec
@@ -24,6 +24,8 @@ from services.teacher.items import Score, ScoreItem
 from services.teacher.schemas import EXAMPLES, ScoreTopkResponse, request_schema
 
 JSON = "application/json"
+_TRIM_FROM = 1 << 20
+_TRIM_AFTER_S = 0.2
 
 
 class TeacherDoor:
@@ -35,6 +37,7 @@ class TeacherDoor:
         self._service: TeacherService | None = None
         self._json_turn = asyncio.Lock()  # JSON takes many times its size while it is read: one at a time
         self._gate = BodyGate(config.max_body_mb << 20, config.max_held_mb << 20, config.body_timeout_s)
+        self._trim_due = False
 
     def open(self, service: TeacherService) -> None:
         """Serve with this service from now on."""
@@ -61,6 +64,8 @@ class TeacherDoor:
         async with self._gate.body(request) as body:
             turn: AbstractAsyncContextManager[None] = self._json_turn if content_type == JSON else nullcontext()
             async with turn:
+                if len(body) >= _TRIM_FROM:
+                    self._trim_soon()
                 # In a thread: decoding a large body takes long enough to hold up the probes.
                 items, options = await asyncio.to_thread(self._decode, body, content_type, service)
             del body
@@ -72,6 +77,19 @@ class TeacherDoor:
         payload = await asyncio.to_thread(_encode, items, scores, service, options, answer_type)
         payload, headers = compress(payload, request.headers.get("accept-encoding", ""))
         return Response(payload, media_type=answer_type, headers=headers)
+
+    def _trim_soon(self) -> None:
+        """What a large body took, often many times its size, goes back to the system once the call is over."""
+        if self._trim_due:
+            return
+        self._trim_due = True
+        loop = asyncio.get_running_loop()
+
+        def start() -> None:
+            self._trim_due = False
+            loop.run_in_executor(None, memory.trim)
+
+        loop.call_later(_TRIM_AFTER_S, start)
 
     def _decode(
         self, body: bytes, content_type: str, service: TeacherService

@@ -172,16 +172,18 @@ HUGE = {
 
 def test_huge_claims_cost_little_and_leave_nothing(client, teacher) -> None:
     works(client)
-    pid, base = teacher[0].process.pid, 0
-    for _ in range(2):
+    pid, after = teacher[0].process.pid, []
+    for _ in range(6):
         for name, (content, headers, allowed) in HUGE.items():
             headers = {"Content-Type": "application/json", **headers}
             answer = client.post("/score_topk", content=content, headers=headers)
             assert answer.status_code in allowed, (name, answer.status_code, answer.text[:200])
             assert len(answer.content) < 2000, name
         works(client)
-        base = base or resident(pid)  # the allocator's own pools have grown to their size after the first round
-    assert resident(pid) < base + (48 << 20)
+        time.sleep(0.5)  # memory goes back a moment after the call
+        after.append(resident(pid))
+    # Every thread of the server's pool has had its turn in the first rounds; then nothing more may stay.
+    assert after[-1] < max(after[:3]) + (24 << 20), [size >> 20 for size in after]
 
 
 def test_a_content_length_of_2_gb_is_refused_unread(teacher) -> None:
