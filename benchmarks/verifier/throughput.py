@@ -1,10 +1,10 @@
 """Throughput and latency of the verifier, each figure beside its baseline in the same run.
 
-    python benchmarks/verifier/throughput.py [--seconds 5] [--bwrap PATH] [--python /usr/bin/python3] [--only NAME]
+    python -m benchmarks.verifier.throughput [--seconds 5] [--bwrap PATH] [--python /usr/bin/python3] [--only NAME]
 
-Sections: process (a bwrap + python process per check: the baseline), cpu (CPU time a check), rung1, rung2, rung3
-(the pool alone),
-http (POST /verify in batches, best rung), latency (open loop at 80% of the http capacity), humaneval, math
+Sections: process (a bwrap + python process per check: the baseline), floor (bare forks), cpu (CPU time a check),
+rung1, rung2, rung3 (the pool alone), http (POST /verify in batches, each rung), latency (calls of one item, open loop at 80% of their capacity),
+humaneval, math
 (against a warm single-process math-verify loop on the same answers).
 """
 
@@ -27,8 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
-
+from benchmarks.verifier.client import Client
 from services.verifier.config import VerifierConfig, default_workers
 from services.verifier.engine import VerifierEngine
 from services.verifier.main import build_engine
@@ -39,7 +38,7 @@ from services.verifier.schemas import Item
 PROGRAM = "def f(x):\n    return x + {n}\n"
 _SERVE = (
     "import sys;from services.verifier.config import VerifierConfig;from services.verifier.main import serve;"
-    "sys.exit(serve(VerifierConfig(cache_size=0)))"
+    "sys.exit(serve(VerifierConfig(cache_size=0, rung=sys.argv[1], python=sys.argv[2])))"
 )
 
 
@@ -97,6 +96,30 @@ def pool_alone(settings: SandboxSettings, seconds: float) -> tuple[float, float]
         pool.close()
 
 
+_FLOOR = """
+import os, sys, time, json, random, re, typing, math, ctypes, socket, select, collections, heapq, gc
+compile("def f(x): return x", "a", "exec"); gc.collect(); gc.freeze()
+end, n = time.monotonic() + float(sys.argv[1]), 0
+while time.monotonic() < end:
+    if not (pid := os.fork()):
+        names = {}
+        exec(compile(f"def f(x):\\n    return x + {n}", "a", "exec"), names)
+        names["f"](1)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    n += 1
+print(n)
+"""
+
+
+def floor(python: str, seconds: float) -> float:
+    """Forks a second, a core each, of an interpreter with the same modules, that compile and call the program: no
+    confinement, no limits, no pipes. What any design with a fresh process a check stays below."""
+    command = [python, "-I", "-S", "-c", _FLOOR, str(seconds)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(default_workers())]
+    return sum(int(process.communicate()[0]) for process in running) / seconds
+
+
 def cpu_per_check(settings: SandboxSettings, count: int = 150) -> float:
     """CPU ms of one check, the service's and the zygote's side: less at the mercy of a busy machine than a rate.
 
@@ -121,11 +144,13 @@ def _slot_cpu(pid: int) -> float:
 
 
 class Service:
-    """The real service in a process of its own."""
+    """The real service in a process of its own, at one rung."""
+
+    def __init__(self, rung: int, python: str) -> None:
+        self.command = [sys.executable, "-c", _SERVE, str(rung), python]
 
     def __enter__(self) -> str:
-        command = [sys.executable, "-c", _SERVE]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert self.process.stdout is not None
         return self.process.stdout.readline().split()[-1]
 
@@ -134,39 +159,62 @@ class Service:
         self.process.wait()
 
 
-def over_http(url: str, seconds: float, batch: int = 64) -> tuple[float, float]:
-    """Checks a second in batches, two clients."""
-    with httpx.Client(base_url=url, timeout=120) as client:
+async def at_once(url: str, seconds: float, batch: int, callers: int) -> float:
+    """Checks a second that `callers` get who never pause, in calls of `batch` items."""
+    client, numbers = Client(url), iter(range(10**9))
 
-        def call(n: int) -> None:
-            body = {"items": [item(n * batch + i) for i in range(batch)]}
-            verdicts = client.post("/verify", json=body).json()["verdicts"]
-            assert all(v["status"] == "passed" for v in verdicts)
+    async def caller(requests: list[bytes]) -> None:
+        for request in requests:
+            if time.monotonic() >= stop:
+                return
+            status, body = await client.call(request)
+            assert status == 200, body
+            assert body.count(b'"passed"') == 2 * batch, body[:300]  # the item's and its one test's
+            done[0] += batch
 
-        closed_loop(call, 1, 2)
-        rate, median = closed_loop(call, seconds, 2)
-        return rate * batch, median
+    def requests(seconds: float) -> list[bytes]:
+        count = round(seconds * 1500 / batch / callers) + 1  # more than can be served
+        return [client.request({"items": [item(next(numbers)) for _ in range(batch)]}) for _ in range(count)]
+
+    for length in (1.0, seconds):
+        done, plans = [0], [requests(length) for _ in range(callers)]
+        began = time.monotonic()
+        stop = began + length
+        await asyncio.gather(*map(caller, plans))
+        rate = done[0] / (time.monotonic() - began)
+    return rate
 
 
 async def open_loop(url: str, rate: float, seconds: float) -> list[float]:
-    """Latencies in ms of single-item calls that arrive at random, `rate` a second, whatever the service does."""
+    """Latencies in ms of calls of one item that arrive at random, `rate` a second, whatever the service does."""
     took: list[float] = []
-    limits = httpx.Limits(max_connections=256)
-    async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
+    client = Client(url)
 
-        async def one(n: int) -> None:
-            began = time.monotonic()
-            answer = await client.post("/verify", json={"items": [item(10**6 + n)]})
-            assert answer.json()["verdicts"][0]["status"] == "passed"
-            took.append(1000 * (time.monotonic() - began))
+    async def one(request: bytes) -> None:
+        began = time.monotonic()
+        _, body = await client.call(request)
+        assert b'"status": "passed"' in body, body
+        took.append(1000 * (time.monotonic() - began))
 
-        tasks, next_at, end = [], time.monotonic(), time.monotonic() + seconds
-        while next_at < end:
-            await asyncio.sleep(max(0.0, next_at - time.monotonic()))
-            tasks.append(asyncio.create_task(one(len(tasks))))
-            next_at += random.expovariate(rate)
-        await asyncio.gather(*tasks)
+    waits = [random.expovariate(rate) for _ in range(int(rate * seconds))]
+    requests = [client.request({"items": [item(10**6 + n)]}) for n in range(len(waits))]
+    tasks, next_at = [], time.monotonic()
+    for wait, request in zip(waits, requests, strict=True):
+        next_at += wait
+        await asyncio.sleep(max(0.0, next_at - time.monotonic()))
+        tasks.append(asyncio.create_task(one(request)))
+    await asyncio.gather(*tasks)
     return sorted(took)
+
+
+def latency(url: str, seconds: float) -> None:
+    """Of calls of one item at 80% of what such calls can be served."""
+    most = asyncio.run(at_once(url, seconds, 1, 16))
+    took = asyncio.run(open_loop(url, 0.8 * most, max(10.0, seconds)))
+    print(
+        f"calls of one item at rung 1: {most:.0f}/s at most; at 80% of that ({len(took)} calls): "
+        f"median {took[len(took) // 2]:.1f} ms, p99 {took[int(len(took) * 0.99)]:.1f} ms"
+    )
 
 
 def human_eval_seconds(engine: VerifierEngine) -> float:
@@ -266,6 +314,8 @@ def main() -> int:
     if on("process") and options.bwrap:
         rate, median = process_per_check(options.bwrap, options.python, options.seconds)
         print(f"bwrap + python a check: {rate:.0f}/s, median {median:.1f} ms")
+    if on("floor"):
+        print(f"bare fork + compile + call, nothing confined: {floor(options.python, options.seconds):.0f}/s")
     if on("cpu"):
         for rung in (1, 2, 3):
             ours = cpu_per_check(SandboxSettings(rung=rung, python=options.python))
@@ -277,14 +327,14 @@ def main() -> int:
                 print(f"rung {rung}, pool alone: {rate:.0f}/s, median {median:.1f} ms")
             except SandboxError as problem:
                 print(f"rung {rung}: {problem}")
-    if on("http") or on("latency"):
-        with Service() as url:
-            rate, median = over_http(url, options.seconds)
-            print(f"POST /verify, batches of 64: {rate:.0f} checks/s")
-            if on("latency"):
-                took = asyncio.run(open_loop(url, 0.8 * rate, max(10.0, options.seconds)))
-                print(f"latency at 80% load ({0.8 * rate:.0f}/s, {len(took)} calls of one item): "
-                      f"median {took[len(took) // 2]:.1f} ms, p99 {took[int(len(took) * 0.99)]:.1f} ms")  # fmt: skip
+    for rung in (1, 2, 3):
+        if on("http") or (on("latency") and rung == 1):
+            with Service(rung, options.python) as url:
+                if on("http"):
+                    rate = asyncio.run(at_once(url, options.seconds, 64, 2))
+                    print(f"POST /verify at rung {rung}, batches of 64: {rate:.0f} checks/s")
+                if on("latency") and rung == 1:
+                    latency(url, options.seconds)
     if on("humaneval") or on("math"):
         engine, _ = build_engine(VerifierConfig(cache_size=0))
         if on("humaneval"):

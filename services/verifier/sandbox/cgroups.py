@@ -27,6 +27,7 @@ class SlotGroup:
         self.memory = memory
         self.pids = pids
         self._budget = (0, 0)
+        self._events = -1  # kept open: it is read at every check
 
     @property
     def version(self) -> int:
@@ -76,8 +77,10 @@ class SlotGroup:
 
     def oom_kills(self) -> int:
         """How many processes of the group the kernel has killed for memory."""
-        name = "memory.events" if self.version == 2 else "memory.oom_control"
-        for line in (self.memory / name).read_text().splitlines():
+        if self._events < 0:
+            name = "memory.events" if self.version == 2 else "memory.oom_control"
+            self._events = os.open(self.memory / name, os.O_RDONLY | os.O_CLOEXEC)
+        for line in os.pread(self._events, 4096, 0).decode().splitlines():
             key, _, value = line.partition(" ")
             if key == "oom_kill":
                 return int(value)
@@ -85,6 +88,9 @@ class SlotGroup:
 
     def close(self) -> None:
         """Remove the group; its processes are gone by now."""
+        if self._events >= 0:
+            os.close(self._events)
+            self._events = -1
         for folder in {self.memory, self.pids}:
             _remove(folder)
 

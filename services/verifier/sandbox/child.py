@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import random
@@ -15,6 +14,8 @@ from services.verifier.sandbox.limits import Limits
 
 MODES = ("calls", "main", "exec", "check")
 READY = b"R"
+_KEEP_STEPS = 64
+_ALL_DESCRIPTORS = 1 << 20
 
 
 class Confinement(NamedTuple):
@@ -59,22 +60,69 @@ class Order(NamedTuple):
     file: str = ""
 
 
+class Steps(NamedTuple):
+    """How one kind of child is confined, as calls that are ready to be made.
+
+    Attributes:
+        rules: descriptor of the Landlock rules; -1: none.
+        fresh: namespaces of its own; None: none.
+        calls: made after those, while still privileged.
+        filter: put on last.
+    """
+
+    rules: int
+    fresh: namespaces.Fresh | None
+    calls: list[kernel.Call]
+    filter: seccomp.Filter
+
+
 class Prepared:
-    """Everything a child needs for its confinement that can be made before it is forked. A child pays for each
-    page it touches, so what is left for it is a handful of system calls."""
+    """Everything for a child's confinement that can be made before it is forked. A child pays for each page that it
+    touches, with every function and every object, so what is left for it is a handful of system calls."""
 
     def __init__(self, how: Confinement) -> None:
-        self.code = seccomp.Filter(seccomp.policy(processes=how.namespaced, signals=how.namespaced))
-        self.tool = seccomp.Filter(seccomp.policy(processes=True, signals=how.namespaced))
-        self.checker = seccomp.Filter(seccomp.policy(processes=False, signals=False))
-        self.code_rules = self.checker_rules = -1
+        self.how = how
+        self._code = seccomp.Filter(seccomp.policy(processes=how.namespaced, signals=how.namespaced))
+        self._tool = seccomp.Filter(seccomp.policy(processes=True, signals=how.namespaced))
+        self._checker = seccomp.Filter(seccomp.policy(processes=False, signals=False))
+        self._code_rules = self._checker_rules = -1
         if not how.namespaced:
-            self.code_rules = landlock.ruleset(_rung3_rules(how), how.landlock_abi)
+            self._code_rules = landlock.ruleset(_rung3_rules(how), how.landlock_abi)
             checker_rules = [(path, landlock.READ) for path in how.readable]
-            self.checker_rules = landlock.ruleset(checker_rules, how.landlock_abi)
+            self._checker_rules = landlock.ruleset(checker_rules, how.landlock_abi)
+        self._capabilities = kernel.drop_capabilities() if how.rung == 2 else []
+        self._steps: dict[tuple[bool, bool, Limits], Steps] = {}
+
+    def steps(self, order: Order) -> Steps:
+        """For one order; most orders have the limits of an earlier one."""
+        check = order.mode == "check"
+        key = (check, order.tool, order.limits)
+        if order.tool and self.how.rung == 3:  # depends on what runs at the moment
+            return self._for_code(order)
+        if key not in self._steps:
+            if len(self._steps) >= _KEEP_STEPS:
+                self._steps.clear()
+            self._steps[key] = self._for_checker(order) if check else self._for_code(order)
+        return self._steps[key]
+
+    def _for_code(self, order: Order) -> Steps:
+        how, fresh = self.how, None
+        calls: list[kernel.Call] = [(os.setsid, ())]
+        if how.namespaced:
+            fresh = namespaces.Fresh(order.limits.file_mb, how.uid, how.has_proc)
+        else:
+            calls.append((os.chdir, (how.scratch,)))
+        calls += limits.calls(order.limits, address_space=not order.tool, processes=_process_limit(order, how))
+        calls += [*_become(how.uid), *self._capabilities]
+        return Steps(self._code_rules, fresh, calls, self._tool if order.tool else self._code)
+
+    def _for_checker(self, order: Order) -> Steps:
+        """Test code is the dataset's, not the model's: it gets a process, limits and a filter, no namespaces."""
+        calls = [*limits.calls(order.limits, processes=None), *_become(self.how.checker_uid), *self._capabilities]
+        return Steps(self._checker_rules, None, calls, self._checker)
 
 
-def run(order: Order, fds: list[int], ready: int, how: Confinement, prepared: Prepared) -> None:
+def run(order: Order, fds: list[int], ready: int, steps: Steps) -> None:
     """In the forked child: confine, say READY, run, exit.
 
     Args:
@@ -82,15 +130,14 @@ def run(order: Order, fds: list[int], ready: int, how: Confinement, prepared: Pr
         ready: pipe to the zygote; gets READY, or the text of why confinement failed.
     """
     try:
-        rules = prepared.checker_rules if order.mode == "check" else prepared.code_rules
-        ready = _arrange(fds if rules < 0 else [*fds, rules], ready)
-        rules = ready - 1
-        if order.mode == "check":
-            _confine_checker(order, how, prepared, rules)
-        else:
-            _confine(order, how, prepared, rules)
-        if not how.namespaced:
-            os.close(rules)
+        if steps.rules >= 0:
+            landlock.restrict(steps.rules)
+        ready = _arrange(fds, ready)
+        if steps.fresh is not None:
+            steps.fresh.enter()
+        kernel.make(steps.calls)
+        _die_with_the_zygote()
+        steps.filter.install()
         os.write(ready, READY)
         os.close(ready)  # and with it the zygote's only way to be told anything
     except BaseException as error:  # noqa: BLE001 - an infrastructure error, and the one way to tell it
@@ -151,40 +198,13 @@ def environment() -> dict[str, str]:
 def _arrange(fds: list[int], ready: int) -> int:
     """Put fds at 0.., `ready` after them, close all else. Above first, so that no number is overwritten early."""
     base = 24  # above all of the zygote's, below the size at which the table of descriptors grows
-    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, base) for fd in (*fds, ready)]
-    for number, fd in enumerate(moved):
-        os.dup2(fd, number)
-    kernel.close_from(len(moved))
+    wanted = [*fds, ready]
+    for number, fd in enumerate(wanted):
+        os.dup2(fd, base + number)
+    for number in range(len(wanted)):
+        os.dup2(base + number, number)
+    os.closerange(len(wanted), _ALL_DESCRIPTORS)
     return len(fds)
-
-
-def _confine(order: Order, how: Confinement, prepared: Prepared, rules: int) -> None:
-    os.setsid()
-    _die_first()
-    if how.namespaced:
-        namespaces.enter_fresh(order.limits.file_mb, how.uid, how.has_proc)
-    else:
-        os.chdir(how.scratch)
-    limits.apply(order.limits, address_space=not order.tool, processes=_process_limit(order, how))
-    _become(how.uid)
-    if how.rung == 2:
-        kernel.drop_capabilities()
-    _last_steps(how.uid)
-    if not how.namespaced:
-        landlock.restrict(rules)
-    (prepared.tool if order.tool else prepared.code).install()
-
-
-def _confine_checker(order: Order, how: Confinement, prepared: Prepared, rules: int) -> None:
-    """Test code is the dataset's, not the model's: it gets a process, limits and a filter, no namespaces."""
-    limits.apply(order.limits, processes=None)
-    _become(how.checker_uid)
-    if how.rung == 2:
-        kernel.drop_capabilities()
-    _last_steps(how.checker_uid)
-    if not how.namespaced:
-        landlock.restrict(rules)
-    prepared.checker.install()
 
 
 def _process_limit(order: Order, how: Confinement) -> int | None:
@@ -208,31 +228,20 @@ def _tasks_of_this_uid() -> int:
     return total
 
 
-def _die_first() -> None:
-    """When a cgroup runs out of memory, this process goes rather than the zygote."""
-    try:
-        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
-    except OSError:  # no /proc
-        return
-    try:
-        os.write(fd, b"1000")
-    finally:
-        os.close(fd)
+def _become(uid: int | None) -> list[kernel.Call]:
+    if uid is None:
+        return []
+    return [(os.setgroups, ([],)), (os.setresgid, (uid, uid, uid)), (os.setresuid, (uid, uid, uid))]
 
 
-def _become(uid: int | None) -> None:
-    if uid is not None:
-        os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
+_DIE_WITH_PARENT = kernel.prctl_call(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _last_steps(uid: int | None) -> None:
+def _die_with_the_zygote() -> None:
     parent = os.getppid()
-    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)  # cleared by setuid, so after it
+    kernel.make([_DIE_WITH_PARENT])  # cleared by setuid, so after it
     if os.getppid() != parent:
         os._exit(122)
-    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
 
 
 def _rung3_rules(how: Confinement) -> list[tuple[str, int]]:

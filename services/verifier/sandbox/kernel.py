@@ -6,6 +6,9 @@ import ctypes
 import os
 import platform
 import struct
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -16,19 +19,30 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 MNT_DETACH = 2
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP = 1, 4, 22
-PR_CAPBSET_DROP, PR_SET_SECUREBITS, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 24, 28, 36, 38
+PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_SECUREBITS = 23, 24, 28
+PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
 _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV = 1, 2, 4
 _AT_RECURSIVE = 0x8000
 _X86 = platform.machine() == "x86_64"
 _NR = {  # (x86_64, every other 64-bit architecture: asm-generic)
     "pivot_root": (155, 41),
     "capset": (126, 91),
-    "close_range": (436, 436),
     "mount_setattr": (442, 442),
     "landlock_create_ruleset": (444, 444),
     "landlock_add_rule": (445, 445),
     "landlock_restrict_self": (446, 446),
 }
+
+
+Call = tuple[Callable[..., Any], tuple[Any, ...]]
+"""A function and its arguments, converted: made before a fork, so that the child only has to make the call."""
+
+
+def make(calls: Iterable[Call]) -> None:
+    """Make calls in turn. Raises OSError with the name of the one that answers -1."""
+    for function, arguments in calls:
+        if function(*arguments) == -1:
+            _check(-1, f"{function.__name__}{arguments}")
 
 
 def _check(result: int, what: str) -> int:
@@ -40,14 +54,23 @@ def _check(result: int, what: str) -> int:
 
 def syscall(name: str, *args: int | bytes | None) -> int:
     """Call by name; raises OSError with the call's name."""
-    number = _NR[name][0 if _X86 else 1]
+    number = _number(name)
     converted = [ctypes.c_long(a) if isinstance(a, int) else a for a in args]
     return _check(_libc.syscall(ctypes.c_long(number), *converted), name)
 
 
+def _number(name: str) -> int:
+    return _NR[name][0 if _X86 else 1]
+
+
 def unshare(flags: int) -> None:
     """unshare(2)."""
-    _check(_libc.unshare(ctypes.c_int(flags)), f"unshare({flags:#x})")
+    make([unshare_call(flags)])
+
+
+def unshare_call(flags: int) -> Call:
+    """The same, for later."""
+    return _libc.unshare, (ctypes.c_int(flags),)
 
 
 def setns(fd: int, kind: int) -> None:
@@ -57,8 +80,14 @@ def setns(fd: int, kind: int) -> None:
 
 def mount(source: str, target: str, fstype: str | None, flags: int = 0, data: str | None = None) -> None:
     """mount(2)."""
-    args = (source.encode(), target.encode(), fstype and fstype.encode(), ctypes.c_ulong(flags), data and data.encode())
-    _check(_libc.mount(*args), f"mount {fstype or source} on {target}")
+    function, arguments = mount_call(source, target, fstype, flags, data)
+    _check(function(*arguments), f"mount {fstype or source} on {target}")
+
+
+def mount_call(source: str, target: str, fstype: str | None, flags: int = 0, data: str | None = None) -> Call:
+    """The same, for later."""
+    text = [ctypes.c_char_p(None if part is None else part.encode()) for part in (source, target, fstype, data)]
+    return _libc.mount, (*text[:3], ctypes.c_ulong(flags), text[3])
 
 
 def unmount_lazily(target: str) -> None:
@@ -82,29 +111,30 @@ def pivot_into(root: str) -> None:
 
 def prctl(option: int, value: int = 0, third: int | bytes = 0) -> None:
     """prctl(2)."""
-    last = ctypes.c_ulong(third) if isinstance(third, int) else third
+    function, arguments = prctl_call(option, value, third)
+    _check(function(*arguments), f"prctl({option})")
+
+
+def prctl_call(option: int, value: int = 0, third: int | bytes = 0) -> Call:
+    """The same, for later."""
+    last = ctypes.c_ulong(third) if isinstance(third, int) else ctypes.c_char_p(third)
     zero = ctypes.c_ulong(0)
-    _check(_libc.prctl(ctypes.c_int(option), ctypes.c_ulong(value), last, zero, zero), f"prctl({option})")
+    return _libc.prctl, (ctypes.c_int(option), ctypes.c_ulong(value), last, zero, zero)
 
 
-def drop_capabilities() -> None:
-    """Empty every capability set, and keep exec from filling them again."""
-    prctl(PR_SET_SECUREBITS, 0x2F)  # NOROOT, NO_SETUID_FIXUP, KEEP_CAPS off and locked
+def drop_capabilities() -> list[Call]:
+    """Calls that empty every capability set, and keep exec from filling them again."""
+    calls = [prctl_call(PR_SET_SECUREBITS, 0x2F)]  # NOROOT, NO_SETUID_FIXUP, KEEP_CAPS off and locked
     for capability in range(64):
         try:
-            prctl(PR_CAPBSET_DROP, capability)
+            prctl(PR_CAPBSET_READ, capability)
         except OSError:  # past the last one this kernel knows
             break
-    syscall("capset", struct.pack("=II", 0x20080522, 0), bytes(24))
-
-
-def close_from(first: int) -> None:
-    """Close every descriptor >= first."""
-    syscall("close_range", first, 0xFFFFFFFF, 0)
+        calls.append(prctl_call(PR_CAPBSET_DROP, capability))
+    nothing = (ctypes.c_char_p(struct.pack("=II", 0x20080522, 0)), ctypes.c_char_p(bytes(24)))
+    return [*calls, (_libc.syscall, (ctypes.c_long(_number("capset")), *nothing))]
 
 
 def process_cpu_seconds(pid: int) -> float:
     """CPU seconds of a live process, all threads, user and system (the clock of clock_getcpuclockid(3))."""
-    import time
-
     return time.clock_gettime((~pid << 3) | 2)

@@ -6,6 +6,8 @@ import math
 import resource
 from typing import Any, NamedTuple
 
+from services.verifier.sandbox import kernel
+
 _INTERPRETER_MB = 64  # address space of the zygote, and of the stacks of some threads
 
 
@@ -25,35 +27,30 @@ class Limits(NamedTuple):
         """For the wire."""
         return self._asdict()
 
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> Limits:
-        """The inverse of `as_dict`; unknown keys are dropped."""
-        return cls(**{k: v for k, v in values.items() if k in cls._fields})
 
-
-def apply(limits: Limits, *, address_space: bool = True, processes: int | None) -> None:
-    """Set the calling process's rlimits, soft and hard.
+def calls(limits: Limits, *, address_space: bool = True, processes: int | None) -> list[kernel.Call]:
+    """What sets the rlimits of the process that makes these calls, soft and hard, to be made in a fork of this one.
 
     Args:
         address_space: bound virtual memory too, so that Python raises MemoryError before anything is killed.
             Off for runtimes that reserve far more than they use (node).
         processes: how many processes and threads the uid may have in all; None: no bound.
     """
-    backstop = math.ceil(limits.cpu_s) + 1  # the zygote ends it at cpu_s; this works even if the zygote is late
-    _set(resource.RLIMIT_CPU, backstop)
-    _set(resource.RLIMIT_FSIZE, limits.file_mb << 20)
-    _set(resource.RLIMIT_NOFILE, limits.open_files)
-    _set(resource.RLIMIT_CORE, 0)
-    _set(resource.RLIMIT_MEMLOCK, 0)
-    _set(resource.RLIMIT_MSGQUEUE, 0)
+    wanted = {
+        resource.RLIMIT_CPU: math.ceil(limits.cpu_s) + 1,  # the zygote ends it at cpu_s; this works even if it is late
+        resource.RLIMIT_FSIZE: limits.file_mb << 20,
+        resource.RLIMIT_NOFILE: limits.open_files,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_MEMLOCK: 0,
+        resource.RLIMIT_MSGQUEUE: 0,
+    }
     if address_space:
-        _set(resource.RLIMIT_AS, (limits.memory_mb + _INTERPRETER_MB) << 20)
+        wanted[resource.RLIMIT_AS] = (limits.memory_mb + _INTERPRETER_MB) << 20
     if processes is not None:
-        _set(resource.RLIMIT_NPROC, processes)
-
-
-def _set(what: int, value: int) -> None:
-    hard = resource.getrlimit(what)[1]
-    if hard != resource.RLIM_INFINITY:
-        value = min(value, hard)
-    resource.setrlimit(what, (value, value))
+        wanted[resource.RLIMIT_NPROC] = processes
+    made: list[kernel.Call] = []
+    for what, value in wanted.items():
+        hard = resource.getrlimit(what)[1]
+        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        made.append((resource.setrlimit, (what, (bound, bound))))
+    return made

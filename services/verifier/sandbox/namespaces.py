@@ -82,27 +82,44 @@ def build_root(sources: list[Source], links: dict[str, str]) -> bool:
 def mount_proc(target: str, options: str | None) -> bool:
     """A /proc of the current pid namespace; False where the kernel refuses (masked /proc of containers)."""
     try:
-        kernel.mount("proc", target, "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC, options)
+        kernel.make([_proc(target, options)])
     except OSError:
         return False
     return True
 
 
-def enter_fresh(file_mb: int, uid: int | None, zygote_has_proc: bool) -> None:
-    """The child's own mount, IPC and UTS namespaces, /tmp and /proc; the working folder is /tmp.
+class Fresh:
+    """What gives a child mount, IPC and UTS namespaces of its own, a /tmp and a /proc; its working folder is /tmp.
 
     Args:
         file_mb: size of the tmpfs, which bounds all the files of one check together.
         uid: owner of /tmp; None: whoever mounts it.
         zygote_has_proc: the inherited /proc shows the zygote and must be covered.
     """
-    kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS)
-    owner = "" if uid is None else f",uid={uid},gid={uid}"
-    flags = kernel.MS_NOSUID | kernel.MS_NODEV
-    kernel.mount("tmp", "/tmp", "tmpfs", flags, f"mode=0700,size={file_mb}m,nr_inodes=4096{owner}")
-    if not mount_proc("/proc", "subset=pid") and zygote_has_proc:
-        kernel.mount("none", "/proc", "tmpfs", flags | kernel.MS_RDONLY, "size=0")
-    os.chdir("/tmp")
+
+    def __init__(self, file_mb: int, uid: int | None, zygote_has_proc: bool) -> None:
+        owner = "" if uid is None else f",uid={uid},gid={uid}"
+        flags = kernel.MS_NOSUID | kernel.MS_NODEV
+        self._world = [
+            kernel.unshare_call(kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS),
+            kernel.mount_call("tmp", "/tmp", "tmpfs", flags, f"mode=0700,size={file_mb}m,nr_inodes=4096{owner}"),
+            (os.chdir, ("/tmp",)),
+        ]
+        self._proc = [_proc("/proc", "subset=pid")]
+        cover = kernel.mount_call("none", "/proc", "tmpfs", flags | kernel.MS_RDONLY, "size=0")
+        self._without_proc = [cover] if zygote_has_proc else []
+
+    def enter(self) -> None:
+        """In the child, which is still privileged."""
+        kernel.make(self._world)
+        try:
+            kernel.make(self._proc)
+        except OSError:
+            kernel.make(self._without_proc)
+
+
+def _proc(target: str, options: str | None) -> kernel.Call:
+    return kernel.mount_call("proc", target, "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC, options)
 
 
 def _bind(source: Source) -> None:

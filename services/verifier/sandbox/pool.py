@@ -366,7 +366,7 @@ class _Run:
         order = {
             "spawn": number,
             "mode": command.mode,
-            "limits": command.limits.as_dict(),
+            "limits": command.limits,
             "tool": command.tool,
             "argv": command.argv,
             "file": command.file[0],
