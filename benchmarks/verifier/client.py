@@ -26,15 +26,19 @@ class Client:
         )
         return head.encode() + b"\r\n" + content
 
-    async def call(self, request: bytes) -> tuple[int, bytes]:
-        """Status and body."""
-        if self._free:
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while self._free:
             reader, writer = self._free.pop()
-        else:
-            reader, writer = await asyncio.open_connection(self.address.hostname, self.address.port)
+            if not reader.at_eof():  # the service closes what was idle for long
+                return reader, writer
+        return await asyncio.open_connection(self.address.hostname, self.address.port)
+
+    async def call(self, request: bytes) -> tuple[int, bytes, bytes]:
+        """Status, head (in lower case) and body."""
+        reader, writer = await self._connection()
         writer.write(request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length"))
         body = await reader.readexactly(int(length.partition(b":")[2]))
         self._free.append((reader, writer))
-        return int(head.split(b" ", 2)[1]), body
+        return int(head.split(b" ", 2)[1]), head, body

@@ -1,18 +1,19 @@
 """Ten times more calls than can be served: 429s, no verdict lost or wrong, and a quick recovery.
 
-python benchmarks/verifier/overload.py [--seconds 60]
+python -m benchmarks.verifier.overload [--seconds 60]
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import subprocess
 import sys
 import time
 from collections import Counter
 
-import httpx
+from benchmarks.verifier.client import Client
 
 _SERVE = (
     "import sys;from services.verifier.config import VerifierConfig;from services.verifier.main import serve;"
@@ -20,76 +21,82 @@ _SERVE = (
 )
 
 
-def body(n: int) -> dict[str, object]:
-    right = n % 2 == 0
-    item = {
-        "id": str(n),
-        "kind": "code",
-        "response": f"def f(): return {n if right else -1}  # {n}",
-        "tests": [f"assert f() == {n}"],
-    }
-    return {"items": [item]}
+BATCH = 10
+CONNECTIONS = 256
 
 
-async def capacity(client: httpx.AsyncClient) -> float:
-    """Calls of one item a second, with 16 callers."""
+def right(n: int) -> bool:
+    """Every other program is right."""
+    return n % 2 == 0
+
+
+def item(n: int) -> dict[str, object]:
+    response = f"def f(): return {n if right(n) else -1}  # {n}"
+    return {"id": str(n), "kind": "code", "response": response, "tests": [f"assert f() == {n}"]}
+
+
+def request(client: Client, call: int) -> bytes:
+    return client.request({"items": [item(call * BATCH + i) for i in range(BATCH)]})
+
+
+async def capacity(client: Client) -> float:
+    """Items a second, by callers who never pause and together stay within the queue."""
     done, stop = 0, time.monotonic() + 4
 
     async def caller(k: int) -> None:
         nonlocal done
         while time.monotonic() < stop:
-            await client.post("/verify", json=body(10**6 + k * 10**6 + done))
-            done += 1
+            status, _, _ = await client.call(request(client, 10**6 * (k + 1) + done))
+            done += status == 200
 
-    await asyncio.gather(*(caller(k) for k in range(16)))
-    return done / 4
+    await asyncio.gather(*(caller(k) for k in range(8)))
+    return BATCH * done / 4
 
 
-async def flood(client: httpx.AsyncClient, rate: float, seconds: float) -> Counter[str]:
-    """Open loop at `rate`; counts answers by what they were."""
+async def flood(client: Client, rate: float, seconds: float) -> Counter[str]:
+    """`rate` items a second, whatever the service does, over CONNECTIONS connections; counts what each call got."""
     seen: Counter[str] = Counter()
-
-    async def one(n: int) -> None:
-        try:
-            answer = await client.post("/verify", json=body(n))
-        except httpx.HTTPError as problem:
-            seen[type(problem).__name__] += 1
-            return
-        if answer.status_code == 200:
-            verdict = answer.json()["verdicts"][0]
-            right = verdict["id"] == str(n) and verdict["status"] == ("passed" if n % 2 == 0 else "failed")
-            seen["right" if right else f"wrong: {verdict}"] += 1
-        else:
-            seen[f"{answer.status_code}{'' if 'retry-after' in answer.headers else ' without Retry-After'}"] += 1
-
-    tasks: set[asyncio.Task[None]] = set()
+    calls = iter(range(10**9))
     began = time.monotonic()
-    n = 0
-    while time.monotonic() - began < seconds:
-        while n < (time.monotonic() - began) * rate:
-            task = asyncio.create_task(one(n))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-            n += 1
-        await asyncio.sleep(0.005)
-    await asyncio.gather(*tasks)
-    seen["sent"] = n
+
+    async def caller() -> None:
+        while True:
+            n = next(calls)
+            await asyncio.sleep(max(0.0, began + n * BATCH / rate - time.monotonic()))
+            if time.monotonic() > began + seconds:
+                return
+            seen["calls"] += 1
+            seen["late"] += time.monotonic() - began - n * BATCH / rate > 1
+            seen[await one(n)] += 1
+
+    async def one(n: int) -> str:
+        try:
+            status, head, answer = await client.call(request(client, n))
+        except (OSError, asyncio.IncompleteReadError) as problem:
+            return type(problem).__name__
+        if status != 200:
+            return f"{status}{'' if b'retry-after' in head else ' without Retry-After'}"
+        for k, verdict in enumerate(json.loads(answer)["verdicts"], n * BATCH):
+            if verdict["id"] != str(k) or verdict["status"] != ("passed" if right(k) else "failed"):
+                return f"wrong: {verdict['status']} {verdict['reason']}"
+        return "right"
+
+    await asyncio.gather(*(caller() for _ in range(CONNECTIONS)))
     return seen
 
 
 async def measure(url: str, seconds: float) -> int:
-    limits = httpx.Limits(max_connections=2000)
-    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
-        rate = await capacity(client)
-        print(f"capacity {rate:.0f} calls/s; flooding with {10 * rate:.0f}/s for {seconds:g} s")
-        seen = await flood(client, 10 * rate, seconds)
-        print(dict(seen))
-        began = time.monotonic()
-        while (await client.post("/verify", json=body(2))).status_code != 200:
-            await asyncio.sleep(0.05)
-        print(f"recovered after {time.monotonic() - began:.2f} s")
-        answered = sum(count for name, count in seen.items() if name != "sent")
-        return 0 if answered == seen["sent"] and not any("wrong" in name for name in seen) else 1
+    client = Client(url)
+    rate = await capacity(client)
+    print(f"capacity {rate:.0f} items/s; {10 * rate:.0f} items/s in calls of {BATCH} for {seconds:g} s", flush=True)
+    seen = await flood(client, 10 * rate, seconds)
+    print(dict(seen))
+    began = time.monotonic()
+    while (await client.call(request(client, 10**8)))[0] != 200:
+        await asyncio.sleep(0.05)
+    print(f"recovered after {time.monotonic() - began:.2f} s")
+    answered = sum(count for name, count in seen.items() if name == "right" or name == "429")
+    return 0 if answered == seen["calls"] else 1
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 """Many checks, one in twenty hostile: is anything left behind, and does it slow down?
 
-python benchmarks/verifier/soak.py [--checks 100000]
+python -m benchmarks.verifier.soak [--checks 100000]
 """
 
 from __future__ import annotations

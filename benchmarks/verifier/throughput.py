@@ -3,9 +3,8 @@
     python -m benchmarks.verifier.throughput [--seconds 5] [--bwrap PATH] [--python /usr/bin/python3] [--only NAME]
 
 Sections: process (a bwrap + python process per check: the baseline), floor (bare forks), cpu (CPU time a check),
-rung1, rung2, rung3 (the pool alone), http (POST /verify in batches, each rung), latency (calls of one item, open loop at 80% of their capacity),
-humaneval, math
-(against a warm single-process math-verify loop on the same answers).
+rung1, rung2, rung3 (the pool alone), http (POST /verify in batches, each rung), latency (calls of one item, open loop
+at 80% of their capacity), humaneval, math (against a warm single-process math-verify loop on the same answers).
 """
 
 from __future__ import annotations
@@ -167,7 +166,7 @@ async def at_once(url: str, seconds: float, batch: int, callers: int) -> float:
         for request in requests:
             if time.monotonic() >= stop:
                 return
-            status, body = await client.call(request)
+            status, _, body = await client.call(request)
             assert status == 200, body
             assert body.count(b'"passed"') == 2 * batch, body[:300]  # the item's and its one test's
             done[0] += batch
@@ -192,7 +191,7 @@ async def open_loop(url: str, rate: float, seconds: float) -> list[float]:
 
     async def one(request: bytes) -> None:
         began = time.monotonic()
-        _, body = await client.call(request)
+        body = (await client.call(request))[-1]
         assert b'"status": "passed"' in body, body
         took.append(1000 * (time.monotonic() - began))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -15,6 +17,7 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from services.common.connection import connect
 from services.common.errors import ConfigError, RgopdError
@@ -24,6 +27,8 @@ from services.common.settings import ServiceSettings
 from services.common.streams import Streams
 
 log = logging.getLogger(__name__)
+
+_DESCRIPTORS = 1 << 16
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -66,6 +71,38 @@ def open_streams(settings: ServiceSettings) -> Streams | None:
 def consumer_name(service: str) -> str:
     """A name no other live worker has."""
     return f"{service}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+
+
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 1\r\n"
+    b"Content-Length: 76\r\nConnection: close\r\n\r\n"
+    b'{"title":"Service Unavailable","status":503,"detail":"too many connections"}'
+)
+
+
+def bounded_protocol(most: int) -> type[asyncio.Protocol]:
+    """uvicorn's HTTP protocol that answers 503 to connections beyond `most`, and keeps serving the others.
+
+    A process that has no descriptor left can neither load weights, nor write a checkpoint, nor start a check.
+    """
+
+    class Bounded(AutoHTTPProtocol):  # type: ignore[valid-type,misc]
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > most:
+                transport.write(_FULL)
+                transport.close()
+
+    return Bounded
+
+
+def raise_descriptor_limit() -> int:
+    """As many descriptors as this process may have; returns the number."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return max(soft, wanted)
 
 
 class _Server(uvicorn.Server):
@@ -136,6 +173,7 @@ def run_http(
         drain: finishes what the service holds; runs in a thread while HTTP still answers.
     """
     check_root(name, settings.host, settings.allow_root)
+    descriptors = raise_descriptor_limit()
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -143,6 +181,7 @@ def run_http(
         lifespan="on",
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         timeout_keep_alive=30,
+        http=bounded_protocol(descriptors // 2),
         ssl_certfile=ssl_certfile,
         ssl_keyfile=ssl_keyfile,
         ssl_ca_certs=ssl_ca_certs,

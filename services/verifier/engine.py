@@ -91,6 +91,7 @@ class VerifierEngine:
 
     def submit_many(self, items: Sequence[Item]) -> list[Future[Verdict]]:
         """Start all items or none of them; the errors of `submit`."""
+        self._refuse_if_full(len(items))  # before the work of looking at them: a full service must be quick to say so
         prepared = [self._prepare(item) for item in items]
         self._admit(len(items))
         futures: list[Future[Verdict]] = []
@@ -134,16 +135,19 @@ class VerifierEngine:
 
     def _admit(self, count: int) -> None:
         with self._lock:
-            if self._draining:
-                raise Unavailable("draining: this replica is shutting down, send the request to another one")
-            if count > self.queue_size:
-                raise TooLarge(f"{count} items are more than the queue holds ({self.queue_size}); send fewer a call")
-            if self._pending + count > self.queue_size:
-                self._metrics.refused.inc(count)
-                wait = (self._pending + count - self.queue_size) / max(1.0, self._rate)
-                raise Overloaded(f"{self._pending} items are waiting", retry_after=min(30.0, max(1.0, wait)))
+            self._refuse_if_full(count)
             self._pending += count
         self._metrics.pending.set(self._pending)
+
+    def _refuse_if_full(self, count: int) -> None:
+        if self._draining:
+            raise Unavailable("draining: this replica is shutting down, send the request to another one")
+        if count > self.queue_size:
+            raise TooLarge(f"{count} items are more than the queue holds ({self.queue_size}); send fewer a call")
+        if self._pending + count > self.queue_size:
+            self._metrics.refused.inc(count)
+            wait = (self._pending + count - self.queue_size) / max(1.0, self._rate)
+            raise Overloaded(f"{self._pending} items are waiting", retry_after=min(30.0, max(1.0, wait)))
 
     def _finished(self, _: Future[Verdict]) -> None:
         with self._idle:

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -163,17 +163,40 @@ class Slot:
         self.settings = settings
         self.runs = 0
         self.next_id = 0
+        self.process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
         self.scratch = ""
         self.group: SlotGroup | None = None
         self.info: dict[str, Any] = {}
-        self._start()
+        self.down = True
+        self.start()
+
+    @property
+    def control(self) -> socket.socket:
+        """The socket to the zygote. Raises SandboxError while the slot is down."""
+        if self._control is None:
+            raise SandboxError(f"slot {self.number} has no zygote")
+        return self._control
+
+    def start(self) -> None:
+        """Start the zygote in its group and wait until it says ready.
+
+        Raises:
+            SandboxError: it did not start; the slot stays down and may be started again.
+        """
+        try:
+            self._start()
+        except OSError as error:  # no descriptor, process or space left for it
+            self._stop()
+            raise SandboxError(f"rung {self.settings.rung}: the zygote cannot be started: {error}") from error
+        self.down = False
 
     def _start(self) -> None:
-        """Start the zygote in its group and wait until it says ready."""
         settings = self.settings
         python = interpreter(settings.python)
         uid, checker_uid = slot_uids(self.number, settings.uid_base)
-        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control = control
         root = str(Path(__file__).resolve().parents[3])
         if settings.rung == 3:
             _sweep_scratch()
@@ -207,10 +230,10 @@ class Slot:
             "preimport": settings.preimport,
             "watch_memory": self.group is None,
         }
-        self.control.settimeout(_START_S)
+        control.settimeout(_START_S)
         try:
-            self.control.send(json.dumps(setup).encode())
-            packet = self.control.recv(1 << 16)
+            control.send(json.dumps(setup).encode())
+            packet = control.recv(1 << 16)
         except (TimeoutError, OSError) as error:
             packet = b""
             log.debug("zygote start: %s", error)
@@ -218,21 +241,16 @@ class Slot:
             reason = self._stop()
             raise SandboxError(f"rung {settings.rung}: the zygote did not start: {reason}")
         self.info = {**json.loads(packet), "cgroup": self.group.version if self.group else 0}
-        self.control.setblocking(False)
+        control.setblocking(False)
 
     def close(self) -> None:
-        """Stop the zygote and everything under it."""
+        """Stop the zygote and everything under it; `start` makes a new one."""
+        self.down = True
         self._stop()
 
     def _stop(self) -> str:
-        self.control.close()
-        try:
-            self.process.wait(timeout=2)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        with self.process.stderr as pipe:  # type: ignore[union-attr]
-            lines = pipe.read().decode(errors="replace").strip().splitlines()
+        """Its last words, or how it ended."""
+        last_words = self._stop_process()
         if self.scratch:
             _empty(self.scratch)
             os.rmdir(self.scratch)
@@ -240,7 +258,23 @@ class Slot:
         if self.group is not None:
             self.group.close()
             self.group = None
-        return lines[-1] if lines else f"exit code {self.process.returncode}"
+        return last_words
+
+    def _stop_process(self) -> str:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if (process := self.process) is None:
+            return ""
+        self.process = None
+        try:
+            process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        with process.stderr as pipe:  # type: ignore[union-attr]
+            lines = pipe.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"exit code {process.returncode}"
 
     def run(self, command: Command) -> Finished:
         """Run one process to its end.
@@ -248,7 +282,7 @@ class Slot:
         Raises:
             SandboxError: the sandbox failed, not the code.
         """
-        with _Run(self) as run, self._budget(command.limits) as marked:
+        with _as_sandbox_errors(), _Run(self) as run, self._budget(command.limits) as marked:
             run.start(command, run.new_stream(command.limits.value_bytes, "values"))
             return marked(run.finish()[0])
 
@@ -257,8 +291,8 @@ class Slot:
 
         Returns the candidate's and the checker's end; the checker's outcomes are its `channel`.
         """
-        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with near, far, _Run(self) as run, self._budget(candidate.limits) as marked:
+        with _as_sandbox_errors(), _Run(self) as run, self._budget(candidate.limits) as marked:
+            near, far = run.new_pair()
             run.start(candidate, near.fileno())
             near.close()
             result = run.new_stream(checker.limits.output_bytes, "values")
@@ -296,7 +330,7 @@ class Slot:
         """A new zygote in this slot."""
         self.close()
         self.runs = 0
-        self._start()
+        self.start()
 
 
 def _sweep_scratch() -> None:
@@ -326,6 +360,15 @@ def _empty(folder: str) -> None:
             os.unlink(entry.path)
 
 
+@contextmanager
+def _as_sandbox_errors() -> Iterator[None]:
+    """Of this process: out of descriptors, of memory. They say nothing about the code under test."""
+    try:
+        yield
+    except OSError as error:
+        raise SandboxError(f"the service cannot run a check: {error}") from error
+
+
 class _Run:
     """The processes of one check: their pipes, and the loop that waits for them."""
 
@@ -336,11 +379,13 @@ class _Run:
         self.ended: dict[int, dict[str, Any]] = {}
         self.order: list[int] = []
         self.deadline = 0.0
+        self._closing = ExitStack()
 
     def __enter__(self) -> _Run:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._closing.close()
         for stream in self.streams.values():
             stream.close_write()
             stream.close_read()
@@ -351,18 +396,19 @@ class _Run:
         self.streams[stream.read_fd] = stream
         return stream
 
+    def new_pair(self) -> tuple[socket.socket, socket.socket]:
+        """A channel between two processes of this run."""
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._closing.enter_context(near)
+        self._closing.enter_context(far)
+        return near, far
+
     def start(self, command: Command, channel: Stream | int, result: Stream | None = None) -> None:
         """Send the order and the descriptors."""
         number = self.slot.next_id = self.slot.next_id + 1
         out = self.new_stream(command.limits.output_bytes, "output")
         err = self.new_stream(min(command.limits.output_bytes, 1 << 16), "stderr")
-        fds = [_memfd(command.stdin), os.dup(out.write_fd), os.dup(err.write_fd)]
         content = command.file[1] if command.mode == "exec" else json.dumps(command.payload).encode()
-        fds.append(_memfd(content))
-        if command.mode in ("calls", "check"):
-            fds.append(os.dup(channel.write_fd if isinstance(channel, Stream) else channel))
-        if result is not None:
-            fds.append(os.dup(result.write_fd))
         order = {
             "spawn": number,
             "mode": command.mode,
@@ -371,13 +417,16 @@ class _Run:
             "argv": command.argv,
             "file": command.file[0],
         }
-        try:
-            socket.send_fds(self.slot.control, [json.dumps(order).encode()], fds)
-        except OSError as error:
-            raise SandboxError(f"the zygote is gone: {error}") from error
-        finally:
-            for fd in fds:
-                os.close(fd)
+        with ExitStack() as closing:
+            fds = [_memfd(command.stdin, closing), out.write_fd, err.write_fd, _memfd(content, closing)]
+            if command.mode in ("calls", "check"):
+                fds.append(channel.write_fd if isinstance(channel, Stream) else channel)
+            if result is not None:
+                fds.append(result.write_fd)
+            try:
+                socket.send_fds(self.slot.control, [json.dumps(order).encode()], fds)
+            except OSError as error:
+                raise SandboxError(f"the zygote is gone: {error}") from error
         answers = result or (channel if isinstance(channel, Stream) else None)
         for stream in (out, err, answers):
             if stream is not None:
@@ -466,9 +515,10 @@ class _Run:
         return stream.open
 
 
-def _memfd(content: bytes) -> int:
+def _memfd(content: bytes, closing: ExitStack) -> int:
     """A seekable, private file in memory; a child reads it at its own pace and nobody has to feed it."""
     fd = os.memfd_create("data", os.MFD_CLOEXEC)
+    closing.callback(os.close, fd)
     os.fchmod(fd, 0o444)
     view = memoryview(content)
     while view:
@@ -497,13 +547,19 @@ class SandboxPool:
 
     @contextmanager
     def lease(self) -> Iterator[Slot]:
-        """A slot for this thread. One whose zygote broke is restarted before it is handed out again."""
+        """A slot for this thread. One whose zygote broke gets a new one before it is handed out again.
+
+        Raises:
+            SandboxError: no zygote can be started at the moment; the next lease tries again.
+        """
         slot = self._free.get()
         try:
+            if slot.down:
+                slot.restart()
             yield slot
             slot.after()
         except BaseException:
-            self._repair(slot)
+            slot.close()
             raise
         finally:
             self._free.put(slot)
@@ -524,12 +580,6 @@ class SandboxPool:
             log.warning("sandbox slot replaced: %s", error)
         with self.lease() as slot:
             return work(slot)
-
-    def _repair(self, slot: Slot) -> None:
-        try:
-            slot.restart()
-        except RgopdError as error:
-            log.error("slot %d cannot be restarted: %s", slot.number, error)
 
     def close(self) -> None:
         """Stop every zygote."""

@@ -1,0 +1,77 @@
+"""Slots whose zygote is lost, and a service that is out of descriptors: errors that pass, not verdicts."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from services.verifier.sandbox.ladder import choose_rung
+from services.verifier.sandbox.limits import Limits
+from services.verifier.sandbox.pool import Command, SandboxError, SandboxPool, SandboxSettings
+
+WORKS = Command("main", Limits(), {"program": "print(6 * 7)"})
+
+
+@pytest.fixture(scope="module")
+def settings() -> SandboxSettings:
+    rung, _ = choose_rung("auto", lambda rung: SandboxSettings(rung=rung))
+    return SandboxSettings(rung=rung)
+
+
+@pytest.fixture
+def pool(settings: SandboxSettings) -> Iterator[SandboxPool]:
+    pool = SandboxPool(1, settings)
+    yield pool
+    pool.close()
+
+
+@contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """Only so many more can be opened."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = set(map(int, os.listdir("/proc/self/fd")))
+    free = (number for number in range(1 << 16) if number not in used)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next(itertools.islice(free, count, None)), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_killed_zygote_is_replaced_within_the_check(pool: SandboxPool) -> None:
+    with pool.lease() as slot:
+        assert slot.process is not None
+        os.kill(slot.process.pid, signal.SIGKILL)
+    assert pool.run(WORKS).stdout == b"42\n"
+
+
+@pytest.mark.parametrize("count", [0, 2, 4, 6])
+def test_out_of_descriptors_is_an_error_and_passes(pool: SandboxPool, count: int) -> None:
+    assert pool.run(WORKS).code == 0
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with descriptors_left(count), pytest.raises(SandboxError):
+            pool.run(WORKS)
+    assert pool.run(WORKS).stdout == b"42\n"
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_slot_that_cannot_start_says_so_and_is_tried_again(settings: SandboxSettings) -> None:
+    pool = SandboxPool(1, settings)
+    try:
+        with pool.lease() as slot:
+            slot.close()
+            slot.settings = SandboxSettings(rung=settings.rung, python="/no/such/python")
+        for _ in range(2):
+            with pytest.raises(SandboxError, match="cannot be started"):
+                pool.run(WORKS)
+        slot.settings = settings
+        assert pool.run(WORKS).stdout == b"42\n"
+    finally:
+        pool.close()
