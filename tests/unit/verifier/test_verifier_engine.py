@@ -59,12 +59,13 @@ def test_all_or_nothing_admission(verifier: VerifierEngine) -> None:
     engine = second(verifier, queue_size=4)
     with pytest.raises(TooLarge, match="5 items are more than the queue holds"):
         engine.submit_many([code(str(n)) for n in range(5)])
+    with pytest.raises(InvalidInput, match="item 'bad'"):
+        engine.submit_many([code("good"), Item("bad", "cod", "", {})])
+    assert engine.pending == 0
     slow = engine.submit_many([code(f"s{n}", f"import time; time.sleep(0.5 + {n}e-6); return 1") for n in range(3)])
     with pytest.raises(Overloaded) as full:
         engine.submit_many([code("a", "return 1 # a"), code("b", "return 1 # b")])
     assert full.value.retry_after >= 1
-    with pytest.raises(InvalidInput, match="item 'bad'"):
-        engine.submit_many([code("good"), Item("bad", "cod", "", {})])
     assert [f.result().status for f in slow] == [Status.passed] * 3
     assert engine.pending == 0
     assert engine.check([code("b", "return 1 # b")])[0].status is Status.passed
