@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is first imported, by whichever test
 
 import pytest
 from redis import Redis

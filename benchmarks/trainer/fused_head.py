@@ -37,6 +37,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's choice")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--kernels", choices=["auto", "torch", "triton"], default="auto")
     parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -104,12 +105,13 @@ def run_variant(args: argparse.Namespace) -> dict[str, float]:
             _ = logp.gather(1, sampled[:, None])
             loss = loss_of(student, tail_logprob(student))
         elif args.variant == "two_pass":
-            stats = head_stats(hidden, weight, sampled, support, chunk_size=args.chunk)
+            stats = head_stats(hidden, weight, sampled, support, chunk_size=args.chunk, kernels=args.kernels)
             loss = loss_of(stats.support_logprobs_NK, stats.tail_logprob_N)
         else:
             loss = fused_topk_kl(
-                hidden, weight, sampled, support, teacher, teacher_tail, keep.float(), chunk_size=args.chunk
-            ).loss
+                hidden, weight, sampled, support, teacher, teacher_tail, keep.float(),
+                chunk_size=args.chunk, kernels=args.kernels,
+            ).loss  # fmt: skip
         loss.backward()
         return loss.detach()
 

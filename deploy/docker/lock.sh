@@ -36,7 +36,7 @@ sed -n 's/^\([a-z0-9._-]*\)==.*/\1/p' $LOCKS/torch/cpu.txt | grep -v '^torch$' |
 # shellcheck disable=SC2046
 uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
     --default-index https://pypi.org/simple pyproject.toml --extra teacher --extra verifier --extra trainer --extra dev \
-    $(comm -23 /tmp/rgopd-cuda-names /tmp/rgopd-pure-names | sed 's/^/--no-emit-package /') \
+    $(comm -23 /tmp/rgopd-cuda-names /tmp/rgopd-pure-names | grep -v '^triton$' | sed 's/^/--no-emit-package /') \
     -c $LOCKS/torch/cuda.txt -o $LOCKS/dev.txt
 rm /tmp/rgopd-cuda-names /tmp/rgopd-pure-names
 

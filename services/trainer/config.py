@@ -11,6 +11,7 @@ from services.common.settings import Settings
 from services.trainer.fsdp_options import FsdpConfig
 from services.trainer.gate import GateConfig, gate_preset
 from services.trainer.lora import LoraOptions
+from services.trainer.losses.tiles import Kernels
 from services.trainer.monitors import MonitorConfig
 from services.trainer.objectives import Objective, get_objective
 from services.trainer.sampler.config import Dtype
@@ -185,10 +186,26 @@ class TrainConfig(Settings):
     lora: LoraOptions | None = Field(None, description="Train adapters alone (needs the extra `peft`); null: all.")
     nproc: int = Field(1, ge=1, description="Trainer processes that `rgopd train` starts on this machine.")
     gradient_checkpointing: bool = False
+    compile_backend: str = Field(
+        "", description="torch.compile's backend for the decoder's MLPs and norms, e.g. inductor; empty: none."
+    )
     shared_vocab_size: int = Field(
         0, ge=0, description="Ids from here on exist on neither side (padding rows of the larger vocabulary). 0: all."
     )
+    head_kernels: Kernels = Field(
+        "auto", description="Passes over the head's logits: Triton's on a GPU (auto checks them first), or PyTorch's."
+    )
     threads: int = Field(0, ge=0, description="CPU threads a process; 0: torch's default.")
+    colocated: bool = Field(
+        False,
+        description="Samplers (colocated too) compute on the same device: train only while none of them is at work. "
+        "Needs max_staleness 0.",
+    )
+    policies_dir: Path | None = Field(
+        None,
+        description="Where policy versions are written; default: the run's folder. On one machine /dev/shm/NAME hands "
+        "weights to the samplers through memory alone; after a reboot the newest is made again from the checkpoint.",
+    )
     keep_policies: int = Field(2, ge=1, description="Published policy folders kept besides those still needed.")
 
     @field_validator("gate", mode="before")
@@ -205,6 +222,8 @@ class TrainConfig(Settings):
     @model_validator(mode="after")
     def _buildable(self) -> TrainConfig:
         objective = self.objective.build()
+        if self.colocated and self.max_staleness:
+            raise ValueError("colocated: trainer and samplers take turns on one device; set max_staleness=0")
         if objective.needs_teacher and self.distillation.support not in objective.supports:
             raise ValueError(
                 f"objective {objective.name!r} cannot use distillation.support={self.distillation.support!r}; "

@@ -71,6 +71,7 @@ class Trainer:
         self.should_stop = should_stop
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         self.folder = config.output_dir
+        self.policies_folder = config.policies_dir or self.folder / "policies"
         patience_s = config.fault.wait_for_services_s
         self.streams = Streams(connect(config.redis_url, wait_s=60.0, patience_s=patience_s), config.run_id)
         self.policies = PolicyStore(self.streams)
@@ -108,6 +109,7 @@ class Trainer:
             reference=reference,
             importance_clip=getattr(self.objective, "importance_clip", None),
             device=self.device,
+            kernels=config.head_kernels,
         )
         saving = config.checkpoint
         self.checkpoints = Checkpoints(self.folder / "checkpoints", saving.keep, asynchronous=saving.asynchronous)
@@ -153,6 +155,8 @@ class Trainer:
             else:
                 lead.say_why_stopped(done)
                 save_pretrained(self.folder / "student", self.student, weights, self.tokenizer)
+                if self.config.policies_dir is not None:
+                    _remove(self.config.policies_dir)  # memory, perhaps
             lead.close()
         dist.barrier()
         return not paused
@@ -256,6 +260,8 @@ class Trainer:
         write_weights(self._policy_folder(version), weights, self.student.hf.config)
         self.announce()
         self._retire(version)
+        if self.config.colocated and self.device.type == "cuda":
+            torch.cuda.empty_cache()  # for the samplers, whose turn it is
 
     def announce(self) -> None:
         """Rank 0. Tell the samplers of every version that a request may ask for, the newest last."""
@@ -268,13 +274,13 @@ class Trainer:
         stale, steps = self.config.max_staleness, [int(p.name.rpartition("-")[2]) for p in self.checkpoints.whole()]
         needed = set(range(version - stale - self.config.keep_policies + 1, version + 1))
         needed |= {v for step in steps for v in range(step - stale, step)}
-        for folder in sorted((self.folder / "policies").glob("v????????")):
+        for folder in sorted(self.policies_folder.glob("v????????")):
             if (old := int(folder.name[1:])) < version and old not in needed:
                 self.policies.withdraw(old)
                 _remove(folder)
 
     def _policy_folder(self, version: int) -> Path:
-        return self.folder / "policies" / f"v{version:08d}"
+        return self.policies_folder / f"v{version:08d}"
 
 
 def local_rank() -> int:
@@ -293,6 +299,7 @@ def load_student(config: TrainConfig, mesh: DeviceMesh, device: torch.device) ->
         packing=config.batch.packing,
         device=device,
         lora=config.lora,
+        compile_backend=config.compile_backend,
     )
     shard(student, mesh, config.dtype, config.fsdp)
     return student
@@ -340,7 +347,10 @@ class _Lead:
         """Ask for this step's rollouts and, within max_staleness, for later ones; wait for this step's."""
         for ahead in range(step, min(step + self.config.max_staleness, self.trainer.total_steps - 1) + 1):
             self.orchestrator.request(ahead, self._policy_for(ahead))
-        return self.orchestrator.collect(step)
+        plan = self.orchestrator.collect(step)
+        if self.config.colocated:
+            self.orchestrator.wait_for_idle_samplers()
+        return plan
 
     def _policy_for(self, step: int) -> int:
         """Which weights sample a step's rollouts: those that were the newest when an undisturbed run would have asked.

@@ -7,6 +7,7 @@ there to the rank that trains on them.
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from services.common.streams import GENERATE, ROLLOUT, SCORE, TEACHER_SCORE, VER
 from services.trainer.advantage import group_advantage
 from services.trainer.config import TrainConfig
 from services.trainer.data import PromptSource
-from services.trainer.dispatch import Dispatch
+from services.trainer.dispatch import Dispatch, Interrupted
 from services.trainer.evaluation import Evaluator
 from services.trainer.gate import GateConfig
 from services.trainer.identity import derive_seed, group_id
@@ -165,6 +166,23 @@ class Orchestrator:
             f"step {step}: finished results vanished from Redis {MAX_VANISHED} times; look at its memory, its eviction "
             "policy (noeviction is needed) and the blobs' expiry"
         )
+
+    def wait_for_idle_samplers(self) -> None:
+        """Until no request is in work or waiting: a colocated sampler acknowledges one when it sleeps.
+
+        Raises:
+            Unavailable: not within `fault.wait_for_services_s`.
+            Interrupted: asked to stop meanwhile.
+        """
+        deadline = time.monotonic() + self.config.fault.wait_for_services_s
+        while self.streams.depth(GENERATE)["backlog"]:
+            if self.dispatch.should_stop():
+                raise Interrupted
+            if time.monotonic() >= deadline:
+                raise Unavailable(
+                    "a sampler still holds the device: its request is not acknowledged; see `rgopd queues`"
+                )
+            time.sleep(0.02)
 
     def recheck(self, step: int) -> None:
         """A result of this step is gone: look at what is left before collecting again."""

@@ -48,12 +48,14 @@ class Student(nn.Module):
         packing: bool = False,
         device: torch.device = CPU,
         lora: LoraOptions | None = None,
+        compile_backend: str = "",
     ) -> Student:
         """From a Hugging Face folder or id, in float32: the optimiser's master weights.
 
         Args:
             packing: accept packed rows too.
             device: where it will compute; it is `shard` that moves it there.
+            compile_backend: of torch.compile ("inductor") for the decoder's MLPs and norms; empty: none.
         """
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
         if packing:
@@ -61,7 +63,10 @@ class Student(nn.Module):
         if gradient_checkpointing:
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             enable({"use_reentrant": False})  # the older of the two names warns in transformers 5
-        return cls(model.train(), shared_vocab_size=shared_vocab_size, lora=lora)
+        student = cls(model.train(), shared_vocab_size=shared_vocab_size, lora=lora)
+        if compile_backend:
+            _compile(student, compile_backend)
+        return student
 
     def forward(
         self,
@@ -84,6 +89,15 @@ class Student(nn.Module):
             **({} if packed is None else packed.arguments()),
         ).last_hidden_state
         return head(hidden_BSD.flatten(0, 1)[rows_N], self.hf.get_output_embeddings().weight)
+
+
+def _compile(student: Student, backend: str) -> None:
+    """All of each decoder layer but its attention, whose walk over a packed row would break the graph, and with
+    activation checkpointing leave the whole layer eager. The head stays eager too: it walks in Python."""
+    for layer in student.hf.get_decoder().layers:
+        for name, part in layer.named_children():
+            if name not in ("self_attn", "attn", "attention", "self_attention"):
+                part.compile(backend=backend, dynamic=True)  # token counts differ from batch to batch
 
 
 def shard(student: Student, mesh: DeviceMesh, dtype: str, options: FsdpConfig | None = None) -> None:

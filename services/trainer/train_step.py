@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from services.trainer.batch import MicroBatch
 from services.trainer.gate import GateConfig
 from services.trainer.losses.normalise import all_reduce_sums, gradient_scale
+from services.trainer.losses.tiles import Kernels
 from services.trainer.objectives import Objective
 from services.trainer.objectives.step import HeadLoss, head_loss
 from services.trainer.reference import Reference
@@ -42,6 +43,7 @@ class TrainStep:
     importance_clip: float | None = None
     """For the metrics: where the objective truncates importance weights."""
     device: torch.device = CPU
+    kernels: Kernels = "auto"
 
     def run(self, micro_batches: list[MicroBatch], on_micro_batch: OnMicroBatch | None = None) -> dict[str, float]:
         """Take the step; returns metrics that are equal on all ranks. `micro_batches`: as many on every rank."""
@@ -80,6 +82,7 @@ class TrainStep:
                 temperature=self.temperature,
                 vocab_size=self.student.vocab_size,
                 single_pass=self.single_pass,
+                kernels=self.kernels,
             )
             return result.sums.loss, result
 

@@ -16,7 +16,7 @@ from tests.deploy.build import build, build_attacks, build_next, choose_images, 
 from tests.deploy.engine import ROOT, Engine, say, wait_for
 
 VERSION, NEXT = "0.1.0", "0.1.1-next"
-STEPS = 40
+STEPS = 120  # more than the checks, the kills and the upgrades take on a fast machine
 PROJECT = "rgopd-test"
 
 

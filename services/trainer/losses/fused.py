@@ -21,14 +21,14 @@ from services.trainer.losses.buckets import TailMode, bucket_logprobs, tail_logp
 from services.trainer.losses.divergences import reverse_kl
 from services.trainer.losses.head import DEFAULT_CHUNK, HeadStats
 from services.trainer.losses.tiles import (
+    Kernels,
     RowStats,
     SparseGrad,
+    TileMath,
     check_inputs,
+    choose,
     compute_dtype,
-    logits_grad_,
     matmul_grad,
-    project,
-    reduce_rows_,
 )
 
 TokenLoss = Callable[[HeadStats, Tensor], Tensor]
@@ -55,6 +55,7 @@ class _Plan:
     need_entropy: bool
     need_hidden: bool
     need_weight: bool
+    tiles: TileMath
 
 
 def fused_head_loss(
@@ -69,6 +70,7 @@ def fused_head_loss(
     vocab_size: int | None = None,
     chunk_size: int = DEFAULT_CHUNK,
     need_entropy: bool = False,
+    kernels: Kernels = "auto",
 ) -> FusedLoss:
     """``sum_n token_weight_n * token_loss_n`` with its gradient taken in the forward pass.
 
@@ -87,6 +89,7 @@ def fused_head_loss(
         need_entropy,
         recording and hidden_ND.requires_grad,
         recording and weight_VD.requires_grad,
+        choose(kernels, hidden_ND),
     )
     loss, loss_N, *stats = _FusedLoss.apply(  # type: ignore[no-untyped-call]
         hidden_ND, weight_VD, sampled_ids_N, support_ids_NK, token_weight_N.detach(), plan
@@ -112,6 +115,7 @@ def fused_topk_kl(
     temperature: float = 1.0,
     vocab_size: int | None = None,
     chunk_size: int = DEFAULT_CHUNK,
+    kernels: Kernels = "auto",
 ) -> FusedLoss:
     """Eq. 4 summed with ``token_weight_N``: the raw numerator of Eq. 3 when the weight is the gate."""
 
@@ -131,6 +135,7 @@ def fused_topk_kl(
         temperature=temperature,
         vocab_size=vocab_size,
         chunk_size=chunk_size,
+        kernels=kernels,
     )
 
 
@@ -158,17 +163,22 @@ class _FusedLoss(torch.autograd.Function):
             rows = order_N[start : start + chunk_rows]
             hidden_CD, weight_C = hidden_ND[rows], token_weight_N[rows]
             named = sampled_ids_N[rows], support_ids_NK[rows]
-            logits_CV = project(hidden_CD, weight_VD[: plan.vocab], plan.temperature, out=buffer[: len(rows)])
-            part = reduce_rows_(logits_CV, *named, plan.need_entropy)
+            logits_CV = plan.tiles.project(
+                hidden_CD, weight_VD[: plan.vocab], plan.temperature, out=buffer[: len(rows)]
+            )
+            part = plan.tiles.reduce_(logits_CV, *named, plan.need_entropy, plan.temperature)
             loss_C, grad, grad_entropy_C = _small_backward(part, named, weight_C, rows, plan)
             parts.append(part)
             losses.append(loss_C)
             if (plan.need_hidden or plan.need_weight) and bool((weight_C != 0).any()):
                 entropy = (grad_entropy_C, part.entropy_N) if plan.need_entropy else None
-                logits_grad_(logits_CV, grad, 0, entropy, 1.0 / plan.temperature)
+                scalars = 0, entropy, plan.temperature
+                grad_CV = plan.tiles.grad_(
+                    logits_CV, part.log_normaliser_N, grad, *scalars, reduced=True, dtype=hidden_ND.dtype
+                )
                 grad_CD = torch.zeros_like(hidden_CD, dtype=dtype) if plan.need_hidden else None
                 into_VD = None if grad_weight_VD is None else grad_weight_VD[: plan.vocab]
-                matmul_grad(logits_CV, hidden_CD, weight_VD[: plan.vocab], grad_CD, into_VD, accumulate=True)
+                matmul_grad(grad_CV, hidden_CD, weight_VD[: plan.vocab], grad_CD, into_VD, accumulate=True)
                 if grad_hidden_ND is not None and grad_CD is not None:
                     grad_hidden_ND[rows] = grad_CD.to(hidden_ND.dtype)
         ctx.gradients = (grad_hidden_ND, None if grad_weight_VD is None else grad_weight_VD.to(weight_VD.dtype))

@@ -18,14 +18,13 @@ from torch.autograd.function import once_differentiable
 
 from services.trainer.losses.buckets import tail_logprob
 from services.trainer.losses.tiles import (
+    Kernels,
     RowStats,
     SparseGrad,
     check_inputs,
+    choose,
     compute_dtype,
-    logits_grad_,
     matmul_grad,
-    project,
-    reduce_rows_,
 )
 
 DEFAULT_CHUNK = 1 << 26
@@ -68,6 +67,7 @@ def head_stats(
     vocab_size: int | None = None,
     chunk_size: int = DEFAULT_CHUNK,
     need_entropy: bool = False,
+    kernels: Kernels = "auto",
 ) -> HeadStats:
     """What the gate and the objectives need to know of the student's next-token distributions.
 
@@ -78,13 +78,14 @@ def head_stats(
     -1 for padding (ragged support, or K above the vocabulary); K may be 0. ``temperature``: divides the logits, as
     the sampler's did. ``vocab_size``: ids from here on (padding rows of the embedding, or ids that the teacher lacks)
     do not exist: they are outside the normaliser and get no gradient. ``chunk_size``: logits held at once.
+    ``kernels``: whose passes over the logits (``tiles.Kernels``).
 
     Raises ValueError on shapes or dtypes that do not fit, ids outside the vocabulary, or a sharded weight.
     """
     vocab = weight_VD.shape[0] if vocab_size is None else vocab_size
     check_inputs(hidden_ND, weight_VD, sampled_ids_N, support_ids_NK, vocab, temperature, chunk_size)
     sampled_N, support_NK, entropy_N = _HeadStats.apply(  # type: ignore[no-untyped-call]
-        hidden_ND, weight_VD, sampled_ids_N, support_ids_NK, temperature, vocab, chunk_size, need_entropy
+        hidden_ND, weight_VD, sampled_ids_N, support_ids_NK, temperature, vocab, chunk_size, need_entropy, kernels
     )
     return HeadStats(sampled_N, support_NK, tail_logprob(support_NK), entropy_N if need_entropy else None)
 
@@ -101,7 +102,9 @@ class _HeadStats(torch.autograd.Function):
         vocab: int,
         chunk_size: int,
         need_entropy: bool,
+        kernels: Kernels,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        tiles = choose(kernels, hidden_ND)
         rows_a_chunk = max(1, chunk_size // vocab)
         dtype = compute_dtype(hidden_ND)
         parts: list[RowStats] = []
@@ -109,13 +112,15 @@ class _HeadStats(torch.autograd.Function):
         for start in range(0, hidden_ND.shape[0], rows_a_chunk):
             rows = slice(start, start + rows_a_chunk)
             hidden_CD = hidden_ND[rows]
-            logits_CV = project(hidden_CD, weight_VD[:vocab], temperature, out=buffer[: hidden_CD.shape[0]])
-            parts.append(reduce_rows_(logits_CV, sampled_ids_N[rows], support_ids_NK[rows], need_entropy))
+            logits_CV = tiles.project(hidden_CD, weight_VD[:vocab], temperature, out=buffer[: hidden_CD.shape[0]])
+            named = sampled_ids_N[rows], support_ids_NK[rows]
+            parts.append(tiles.reduce_(logits_CV, *named, need_entropy, temperature))
         stats = RowStats.cat(parts, hidden_ND, support_ids_NK.shape[1], dtype)
         ctx.save_for_backward(
             hidden_ND, weight_VD, sampled_ids_N, support_ids_NK, stats.log_normaliser_N, stats.entropy_N
         )
         ctx.scalars = (temperature, vocab, chunk_size, need_entropy)
+        ctx.tiles = tiles
         return stats.sampled_N, stats.support_NK, stats.entropy_N
 
     @staticmethod
@@ -135,7 +140,7 @@ class _HeadStats(torch.autograd.Function):
         grad_hidden_ND = torch.zeros_like(hidden_ND) if need_hidden else None
         grad_weight_VD = torch.zeros_like(weight_VD) if need_weight else None
         if active_A.numel() == 0:
-            return grad_hidden_ND, grad_weight_VD, *(None,) * 6
+            return grad_hidden_ND, grad_weight_VD, *(None,) * 7
 
         hidden_AD = hidden_ND[active_A]
         grad_A = grad.take(active_A).sorted_by_id()
@@ -145,12 +150,13 @@ class _HeadStats(torch.autograd.Function):
         for start in range(0, vocab, tile):
             stop = min(start + tile, vocab)
             logits_AT = buffer[: active_A.numel() * (stop - start)].view(active_A.numel(), stop - start)
-            project(hidden_AD, weight_VD[start:stop], temperature, out=logits_AT)
-            logits_AT.sub_(log_normaliser_N[active_A, None])
+            ctx.tiles.project(hidden_AD, weight_VD[start:stop], temperature, out=logits_AT)
             entropy = (grad_entropy_N[active_A], entropy_N[active_A]) if need_entropy else None
-            logits_grad_(logits_AT, grad_A, start, entropy, 1.0 / temperature)
+            scalars = start, entropy, temperature
+            normaliser_A, dtype = log_normaliser_N[active_A], hidden_ND.dtype
+            grad_AT = ctx.tiles.grad_(logits_AT, normaliser_A, grad_A, *scalars, reduced=False, dtype=dtype)
             matmul_grad(
-                logits_AT,
+                grad_AT,
                 hidden_AD,
                 weight_VD[start:stop],
                 grad_hidden_AD,
@@ -158,4 +164,4 @@ class _HeadStats(torch.autograd.Function):
             )
         if grad_hidden_ND is not None and grad_hidden_AD is not None:
             grad_hidden_ND[active_A] = grad_hidden_AD.to(grad_hidden_ND.dtype)
-        return grad_hidden_ND, grad_weight_VD, *(None,) * 6
+        return grad_hidden_ND, grad_weight_VD, *(None,) * 7

@@ -3,12 +3,20 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from services.trainer.losses.buckets import PAD_LOGPROB
+
+log = logging.getLogger(__name__)
+
+Kernels = Literal["auto", "torch", "triton"]
+"""Whose passes over the logits: ``auto`` is Triton's on a GPU where they agree with PyTorch's, else PyTorch's."""
 
 _ENTROPY_BLOCKS = 8
 """The entropy needs p beside log p; it takes them this fraction of a chunk at a time."""
@@ -189,13 +197,13 @@ def matmul_grad(
     Low-precision operands are widened to the tile's dtype, a slice of the vocabulary at a time; on a GPU the tile is
     narrowed instead, as the plain backward pass does, and the product accumulates in float32 there.
     """
-    if hidden_ND.dtype == grad_NT.dtype:
+    if hidden_ND.dtype == compute_dtype(hidden_ND):
         if grad_hidden_ND is not None:
             grad_hidden_ND.addmm_(grad_NT, weight_TD)
         if grad_weight_TD is not None:
             grad_weight_TD.addmm_(grad_NT.t(), hidden_ND, beta=float(accumulate))
         return
-    dtype = hidden_ND.dtype if hidden_ND.is_cuda else grad_NT.dtype
+    dtype = hidden_ND.dtype if hidden_ND.is_cuda else grad_NT.dtype  # narrow already where a kernel wrote it so
     cast_ND = hidden_ND.to(dtype)
     for start in range(0, weight_TD.shape[0], _UPCAST_ROWS):
         some = slice(start, start + _UPCAST_ROWS)
@@ -205,3 +213,121 @@ def matmul_grad(
         if grad_weight_TD is not None:
             share_SD = grad_NS.t() @ cast_ND
             grad_weight_TD[some] = grad_weight_TD[some] + share_SD if accumulate else share_SD
+
+
+class TileMath(Protocol):
+    """The passes over a tile of logits, which two implementations share a contract for.
+
+    ``project`` fills the tile; ``reduce_`` reads whole rows of it and may overwrite them; ``grad_`` turns it into
+    the gradient of the logits, in the tile or in a buffer of the narrower ``dtype``. Its ``log_normaliser_N`` is None
+    right after ``reduce_``, and the rows' where a tile was made anew.
+    """
+
+    name: str
+
+    def project(self, hidden_CD: Tensor, weight_TD: Tensor, temperature: float, *, out: Tensor) -> Tensor: ...
+
+    def reduce_(
+        self, logits_CV: Tensor, sampled_ids_C: Tensor, support_ids_CK: Tensor, need_entropy: bool, temperature: float
+    ) -> RowStats: ...
+
+    def grad_(
+        self,
+        tile_NT: Tensor,
+        log_normaliser_N: Tensor,
+        grad: SparseGrad,
+        start: int,
+        entropy: tuple[Tensor, Tensor] | None,
+        temperature: float,
+        *,
+        reduced: bool,
+        dtype: torch.dtype,
+    ) -> Tensor: ...
+
+
+class TorchTiles:
+    """PyTorch's own operators: any device, any dtype."""
+
+    name = "torch"
+
+    def project(self, hidden_CD: Tensor, weight_TD: Tensor, temperature: float, *, out: Tensor) -> Tensor:
+        """See ``project``."""
+        return project(hidden_CD, weight_TD, temperature, out=out)
+
+    def reduce_(
+        self, logits_CV: Tensor, sampled_ids_C: Tensor, support_ids_CK: Tensor, need_entropy: bool, temperature: float
+    ) -> RowStats:
+        """See ``reduce_rows_``; the temperature was applied by ``project``."""
+        return reduce_rows_(logits_CV, sampled_ids_C, support_ids_CK, need_entropy)
+
+    def grad_(
+        self,
+        tile_NT: Tensor,
+        log_normaliser_N: Tensor,
+        grad: SparseGrad,
+        start: int,
+        entropy: tuple[Tensor, Tensor] | None,
+        temperature: float,
+        *,
+        reduced: bool,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """See ``logits_grad_``; always in the tile, ``matmul_grad`` narrows it slice by slice."""
+        if not reduced:
+            tile_NT.sub_(log_normaliser_N[:, None])
+        logits_grad_(tile_NT, grad, start, entropy, 1.0 / temperature)
+        return tile_NT
+
+
+def choose(kernels: Kernels, hidden_ND: Tensor) -> TileMath:
+    """Whose passes to use for these hidden states.
+
+    Raises ImportError where ``triton`` was asked for by name and is not there.
+    """
+    if kernels == "torch" or (kernels == "auto" and not (hidden_ND.is_cuda and hidden_ND.dtype != torch.float64)):
+        return TorchTiles()
+    if kernels == "triton":
+        from services.trainer.losses.triton_tiles import TritonTiles
+
+        return TritonTiles()
+    return _trusted(hidden_ND.device.index or 0, hidden_ND.dtype)
+
+
+@lru_cache
+def _trusted(device: int, dtype: torch.dtype) -> TileMath:
+    """Triton's passes if they compile on this GPU and agree with PyTorch's on a small tile; decided once a process."""
+    try:
+        from services.trainer.losses.triton_tiles import TritonTiles
+
+        worst = disagreement(TritonTiles(), torch.device("cuda", device), dtype)
+    except (ImportError, RuntimeError, ValueError, OSError) as error:  # Triton's own errors are RuntimeErrors
+        log.warning("the head's Triton kernels are not used: %s", error)
+        return TorchTiles()
+    if worst > 1e-4:
+        log.warning("the head's Triton kernels are not used: they differ from PyTorch's by %.2g", worst)
+        return TorchTiles()
+    return TritonTiles()
+
+
+def disagreement(tiles: TileMath, device: torch.device, dtype: torch.dtype) -> float:
+    """Largest relative difference of another implementation's statistics and gradients from PyTorch's, on a tile with
+    padding, a sampled id within the support, and a vocabulary that is no multiple of any block."""
+    rng = torch.Generator().manual_seed(0)
+    rows, vocab, width, k = 3, 5003, 64, 5
+    hidden = torch.randn(rows, width, generator=rng).to(device, dtype)
+    weight = torch.randn(vocab, width, generator=rng).to(device, dtype)
+    support = torch.stack([torch.randperm(vocab, generator=rng)[:k] for _ in range(rows)]).to(device)
+    support[0, -1] = -1
+    sampled = support[:, 0].clone()
+    sampled[-1] = vocab - 1
+    grads = torch.randn(rows, k + 2, generator=rng).to(device)
+    found = []
+    for math in (TorchTiles(), tiles):
+        tile = hidden.new_empty(rows, vocab, dtype=torch.float32)
+        math.project(hidden, weight, 0.7, out=tile)
+        stats = math.reduce_(tile, sampled, support, True, 0.7)
+        grad = SparseGrad.of(sampled, support, grads[:, 0], grads[:, 1 : k + 1])
+        entropy = (grads[:, -1], stats.entropy_N)
+        gradient = math.grad_(tile, stats.log_normaliser_N, grad, 0, entropy, 0.7, reduced=True, dtype=torch.float32)
+        found.append([stats.log_normaliser_N, stats.sampled_N, stats.support_NK, stats.entropy_N, gradient.clone()])
+    return max(float((a - b).abs().max() / a.abs().max().clamp(min=1e-6)) for a, b in zip(*found, strict=True))

@@ -12,7 +12,7 @@ from services.trainer.gate import GateConfig, GateDecision, decide_gate
 from services.trainer.losses.fused import fused_head_loss
 from services.trainer.losses.head import DEFAULT_CHUNK, HeadStats, head_stats
 from services.trainer.losses.normalise import RawSums, raw_sums
-from services.trainer.losses.tiles import compute_dtype
+from services.trainer.losses.tiles import Kernels, compute_dtype
 from services.trainer.objectives.base import Objective, TokenBatch
 
 
@@ -37,6 +37,7 @@ def head_loss(
     vocab_size: int | None = None,
     chunk_size: int = DEFAULT_CHUNK,
     single_pass: bool = False,
+    kernels: Kernels = "auto",
 ) -> HeadLoss:
     """The gated loss of whole rollouts, gate and loss from the same forward pass.
 
@@ -47,7 +48,7 @@ def head_loss(
     over them alone. Loss and gradient are those of the exact gate either way. Objectives that look at more than one
     token at a time (``row_local`` False) always take two passes.
     """
-    options = {"temperature": temperature, "vocab_size": vocab_size, "chunk_size": chunk_size}
+    options = {"temperature": temperature, "vocab_size": vocab_size, "chunk_size": chunk_size, "kernels": kernels}
     one_pass = single_pass and objective.row_local
     if one_pass and hidden_ND.shape[0]:
         return _one_pass(hidden_ND, weight_VD, batch, objective, gate, options)

@@ -24,6 +24,11 @@ class SamplerConfig(ServiceSettings):
     device: str = Field("auto", description="auto: cuda where there is one, else cpu.")
     threads: int = Field(0, ge=0, description="CPU threads; 0: torch's default.")
     shared_vocab_size: int = Field(0, ge=0)
+    colocated: bool = Field(
+        False,
+        description="Give the device's memory back after every request: the trainer, which must be colocated too, "
+        "computes on the same one.",
+    )
     policy_timeout_s: float = Field(
         300.0, gt=0, description="How long to wait for a policy version that a request asks for."
     )

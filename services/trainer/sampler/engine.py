@@ -55,5 +55,11 @@ class SamplerEngine(Protocol):
     def load_weights(self, folder: Path) -> None:
         """Replace the weights by those of a published policy version."""
 
+    def sleep(self) -> None:
+        """Give the device's memory back; the weights wait in the host's."""
+
+    def wake(self) -> None:
+        """Take it again; `load_weights` and `generate` need it. Nothing to do for an engine that is awake."""
+
     def decode(self, response_ids_T: NDArray[np.int32]) -> str:
         """The response as the verifier reads it: without special tokens."""

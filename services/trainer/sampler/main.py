@@ -32,6 +32,7 @@ def make_engine(config: SamplerConfig) -> TransformersSampler | VllmSampler:
             shared_vocab_size=config.shared_vocab_size,
             tensor_parallel_size=config.tensor_parallel_size,
             arguments=config.vllm,
+            sleeps=config.colocated,
         )
     return TransformersSampler(
         config.student, dtype=config.dtype, device=config.device, shared_vocab_size=config.shared_vocab_size
@@ -56,7 +57,9 @@ def serve(config: SamplerConfig) -> int:
         state.info.update(service="sampler", student=config.student, engine=config.engine, vocab_size=engine.vocab_size)
         streams = open_streams(config)
         assert streams is not None
-        worker = SamplerWorker(engine, streams, policy_timeout_s=config.policy_timeout_s, registry=registry)
+        worker = SamplerWorker(
+            engine, streams, policy_timeout_s=config.policy_timeout_s, registry=registry, sleeps=config.colocated
+        )
         door = StreamWorker(
             streams,
             GENERATE,

@@ -51,6 +51,16 @@ class TransformersSampler:
                 "start the sampler from the same model as the trainer"
             )
 
+    def sleep(self) -> None:
+        """The weights go to the host; the caching allocator gives back what it held."""
+        self.model.to("cpu")
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def wake(self) -> None:
+        """The weights come back."""
+        self.model.to(self.device)
+
     def decode(self, response_ids_T: NDArray[np.int32]) -> str:
         """Text without special tokens."""
         text = self.tokenizer.decode(response_ids_T.tolist(), skip_special_tokens=True)

@@ -30,6 +30,7 @@ class VllmSampler:
         dtype: of weights and activations; the head and the log-probs are float32.
         shared_vocab_size: ids from here on are never sampled; 0: all exist.
         tensor_parallel_size: GPUs to spread over.
+        sleeps: `sleep` will be called; needs vLLM's sleep mode, and so a GPU.
         arguments: further engine arguments of vLLM, e.g. {"gpu_memory_utilization": 0.5}.
     """
 
@@ -41,12 +42,14 @@ class VllmSampler:
         shared_vocab_size: int = 0,
         tensor_parallel_size: int = 1,
         arguments: dict[str, Any] | None = None,
+        sleeps: bool = False,
     ) -> None:
         config = AutoConfig.from_pretrained(model)
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         self.vocab_size = shared_vocab_size or int(config.vocab_size)
         self.eos_ids = _eos_ids(model, config, self.tokenizer)
-        self._llm = _start(model, dtype, tensor_parallel_size, arguments or {})
+        self._llm = _start(model, dtype, tensor_parallel_size, sleeps, arguments or {})
+        self._asleep = False
         self._max_len = int(self._llm.llm_engine.model_config.max_model_len)
         self._ids = itertools.count()
         self._temperature = 0.0
@@ -94,6 +97,17 @@ class VllmSampler:
             ) from error
         self._llm.reset_prefix_cache()
 
+    def sleep(self) -> None:
+        """vLLM's level 1: weights to the host, the KV cache dropped, and with it every cached prefix."""
+        self._llm.sleep(level=1)
+        self._asleep = True
+
+    def wake(self) -> None:
+        """Weights and an empty KV cache are on the device again."""
+        if self._asleep:
+            self._llm.wake_up()
+            self._asleep = False
+
     def decode(self, response_ids_T: NDArray[np.int32]) -> str:
         """Text without special tokens."""
         return str(self.tokenizer.decode(response_ids_T.tolist(), skip_special_tokens=True))
@@ -129,7 +143,7 @@ class VllmSampler:
         self._temperature = temperature
 
 
-def _start(model: str, dtype: str, tensor_parallel_size: int, arguments: dict[str, Any]) -> Any:
+def _start(model: str, dtype: str, tensor_parallel_size: int, sleeps: bool, arguments: dict[str, Any]) -> Any:
     try:
         from vllm import LLM
     except ImportError as error:
@@ -145,6 +159,7 @@ def _start(model: str, dtype: str, tensor_parallel_size: int, arguments: dict[st
         "max_logprobs": -1,
         "worker_extension_cls": EXTENSION,
         "disable_log_stats": True,
+        "enable_sleep_mode": sleeps,
         **arguments,
     }
     if dtype != "float32":

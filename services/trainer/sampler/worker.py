@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,9 +39,18 @@ class SamplerWorker:
     """Owns the engine; one request at a time, since a batch fills the device."""
 
     def __init__(
-        self, engine: SamplerEngine, streams: Streams, *, policy_timeout_s: float, registry: CollectorRegistry
+        self,
+        engine: SamplerEngine,
+        streams: Streams,
+        *,
+        policy_timeout_s: float,
+        registry: CollectorRegistry,
+        sleeps: bool = False,
     ) -> None:
+        """sleeps: the engine sleeps between requests. A request is acknowledged after that, so that a stream
+        without one in work means that the device is free."""
         self.engine = engine
+        self.sleeps = sleeps
         self.streams = streams
         self.policies = PolicyStore(streams)
         self.policy_timeout_s = policy_timeout_s
@@ -56,7 +66,7 @@ class SamplerWorker:
         return self._pool.submit(self._generate, request)
 
     def _generate(self, request: rollout_pb2.GenerateRequest) -> Outcome:
-        with log_context(request_id=request.request_id, policy_version=request.policy_version):
+        with log_context(request_id=request.request_id, policy_version=request.policy_version), self._awake():
             self._load(request.policy_version)
             slots = [_Slot(group, i) for group in request.groups for i in range(group.n)]
             specs = [self._spec(slot) for slot in slots]
@@ -64,6 +74,17 @@ class SamplerWorker:
                 specs, _options(request.sampling), lambda i, sample: self._publish(request, slots[i], specs[i], sample)
             )
         return Outcome()
+
+    @contextmanager
+    def _awake(self) -> Iterator[None]:
+        if not self.sleeps:
+            yield
+            return
+        self.engine.wake()
+        try:
+            yield
+        finally:
+            self.engine.sleep()
 
     def _load(self, version: int) -> None:
         """Serve no request with other weights than it asks for."""

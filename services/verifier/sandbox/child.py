@@ -82,9 +82,11 @@ class Prepared:
 
     def __init__(self, how: Confinement) -> None:
         self.how = how
-        self._code = seccomp.Filter(seccomp.policy(processes=how.namespaced, signals=how.namespaced))
-        self._tool = seccomp.Filter(seccomp.policy(processes=True, signals=how.namespaced))
-        self._checker = seccomp.Filter(seccomp.policy(processes=False, signals=False))
+        own_files = how.namespaced or how.uid is not None
+        may = {"signals": how.namespaced, "metadata": own_files}
+        self._code = seccomp.Filter(seccomp.policy(processes=how.namespaced, **may))
+        self._tool = seccomp.Filter(seccomp.policy(processes=True, **may))
+        self._checker = seccomp.Filter(seccomp.policy(processes=False, signals=False, metadata=False))
         self._code_rules = self._checker_rules = -1
         if not how.namespaced:
             self._code_rules = landlock.ruleset(_rung3_rules(how), how.landlock_abi)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,10 +42,11 @@ for path in ({folder!r} + "/written", "/usr/rgopd-probe", "/etc/rgopd-probe", "/
         print("GOT THROUGH", path)
     except OSError:
         pass
-try:
-    os.chmod({folder!r}, 0o700)
-except OSError:
-    pass
+for change in (lambda: os.chmod({folder!r}, 0o700), lambda: os.fchmod(os.open({folder!r}, os.O_RDONLY), 0o700)):
+    try:
+        change()
+    except OSError:
+        pass
 """
 _FORK = """
 import os, time
@@ -155,7 +157,9 @@ def run_probes(slot: Slot) -> dict[str, str]:
             Probe("survivors", _SURVIVE, _nothing_left),
         ]
         report = {probe.name: _run(slot, probe) for probe in probes}
-        if sorted(os.listdir(folder)) != ["secret"]:
+        if stat.S_IMODE(os.stat(folder).st_mode) != 0o777:
+            report["write_outside"] = "the rights of a folder outside of the sandbox were changed"
+        elif sorted(os.listdir(folder)) != ["secret"]:
             report["write_outside"] = "a file appeared outside of the sandbox"
         return report
 

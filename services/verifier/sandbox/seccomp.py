@@ -57,12 +57,18 @@ _FCNTLS = Rule(1, (8, 10, 15), invert=True)  # F_SETOWN, F_SETSIG, F_SETOWN_EX s
 _STREAM_PAIRS = Both(Rule(0, (1,)), Rule(1, (1,), mask=0xF))  # asyncio's self-pipe; datagrams could be addressed
 
 
-def policy(*, processes: bool, signals: bool) -> dict[str, int | Rule | Both]:
+_METADATA = ("chmod", "fchmod", "fchmodat", "fchmodat2", "utime", "utimes", "utimensat", "flock")
+
+
+def policy(*, processes: bool, signals: bool, metadata: bool) -> dict[str, int | Rule | Both]:
     """Name -> action.
 
     Args:
         processes: fork and exec are allowed (threads always are).
         signals: kill() is allowed, since a pid namespace confines it.
+        metadata: rights, times and locks of files may be changed, since a root or a uid of their own confines that.
+            Landlock does not: code under the service's own uid would reach every file of the service's. (chown and
+            extended attributes are never allowed.)
     """
     special = {"clone", "clone3", "fork", "vfork", "execve", "execveat", "kill", "tgkill"}
     table: dict[str, int | Rule | Both] = {name: ALLOW for name in numbers() if name not in special}
@@ -72,6 +78,7 @@ def policy(*, processes: bool, signals: bool) -> dict[str, int | Rule | Both]:
     table["clone"] = Rule(0, (0,), mask=_NAMESPACES) if processes else threads_only
     table.update(dict.fromkeys(("fork", "vfork", "execve", "execveat"), ALLOW if processes else EPERM))
     table.update(dict.fromkeys(("kill", "tgkill"), ALLOW if signals else EPERM))
+    table.update(dict.fromkeys(_METADATA, ALLOW if metadata else EPERM))
     known = numbers()
     return {name: action for name, action in table.items() if name in known}
 

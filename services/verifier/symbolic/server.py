@@ -27,7 +27,7 @@ def main(control_fd: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the kernel
     control = socket.socket(fileno=control_fd)
     answers.warm_up()
-    syscalls = seccomp.Filter(seccomp.policy(processes=False, signals=False))
+    syscalls = seccomp.Filter(seccomp.policy(processes=False, signals=False, metadata=False))
     folders = {sys.prefix, sys.base_prefix, *(p for p in sys.path if p), "/usr", "/lib", "/lib64"}
     version = landlock.abi()
     files = landlock.ruleset([(path, landlock.READ) for path in sorted(folders)], version) if version else -1

@@ -38,8 +38,9 @@ def evaluate(program: bytes, number: int, args: tuple[int, ...] = (), arch: int 
 
 @pytest.mark.parametrize("processes", [False, True])
 @pytest.mark.parametrize("signals", [False, True])
-def test_every_number_gets_what_the_policy_says(processes: bool, signals: bool) -> None:
-    policy = seccomp.policy(processes=processes, signals=signals)
+@pytest.mark.parametrize("metadata", [False, True])
+def test_every_number_gets_what_the_policy_says(processes: bool, signals: bool, metadata: bool) -> None:
+    policy = seccomp.policy(processes=processes, signals=signals, metadata=metadata)
     program = seccomp.program(policy)
     by_number = {number: policy[name] for name, number in numbers().items()}
     for number in range(1200):
@@ -48,8 +49,8 @@ def test_every_number_gets_what_the_policy_says(processes: bool, signals: bool) 
             assert evaluate(program, number) == action, number
 
 
-def decide(name: str, *args: int, processes: bool = True, signals: bool = True) -> int:
-    program = seccomp.program(seccomp.policy(processes=processes, signals=signals))
+def decide(name: str, *args: int, processes: bool = True, signals: bool = True, metadata: bool = True) -> int:
+    program = seccomp.program(seccomp.policy(processes=processes, signals=signals, metadata=metadata))
     return evaluate(program, numbers()[name], args)
 
 
@@ -71,9 +72,12 @@ def test_arguments() -> None:
     assert decide("prlimit64", 1) == seccomp.EPERM
     assert decide("clone3") == seccomp.ENOSYS
     assert decide("kill", signals=False) == seccomp.EPERM
+    for name in ("chmod", "fchmod", "fchmodat", "fchmodat2", "utimensat", "flock"):
+        assert decide(name) == seccomp.ALLOW
+        assert decide(name, metadata=False) == seccomp.EPERM
 
 
 def test_other_architectures_and_x32_are_not_let_through() -> None:
-    program = seccomp.program(seccomp.policy(processes=True, signals=True))
+    program = seccomp.program(seccomp.policy(processes=True, signals=True, metadata=True))
     assert evaluate(program, 0, arch=0x40000003) == seccomp.KILL_PROCESS
     assert evaluate(program, 0x40000000) == seccomp.EPERM

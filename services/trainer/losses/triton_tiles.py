@@ -1,0 +1,247 @@
+"""The passes over a tile of logits as Triton kernels: one read for the statistics, one read and one write for the
+gradient, where PyTorch's operators take eight. The products with the head's weight stay cuBLAS's.
+
+Needs a GPU, or TRITON_INTERPRET=1, under which the tests run. ``tiles.choose`` compares the kernels with PyTorch's
+operators on the device before it trusts them.
+"""
+
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from services.trainer.losses.buckets import PAD_LOGPROB
+from services.trainer.losses.tiles import RowStats, SparseGrad, project
+
+_BLOCK = 4096
+"""Columns that one program holds at once."""
+
+
+class TritonTiles:
+    """See ``tiles.TorchTiles``, whose methods these are. The tile keeps its raw logits until it becomes a gradient."""
+
+    name = "triton"
+
+    def project(self, hidden_CD: Tensor, weight_TD: Tensor, temperature: float, *, out: Tensor) -> Tensor:
+        """Without the division by the temperature, which the kernels do on the way."""
+        return project(hidden_CD, weight_TD, 1.0, out=out)
+
+    def reduce_(
+        self, logits_CV: Tensor, sampled_ids_C: Tensor, support_ids_CK: Tensor, need_entropy: bool, temperature: float
+    ) -> RowStats:
+        """One program a row."""
+        rows, vocab = logits_CV.shape
+        k = support_ids_CK.shape[1]
+        log_normaliser_C, sampled_C = logits_CV.new_empty(rows), logits_CV.new_empty(rows)
+        entropy_C, support_CK = logits_CV.new_zeros(rows), logits_CV.new_empty(rows, k)
+        _stats[(rows,)](
+            logits_CV,
+            sampled_ids_C.contiguous(),
+            support_ids_CK.contiguous(),
+            log_normaliser_C,
+            sampled_C,
+            support_CK,
+            entropy_C,
+            logits_CV.stride(0),
+            vocab,
+            k,
+            1.0 / temperature,
+            PAD=PAD_LOGPROB,
+            BLOCK=min(_BLOCK, triton.next_power_of_2(vocab)),
+            BLOCK_K=triton.next_power_of_2(max(1, k)),
+        )
+        return RowStats(log_normaliser_C, sampled_C, support_CK, entropy_C)
+
+    def grad_(
+        self,
+        tile_NT: Tensor,
+        log_normaliser_N: Tensor,
+        grad: SparseGrad,
+        start: int,
+        entropy: tuple[Tensor, Tensor] | None,
+        temperature: float,
+        *,
+        reduced: bool,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """Into the tile itself, or for a narrower ``dtype`` into a buffer of that."""
+        rows, width = tile_NT.shape
+        out_NT = tile_NT if dtype == tile_NT.dtype else torch.empty_like(tile_NT, dtype=dtype)
+        total_N = grad.values_NJ.sum(dim=1)
+        # Kernels index rows by 1: a column of a wider tensor would be read wrongly.
+        log_normaliser_N = log_normaliser_N.contiguous()
+        slope_N, entropy_N = (x.contiguous() for x in (entropy if entropy is not None else (total_N, total_N)))
+        named = grad.ids_NJ.shape[1]
+        # Before the dense pass overwrites the logits at these ids; stored after it.
+        at_NJ = tile_NT.new_empty(rows, named)
+        shared = (tile_NT, log_normaliser_N, grad.ids_NJ.contiguous(), grad.values_NJ.contiguous(), at_NJ)
+        scalars = (tile_NT.stride(0), width, start, named, 1.0 / temperature)
+        options = {"HAS_ENTROPY": entropy is not None, "BLOCK_J": triton.next_power_of_2(named)}
+        _named[(rows,)](*shared, total_N, slope_N, entropy_N, *scalars, **options)
+        block = min(_BLOCK, triton.next_power_of_2(width))
+        _dense[(rows, triton.cdiv(width, block))](
+            tile_NT,
+            out_NT,
+            log_normaliser_N,
+            total_N,
+            slope_N,
+            entropy_N,
+            tile_NT.stride(0),
+            out_NT.stride(0),
+            width,
+            1.0 / temperature,
+            HAS_ENTROPY=entropy is not None,
+            BLOCK=block,
+        )
+        _store[(rows,)](
+            out_NT,
+            grad.ids_NJ.contiguous(),
+            grad.values_NJ.contiguous(),
+            at_NJ,
+            out_NT.stride(0),
+            width,
+            start,
+            named,
+            BLOCK_J=options["BLOCK_J"],
+        )
+        return out_NT
+
+
+@triton.jit
+def _stats(
+    logits,
+    sampled_ids,
+    support_ids,
+    log_normaliser,
+    sampled,
+    support,
+    entropy,
+    stride,
+    vocab,
+    k,
+    inverse_temperature,
+    PAD: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Running maximum, sum and first moment of a row (Milakov & Gimelshein, arXiv 1805.02867), then the lookups."""
+    row = tl.program_id(0).to(tl.int64)
+    row_logits = logits + row * stride
+    largest = -1e30
+    total = 0.0
+    moment = 0.0  # sum of (x - largest) exp(x - largest)
+    for first in range(0, vocab, BLOCK):
+        column = first + tl.arange(0, BLOCK)
+        there = column < vocab
+        # Beyond the vocabulary: finite, so that times a weight of 0 it is 0 and not NaN.
+        x = tl.where(there, tl.load(row_logits + column, mask=there, other=0.0) * inverse_temperature, -1e30)
+        new_largest = tl.maximum(largest, tl.max(x, 0))
+        shift = tl.where(total > 0, largest - new_largest, 0.0)  # the first block has nothing to move
+        moment = tl.exp(shift) * (moment + shift * total)
+        total = total * tl.exp(shift)
+        weight = tl.exp(x - new_largest)
+        moment += tl.sum((x - new_largest) * weight, 0)
+        total += tl.sum(weight, 0)
+        largest = new_largest
+    log_total = tl.log(total)
+    # log p = (x - largest) - log(total): never x - logsumexp, whose rounding would drown a small tail
+    picked = tl.load(row_logits + tl.load(sampled_ids + row)) * inverse_temperature
+    tl.store(sampled + row, picked - largest - log_total)
+    tl.store(log_normaliser + row, largest + log_total)
+    tl.store(entropy + row, log_total - moment / total)
+    number = tl.arange(0, BLOCK_K)
+    wanted = number < k
+    ids = tl.load(support_ids + row * k + number, mask=wanted, other=-1)
+    real = ids >= 0
+    at = tl.load(row_logits + ids, mask=real, other=0.0) * inverse_temperature
+    tl.store(support + row * k + number, tl.where(real, at - largest - log_total, PAD), mask=wanted)
+
+
+@triton.jit
+def _dense_grad(logprob, total, slope, entropy, inverse_temperature, HAS_ENTROPY: tl.constexpr):
+    """Gradient of the logits from everything but the named ids' own entries; see ``tiles.logits_grad_``."""
+    weight = -total
+    if HAS_ENTROPY:
+        weight = -slope * (logprob + entropy) - total
+    return tl.exp(logprob) * weight * inverse_temperature
+
+
+@triton.jit
+def _dense(
+    logits,
+    out,
+    log_normaliser,
+    totals,
+    slopes,
+    entropies,
+    stride,
+    out_stride,
+    width,
+    inverse_temperature,
+    HAS_ENTROPY: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    there = column < width
+    x = tl.load(logits + row * stride + column, mask=there, other=0.0) * inverse_temperature
+    total, slope, entropy = tl.load(totals + row), tl.load(slopes + row), tl.load(entropies + row)
+    logprob = x - tl.load(log_normaliser + row)
+    value = _dense_grad(logprob, total, slope, entropy, inverse_temperature, HAS_ENTROPY)
+    tl.store(out + row * out_stride + column, value.to(out.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def _named(
+    logits,
+    log_normaliser,
+    named_ids,
+    values,
+    at,
+    totals,
+    slopes,
+    entropies,
+    stride,
+    width,
+    start,
+    named,
+    inverse_temperature,
+    HAS_ENTROPY: tl.constexpr,
+    BLOCK_J: tl.constexpr,
+):
+    """The whole gradient at the named ids of a row, in float32: they are rounded once, after both parts are added.
+
+    Column 0 is the sampled id, which may be one of the others; those are distinct but for padding, which has value 0.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    number = tl.arange(0, BLOCK_J)
+    wanted = number < named
+    ids = tl.load(named_ids + row * named + number, mask=wanted, other=-1)
+    own = tl.load(values + row * named + number, mask=wanted, other=0.0)
+    sampled_id = tl.load(named_ids + row * named)
+    sampled_value = tl.load(values + row * named)
+    same = (ids == sampled_id) & wanted
+    value = tl.where(number == 0, tl.sum(tl.where(same, own, 0.0), 0), own + tl.where(same, sampled_value, 0.0))
+    inside = wanted & (ids >= start) & (ids < start + width)
+    x = tl.load(logits + row * stride + (ids - start), mask=inside, other=0.0) * inverse_temperature
+    total, slope, entropy = tl.load(totals + row), tl.load(slopes + row), tl.load(entropies + row)
+    logprob = x - tl.load(log_normaliser + row)
+    dense = _dense_grad(logprob, total, slope, entropy, inverse_temperature, HAS_ENTROPY)
+    tl.store(at + row * named + number, dense + value * inverse_temperature, mask=wanted)
+
+
+@triton.jit
+def _store(out, named_ids, values, at, out_stride, width, start, named, BLOCK_J: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    number = tl.arange(0, BLOCK_J)
+    wanted = number < named
+    ids = tl.load(named_ids + row * named + number, mask=wanted, other=-1)
+    # An entry of value 0 changes nothing, and padding (id 0, value 0) must not overwrite what another one says of id 0.
+    real = tl.load(values + row * named + number, mask=wanted, other=0.0) != 0.0
+    inside = wanted & real & (ids >= start) & (ids < start + width)
+    value = tl.load(at + row * named + number, mask=inside, other=0.0)
+    tl.store(out + row * out_stride + (ids - start), value.to(out.dtype.element_ty), mask=inside)
