@@ -43,7 +43,11 @@ def test_faults_leave_no_trace_in_weights_ledger_and_metrics(nursery: Nursery, t
         undisturbed.run(240)
     finally:
         undisturbed.close()
-    disturbed = Cast(nursery, tmp_path / "disturbed", steps=STEPS, train={"max_staleness": 1})
+    # Where policies are written changes nothing either, and nothing is left there.
+    memory = tmp_path / "memory"
+    disturbed = Cast(
+        nursery, tmp_path / "disturbed", steps=STEPS, train={"max_staleness": 1, "policies_dir": str(memory)}
+    )
     try:
         disturbed.start()
         disturbed.wait_for(lambda: disturbed.tend() or disturbed.steps_done(), 120, "no first step")
@@ -54,3 +58,5 @@ def test_faults_leave_no_trace_in_weights_ledger_and_metrics(nursery: Nursery, t
     assert struck == FAULTS, "the run was over before all of its faults had struck"
     assert any(death.startswith("trainer") for death in disturbed.deaths), disturbed.deaths
     assert result(disturbed.folder) == result(undisturbed.folder)
+    assert not memory.exists()
+    assert not (disturbed.folder / "policies").exists()
