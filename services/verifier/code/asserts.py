@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def grade(response: str, spec: CodeSpec, tools: Tools) -> Verdict:
     """Plain calls where every assert is one, else a checker in a process beside the program's."""
     tests = [f"{spec.test}\ncheck({spec.entry_point})"] if spec.test else [str(t) for t in spec.tests]
-    names = {spec.entry_point} if spec.entry_point else set(plans.wanted_names((spec.setup, *tests)))
+    names = {spec.entry_point} if spec.entry_point else set(plans.wanted_names(spec.test_sources))
     program = extract.program(response, names=names)
     if spec.entry_point:
         program = extract.complete(spec.prompt, program, spec.entry_point)

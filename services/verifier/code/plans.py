@@ -18,8 +18,8 @@ _BUILTINS = frozenset(dir(builtins))
 def free_names(sources: Sequence[str]) -> set[str]:
     """Names that the test code reads and does not bind: those the candidate has to define."""
     read: set[str] = set()
-    bound: set[str] = set(dir(builtins))
-    for source in sources:
+    bound: set[str] = set()
+    for source in filter(None, sources):
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.Name):
                 (read if isinstance(node.ctx, ast.Load) else bound).add(node.id)
@@ -31,7 +31,7 @@ def free_names(sources: Sequence[str]) -> set[str]:
                 bound.add((node.asname or node.name).split(".")[0])
             elif isinstance(node, ast.ExceptHandler) and node.name:
                 bound.add(node.name)
-    return read - bound
+    return read - bound - _BUILTINS
 
 
 @dataclass(frozen=True)

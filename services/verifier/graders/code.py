@@ -75,6 +75,11 @@ class CodeSpec(Spec):
         return self
 
     @property
+    def test_sources(self) -> tuple[str, ...]:
+        """All the test code of the style "asserts"."""
+        return (self.setup, self.test, *map(str, self.tests))
+
+    @property
     def style(self) -> Literal["asserts", "calls", "stdio"]:
         """Which way of testing."""
         if self.test or isinstance(self.tests[0], str):
@@ -98,7 +103,7 @@ class CodeGrader(Grader[CodeSpec]):
         if spec.language not in self.languages:
             raise InvalidInput(f"language {spec.language!r} is not available{nearest(spec.language, self.languages)}")
         if spec.style == "asserts":
-            plans.wanted_names((spec.setup, spec.test, *map(str, spec.tests)))
+            plans.wanted_names(spec.test_sources)
         return spec
 
     def grade(self, response: str, spec: CodeSpec, tools: Tools) -> Verdict:
