@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompt", type=int, default=256, help="length of each group's prompt")
     parser.add_argument("--longest", type=int, default=224, help="longest response; the shortest is a seventh of it")
-    parser.add_argument("--batch-tokens", type=int, default=2048)
+    parser.add_argument("--batch-tokens", type=int, default=16_384, help="the service's own default")
     arguments = parser.parse_args()
     items = groups(VOCAB, prompt=arguments.prompt, responses=(arguments.longest // 7, arguments.longest))
     tokens = sum(item.tokens for item in items)

@@ -2,9 +2,9 @@
 
     python -m benchmarks.trainer.publish [--mb 1024] [--folders /var/tmp /dev/shm] [--rounds 3]
 
-One policy version a round and folder, in turn: written (with its sha256, as `publish` does), then checked and loaded into
-another model's tensors, as a sampler does. The disk's figure has the page cache in it, as a run has; --sync asks for the
-disk itself.
+One policy version a round and folder, in turn: written (with its sha256, as `publish` does), then checked and loaded
+into another model's tensors, as a sampler does. The disk's figure has the page cache in it, as a run has; --sync asks
+for the disk itself.
 """
 
 from __future__ import annotations

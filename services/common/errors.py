@@ -23,6 +23,12 @@ class InvalidInput(RgopdError, ValueError):
     kind = "invalid_input"
 
 
+class RolloutGone(InvalidInput):
+    """A job names a rollout that the blob store no longer holds. Only the trainer can have it made again."""
+
+    kind = "rollout_gone"
+
+
 class Malformed(InvalidInput):
     """Bytes that are not the promised format (truncated protobuf, broken JSON)."""
 

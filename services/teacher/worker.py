@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from protos import rollout_pb2, teacher_pb2
 from services.common import wire
-from services.common.errors import InvalidInput
+from services.common.errors import RolloutGone
 from services.common.streams import RESULTS, ROLLOUT, SCORE, TEACHER_SCORE, Delivery, Outcome, Streams
 from services.common.worker import StreamWorker, announce_failure
 from services.teacher.batching import TeacherService
@@ -67,7 +67,7 @@ class ScoreWorker:
         rollout_id = job.header.rollout_id
         data = self._streams.blobs.get(ROLLOUT, rollout_id)
         if data is None:
-            raise InvalidInput(
+            raise RolloutGone(
                 f"rollout {rollout_id!r} is not in the blob store: it expired before it was scored, "
                 "or the job came before the rollout was stored"
             )

@@ -24,6 +24,9 @@ from services.trainer.dispatch import Dispatch
 from services.trainer.identity import derive_seed, eval_group_id
 from services.trainer.join import Group, Join, Vanished, read_rollouts, read_verdicts
 
+Verdicts = Mapping[str, verifier_pb2.Verdict | None]
+"""By rollout id; None where a stage gave up."""
+
 BEST = "best"
 BEST_FILE = "best.json"
 
@@ -75,12 +78,13 @@ class Evaluator:
         groups = [*greedy, *sampled]
         waits = {"quiet_s": fault.wait_for_services_s, "timeout_s": fault.step_timeout_s}
         list(self.join.wait(groups, tend=self.dispatch.tend, **waits))
-        self._check_errors(groups, policy_version)
+        verdicts = self._verdicts(groups)
+        self._check_errors(groups, verdicts, policy_version)
         row = {
             "policy_version": policy_version,
-            **accuracy(self._passed(greedy)),
+            **accuracy(_passed(greedy, verdicts)),
             **self._lengths(greedy),
-            **(sampled_accuracy(self._passed(sampled), self.eval.k) if sampled else {}),
+            **(sampled_accuracy(_passed(sampled, verdicts), self.eval.k) if sampled else {}),
         }
         self._release(groups)
         return row
@@ -114,31 +118,35 @@ class Evaluator:
             )
             self.dispatch.send(batch, request)
 
-    def _check_errors(self, groups: Sequence[Group], version: int) -> None:
+    def _verdicts(self, groups: Sequence[Group]) -> Verdicts:
+        entries = [entry for group in groups for entry in group.entries.values()]
+        verdicts = read_verdicts(self.streams, [entry.rollout_id for entry in entries])
+        for entry, verdict in zip(entries, verdicts, strict=True):
+            if verdict is None and entry.failed.keys().isdisjoint({GENERATE, VERIFY}):
+                raise Vanished(f"the verdict of {entry.rollout_id} was stored and is gone from Redis")
+        return {entry.rollout_id: verdict for entry, verdict in zip(entries, verdicts, strict=True)}
+
+    def _check_errors(self, groups: Sequence[Group], verdicts: Verdicts, version: int) -> None:
         why: Counter[str] = Counter()
-        ids = [(entry, item) for group in groups for item, entry in group.entries.items()]
-        for (entry, item), verdict in zip(ids, read_verdicts(self.streams, [i for _, i in ids]), strict=True):
-            if verdict is None and VERIFY in entry.done:
-                raise Vanished(f"the verdict of {item} was stored and is gone from Redis")
+        for entry in (entry for group in groups for entry in group.entries.values()):
+            verdict = verdicts[entry.rollout_id]
             if _outcome(verdict) is None:
-                failed = next(iter(entry.failed.values()), "no verdict was stored")
-                why[verdict.reason if verdict is not None else failed] += 1
-        if why.total() > self.config.fault.max_error_fraction * len(ids):
+                why[verdict.reason if verdict is not None else next(iter(entry.failed.values()))] += 1
+        if why.total() > self.config.fault.max_error_fraction * len(verdicts):
             common = "; ".join(f"{count}x {text[:200]}" for text, count in why.most_common(3))
             raise Unavailable(
-                f"evaluation of policy {version}: {why.total()} of {len(ids)} could not be judged: {common}"
+                f"evaluation of policy {version}: {why.total()} of {len(verdicts)} could not be judged: {common}"
             )
 
-    def _passed(self, groups: Sequence[Group]) -> list[tuple[str, list[bool | None]]]:
-        """(domain, one entry a sample: passed, failed, or None for an error) of every group."""
-        result = []
-        for group in groups:
-            verdicts = read_verdicts(self.streams, list(group.entries))
-            result.append((group.prompt.domain, [_outcome(v) for v in verdicts]))
-        return result
-
     def _lengths(self, groups: Sequence[Group]) -> dict[str, float]:
-        rollouts = [r for g in groups for r in read_rollouts(self.streams, list(g.entries)) if r is not None]
+        entries = [entry for group in groups for entry in group.entries.values() if GENERATE not in entry.failed]
+        rollouts = []
+        for entry, rollout in zip(
+            entries, read_rollouts(self.streams, [entry.rollout_id for entry in entries]), strict=True
+        ):
+            if rollout is None:
+                raise Vanished(f"rollout {entry.rollout_id} was stored and is gone from Redis")
+            rollouts.append(rollout)
         count = max(1, len(rollouts))
         return {
             "response_length_mean": sum(r.response_ids.shape[0] for r in rollouts) / count,
@@ -153,6 +161,11 @@ class Evaluator:
         self.dispatch.forget(groups)
         for stage in (ROLLOUT, VERDICT):
             self.streams.blobs.delete(stage, ids)
+
+
+def _passed(groups: Sequence[Group], verdicts: Verdicts) -> list[tuple[str, list[bool | None]]]:
+    """(domain, one entry a sample: passed, failed, or None for an error) of every group."""
+    return [(group.prompt.domain, [_outcome(verdicts[item]) for item in group.entries]) for group in groups]
 
 
 def _outcome(verdict: verifier_pb2.Verdict | None) -> bool | None:

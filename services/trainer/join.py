@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from protos import rollout_pb2, teacher_pb2, verifier_pb2
 from services.common import wire
-from services.common.errors import InvalidInput, RgopdError, Unavailable
+from services.common.errors import InvalidInput, RgopdError, RolloutGone, Unavailable
 from services.common.streams import (
     GENERATE,
     RESULTS,
@@ -185,14 +185,19 @@ class Join:
             return
         entry = group.entries.get(message.header.rollout_id)
         entries = [entry] if entry else list(group.entries.values())  # a failed request concerns the whole group
+        lost: list[Group] = []
         for each in entries:
             if message.HasField("failure"):
                 if message.stage in each.done:
                     continue  # a twin gave up on what is done
+                if message.failure.kind == RolloutGone.kind:  # Redis lost the rollout before its job came to be read
+                    lost.append(group)
+                    continue
                 log.warning("%s of %s failed: %s", message.stage, each.rollout_id, message.failure.reason)
                 each.failed[message.stage] = message.failure.reason
             else:
                 each.done.add(message.stage)
+        self.recheck(lost)  # what is open then is asked for again
 
     def _present(self, stage: str, item_ids: list[str]) -> list[bool]:
         if not item_ids:

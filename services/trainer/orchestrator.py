@@ -231,7 +231,7 @@ class Orchestrator:
 
     def _score_after_verdict(self, group: Group) -> list[Group]:
         """Ask the teacher only about groups of which the gate may keep something."""
-        rewards = self._rewards(group, list(group.entries))
+        rewards = [_reward(verdict) for verdict in self._verdicts(group)]
         known = {reward for reward in rewards if reward is not None}
         if self.gate.enabled and self.gate.zero_advantage == "mask" and len(known) < 2:
             return []
@@ -243,20 +243,32 @@ class Orchestrator:
         self.dispatch.announce(group, SCORE, wanted)
         return [group]
 
-    def _rewards(self, group: Group, ids: list[str]) -> list[float | None]:
-        """None: no verdict, or `error`, which is never a reward."""
-        verdicts = read_verdicts(self.streams, ids)
-        return [v.reward if v is not None and v.HasField("reward") else None for v in verdicts]
+    def _verdicts(self, group: Group) -> list[verifier_pb2.Verdict | None]:
+        """A complete group's verdicts; None where a stage gave up.
+
+        Raises:
+            Vanished: one was there and is gone.
+        """
+        verdicts = read_verdicts(self.streams, list(group.entries))
+        for entry, verdict in zip(group.entries.values(), verdicts, strict=True):
+            if verdict is None and entry.failed.keys().isdisjoint({GENERATE, VERIFY}):
+                raise Vanished(f"the verdict of {entry.rollout_id} was stored and is gone from Redis")
+        return verdicts
 
     def _evaluate_group(self, group: Group, tally: Tally) -> tuple[list[RolloutPlan], list[Group]]:
         """Rewards and advantages of one group; or another draw where too few rollouts are usable."""
         ids = list(group.entries)
         rollouts = read_rollouts(self.streams, ids)
         for item, rollout in zip(ids, rollouts, strict=True):
-            if rollout is None and GENERATE in group.entries[item].done:
+            entry = group.entries[item]
+            if rollout is None and GENERATE not in entry.failed:
                 raise Vanished(f"rollout {item} was stored and is gone from Redis")
-        rewards = self._rewards(group, ids)
-        self._count(group, ids, rollouts, rewards, tally)
+            # Redis may have come back empty while the step waited for another group: then this one is open again.
+            if GENERATE not in entry.failed and group.wanted - entry.done - entry.failed.keys():
+                raise Vanished(f"a result of rollout {item} was stored and is gone from Redis")
+        verdicts = self._verdicts(group)
+        rewards = [_reward(verdict) for verdict in verdicts]
+        self._count(group, rollouts, verdicts, tally)
         valid = [o is not None and r is not None for o, r in zip(rollouts, rewards, strict=True)]
         if sum(valid) < min(self.config.fault.min_rollouts, group.n):
             return [], self._redraw(group, tally)
@@ -282,27 +294,21 @@ class Orchestrator:
     def _count(
         self,
         group: Group,
-        ids: list[str],
         rollouts: Sequence[rollout_pb2.Rollout | None],
-        rewards: Sequence[float | None],
+        verdicts: Sequence[verifier_pb2.Verdict | None],
         tally: Tally,
     ) -> None:
         statuses = {verifier_pb2.VERDICT_PASSED: "passed", verifier_pb2.VERDICT_FAILED: "failed"}
-        for item, rollout, verdict, reward in zip(
-            ids, rollouts, read_verdicts(self.streams, ids), rewards, strict=True
-        ):
-            entry = group.entries[item]
-            if verdict is None and VERIFY in entry.done:
-                raise Vanished(f"the verdict of {item} was stored and is gone from Redis")
+        for entry, rollout, verdict in zip(group.entries.values(), rollouts, verdicts, strict=True):
             if rollout is None or verdict is None:
-                stage = next((s for s in (GENERATE, VERIFY) if s in entry.failed), GENERATE)
-                tally.failures[stage] += 1
+                tally.failures[GENERATE if GENERATE in entry.failed else VERIFY] += 1
                 continue
             tally.verdicts[statuses.get(verdict.status, "error")] += 1
             if entry.failed.get(SCORE, "not asked for") != "not asked for":
                 tally.failures[SCORE] += 1
             tally.lengths.append(rollout.response_ids.shape[0])
             tally.truncated += rollout.finish_reason == rollout_pb2.FINISH_LENGTH
+            reward = _reward(verdict)
             if reward is not None:
                 tally.rewards.append(reward)
                 tally.by_domain[group.prompt.domain].append(reward)
@@ -356,3 +362,8 @@ class Orchestrator:
             except Vanished as gone:
                 log.warning("%s; it is made again", gone)
         raise Unavailable(f"evaluation of policy {policy_version}: finished results keep vanishing from Redis")
+
+
+def _reward(verdict: verifier_pb2.Verdict | None) -> float | None:
+    """None: no verdict, or `error`, which is never a reward."""
+    return verdict.reward if verdict is not None and verdict.HasField("reward") else None

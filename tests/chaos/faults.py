@@ -22,17 +22,24 @@ class Fault:
     step: int = 0
 
     def __str__(self) -> str:
-        return f"+{self.wait_s:.2f}s {self.kind} {self.target} {self.length_s:.2f}s"
+        return f"from step {self.step} +{self.wait_s:.2f}s: {self.kind} {self.target} {self.length_s:.2f}s"
 
 
 WEIGHTS = {"kill": 10, "stop": 6, "redis": 3, "empty": 1, "cut": 5, "block": 2, "pause": 2}
 
 
-def draw(seed: int, count: int, roles: Sequence[str], gap_s: tuple[float, float]) -> list[Fault]:
-    """A plan: a function of the seed alone, so that it can be replayed."""
+def draw(seed: int, count: int, roles: Sequence[str], steps: int) -> list[Fault]:
+    """A plan over the first nine tenths of a run's steps: a function of the seed alone, so that it can be replayed.
+
+    By steps, not by the clock: else a fast machine's run is over before it was disturbed.
+    """
     rng = random.Random(seed)
     kinds = rng.choices(list(WEIGHTS), list(WEIGHTS.values()), k=count)
-    return [Fault(rng.uniform(*gap_s), kind, rng.choice(list(roles)), rng.uniform(0.2, 3.0)) for kind in kinds]
+    at = sorted(rng.choices(range(1, max(2, steps * 9 // 10)), k=count))
+    return [
+        Fault(rng.uniform(0.0, 1.0), kind, rng.choice(list(roles)), rng.uniform(0.2, 3.0), step)
+        for kind, step in zip(kinds, at, strict=True)
+    ]
 
 
 def strike(cast: Cast, fault: Fault) -> None:

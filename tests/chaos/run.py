@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.chaos.cast import Cast, Nursery, result
 from tests.chaos.faults import afflict, draw
 
-STEPS = 20
+STEPS = 60
 TRAIN = {"max_staleness": 1, "checkpoint": {"every": 2, "keep": 2, "asynchronous": True}}
 
 
@@ -31,13 +31,16 @@ def main() -> int:
         first = Cast(nursery, folder / "undisturbed", steps=STEPS, train=TRAIN)
         play(first, [])
         second = Cast(nursery, folder / "disturbed", steps=STEPS, train=TRAIN)
-        faults = draw(seed, count, [*second.services, *second.rank_names], (0.3, 2.0))
+        faults = draw(seed, count, [*second.services, *second.rank_names], STEPS)
         struck = play(second, faults)
     finally:
         nursery.close()
     a, b = result(first.folder), result(second.folder)
     same = {name: getattr(a, name) == getattr(b, name) for name in ("weights", "ledger", "metrics")}
     print(f"{struck} faults struck, {len(second.deaths)} processes died; the same: {same}; weights {b.weights[:16]}")
+    if struck < count:
+        print(f"the run was over before {count} faults had struck; replay with CHAOS_SEED={seed}")
+        return 1
     if all(same.values()):
         return 0
     print(f"the runs differ; they are in {folder}; replay with CHAOS_SEED={seed}")

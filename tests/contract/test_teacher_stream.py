@@ -144,7 +144,9 @@ def test_a_job_that_cannot_be_done_is_a_dead_letter_that_tells_the_join(streams,
 def test_a_job_without_its_rollout_says_so(streams, start) -> None:
     put_job(streams, "lost")
     start()
-    assert "not in the blob store" in results(streams, 1)["lost"].failure.reason
+    failure = results(streams, 1)["lost"].failure
+    assert failure.kind == "rollout_gone"
+    assert "not in the blob store" in failure.reason
 
 
 def test_bytes_that_are_no_job_stop_nobody(streams, start) -> None:

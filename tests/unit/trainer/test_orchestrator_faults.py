@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 from protos import rollout_pb2, teacher_pb2, verifier_pb2
 from services.common import wire
-from services.common.errors import InvalidInput
+from services.common.errors import InvalidInput, RolloutGone
 from services.common.streams import (
     GENERATE,
     RESULTS,
@@ -97,7 +97,7 @@ class Stages:
         item = job.header.rollout_id
         data = self.streams.blobs.get(ROLLOUT, item)
         if data is None:
-            raise InvalidInput(f"rollout {item} is not there")
+            raise RolloutGone(f"rollout {item} is not there")
         score = self.score(wire.parse(rollout_pb2.Rollout, data))
         done = rollout_pb2.StageDone(header=job.header, stage=SCORE, group_id=job.group_id)
         return _now(Outcome({(TEACHER_SCORE, item): score.SerializeToString()}, [(RESULTS, done.SerializeToString())]))
@@ -273,6 +273,57 @@ def test_an_emptied_redis_is_filled_again(run: Run, undisturbed: dict[str, Any],
     plan = run.orchestrator.collect(0)
     the_same_as_undisturbed(run, plan, undisturbed)
     assert run.republished == 2
+
+
+def test_redis_comes_back_empty_when_one_group_is_complete_and_another_is_not(
+    run: Run, undisturbed: dict[str, Any]
+) -> None:
+    held = threading.Event()
+
+    def verdict(item: str) -> int:
+        if item == "s000000-g0001-n002":
+            held.wait(20)
+        return by_index(item)
+
+    run.stages.verdict = verdict
+    run.stages.start()
+    run.orchestrator.request(0, 0)
+    first = run.join.groups["s000000-g0000"]
+
+    def empty_redis() -> None:
+        while not first.complete:
+            time.sleep(0.01)
+        run.streams.purge()
+        while not run.republished > 1:
+            time.sleep(0.01)
+        held.set()
+
+    emptying = threading.Thread(target=empty_redis)
+    emptying.start()
+    plan = run.orchestrator.collect(0)
+    emptying.join()
+    the_same_as_undisturbed(run, plan, undisturbed)
+    assert plan.metrics["redrawn_groups"] == 0
+    assert plan.metrics["stage_failures"] == {}
+
+
+def test_a_rollout_that_is_lost_before_it_is_scored_is_made_again(run: Run, undisturbed: dict[str, Any]) -> None:
+    lost: list[str] = []
+    honest = run.stages.score
+
+    def lose_one(rollout: rollout_pb2.Rollout) -> teacher_pb2.TeacherScore:
+        if not lost:
+            lost.append(rollout.header.rollout_id)
+            run.streams.blobs.delete(ROLLOUT, lost)
+            raise RolloutGone("lost between the job and the read")
+        return honest(rollout)
+
+    run.stages.score = lose_one
+    run.stages.start()
+    plan = run.step()
+    assert lost
+    the_same_as_undisturbed(run, plan, undisturbed)
+    assert plan.metrics["unscored_rollouts"] == 0
 
 
 def test_a_straggler_is_overtaken_and_its_late_twin_ignored(run: Run, undisturbed: dict[str, Any]) -> None:
