@@ -29,13 +29,13 @@ WEIGHTS = {"kill": 10, "stop": 6, "redis": 3, "empty": 1, "cut": 5, "block": 2, 
 
 
 def draw(seed: int, count: int, roles: Sequence[str], steps: int) -> list[Fault]:
-    """A plan over the first nine tenths of a run's steps: a function of the seed alone, so that it can be replayed.
+    """A plan over the first half of a run's steps: a function of the seed alone, so that it can be replayed.
 
     By steps, not by the clock: else a fast machine's run is over before it was disturbed.
     """
     rng = random.Random(seed)
     kinds = rng.choices(list(WEIGHTS), list(WEIGHTS.values()), k=count)
-    at = sorted(rng.choices(range(1, max(2, steps * 9 // 10)), k=count))
+    at = sorted(rng.choices(range(1, max(2, steps // 2)), k=count))
     return [
         Fault(rng.uniform(0.0, 1.0), kind, rng.choice(list(roles)), rng.uniform(0.2, 3.0), step)
         for kind, step in zip(kinds, at, strict=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.chaos.cast import Cast, Nursery, result
 from tests.chaos.faults import afflict, draw
 
-STEPS = 60
+STEPS = 100
 TRAIN = {"max_staleness": 1, "checkpoint": {"every": 2, "keep": 2, "asynchronous": True}}
 
 
