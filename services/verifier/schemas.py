@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from protos import verifier_pb2
 from services.common import wire
-from services.common.errors import InvalidInput, Malformed
+from services.common.errors import InvalidInput, Malformed, TooLarge
 from services.verifier.verdict import Status, Verdict
 
 _CODES = {
@@ -18,6 +19,9 @@ _CODES = {
     Status.failed: verifier_pb2.VERDICT_FAILED,
     Status.error: verifier_pb2.VERDICT_ERROR,
 }
+
+
+MAX_ID = 512
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class VerifyItem(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    id: str = Field(min_length=1, max_length=512)
+    id: str = Field(min_length=1, max_length=MAX_ID)
     kind: str = Field(min_length=1, max_length=64)
     response: str
 
@@ -76,16 +80,25 @@ class VerifyResponse(BaseModel):
     verdicts: list[VerdictModel]
 
 
-def items_from_json(body: bytes) -> list[Item]:
+@lru_cache
+def _request_model(max_items: int) -> type[VerifyRequest]:
+    """The request with its bound inside the parser: what is over it is not made into objects first."""
+    items = (list[VerifyItem], Field(min_length=1, max_length=max_items))
+    return create_model("BoundedVerifyRequest", __base__=VerifyRequest, items=items)
+
+
+def items_from_json(body: bytes, max_items: int) -> list[Item]:
     """Parse the JSON door's body.
 
     Raises:
-        Malformed: not JSON. InvalidInput: JSON that does not fit.
+        Malformed: not JSON. InvalidInput: JSON that does not fit. TooLarge: too many items.
     """
     try:
-        request = VerifyRequest.model_validate_json(body)
+        request = _request_model(max_items).model_validate_json(body)
     except ValidationError as problem:
         first = problem.errors()[0]
+        if first["type"] == "too_long" and first["loc"] == ("items",):
+            raise TooLarge(f"more than {max_items} items in one call; send at most {max_items}") from problem
         if first["type"] == "json_invalid":
             raise Malformed(f"the body is not JSON: {first['msg']}") from problem
         where = ".".join(str(part) for part in first["loc"])
@@ -93,12 +106,17 @@ def items_from_json(body: bytes) -> list[Item]:
     return [Item(i.id, i.kind, i.response, dict(i.model_extra or {})) for i in request.items]
 
 
-def items_from_protobuf(body: bytes) -> list[Item]:
+def items_from_protobuf(body: bytes, max_items: int) -> list[Item]:
     """Parse the protobuf door's body; the same errors."""
     request = wire.parse(verifier_pb2.VerifyRequest, body)
     wire.check_schema(request.header)
     if not request.items:
         raise InvalidInput("items: send at least one item")
+    if len(request.items) > max_items:
+        raise TooLarge(f"{len(request.items)} items in one call; send at most {max_items}")
+    nameless = next((n for n, item in enumerate(request.items) if not 0 < len(item.id) <= MAX_ID), None)
+    if nameless is not None:
+        raise InvalidInput(f"items.{nameless}.id: has to have 1 to {MAX_ID} characters")
     return [item_from_check(item.id, item.check) for item in request.items]
 
 
@@ -115,7 +133,9 @@ def item_from_check(item_id: str, check: verifier_pb2.Check) -> Item:
 
 def to_json(verdicts: list[Verdict]) -> bytes:
     """The JSON door's answer."""
-    return json.dumps({"verdicts": [_as_dict(v) for v in verdicts]}, ensure_ascii=False).encode("utf-8")
+    return json.dumps({"verdicts": [_as_dict(v) for v in verdicts]}, ensure_ascii=False, allow_nan=False).encode(
+        "utf-8"
+    )
 
 
 def _as_dict(verdict: Verdict) -> dict[str, Any]:

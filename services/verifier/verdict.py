@@ -48,6 +48,8 @@ class Verdict:
     def __post_init__(self) -> None:
         if (self.reward is None) != (self.status is Status.error):
             raise ValueError("a verdict has a reward exactly when its status is not error")
+        if self.reward is not None and not 0.0 <= self.reward <= 1.0:  # not-a-number neither
+            raise ValueError(f"a reward is in [0, 1], not {self.reward}")
 
     def but(self, **changes: Any) -> Verdict:
         """A copy with changes."""

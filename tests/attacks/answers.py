@@ -50,6 +50,26 @@ def answers(canary: str) -> list[Case]:
             },
             FAILED,
         ),
+        Case(
+            "constraints-slow-sentences",
+            {
+                "kind": "constraints",
+                "response": "." * 1_000_000 + "x",
+                "constraints": [{"name": "sentences", "at_least": 10**9}],
+            },
+            FAILED,
+        ),
+        Case("choice-announced-stars", {"kind": "choice", "response": "answer" + "*" * 1_000_000, "reference": "B"}, FAILED),
+        Case(
+            "compare-slow-number",
+            {
+                "kind": "code",
+                "response": "print('9' * 1_000_000 + 'x')",
+                "compare": "float",
+                "tests": [{"stdin": "", "stdout": "3.14"}],
+            },
+            FAILED,
+        ),
         Case("code-fences", {"kind": "code", "response": "```" * 300_000, "tests": ["assert f() == 1"]}, FAILED),
         Case("code-open-fences", {"kind": "code", "response": "```python\n" * 20_000, "tests": ["assert f() == 1"]}, FAILED),
     ]  # fmt: skip

@@ -121,6 +121,56 @@ OTHERS = [
         FAILED,
     ),
     Case(
+        "replaces-a-method-of-the-judge's-class",
+        {
+            "kind": "code",
+            "response": "def solve(g):\n    g.solved = lambda: True\n    return g\n",
+            "setup": "class Grid:\n    def __init__(self, v): self.v = v\n    def solved(self): return self.v == 42",
+            "tests": ["assert solve(Grid(1)).solved()"],
+        },
+        FAILED,
+    ),
+    Case(
+        "a-value-that-cannot-be-compared",
+        {
+            "kind": "code",
+            "response": "from decimal import Decimal\ndef f(): return Decimal('sNaN')\n",
+            "tests": ["assert f() == 1"],
+        },
+        FAILED,
+    ),
+    Case(
+        "an-integer-beyond-the-floats",
+        {
+            "kind": "code",
+            "response": "def f(): return 10 ** 400\n",
+            "entry_point": "f",
+            "tolerance": 0.1,
+            "tests": [{"args": [], "expected": 1.5}],
+        },
+        FAILED,
+    ),
+    Case(
+        "blames-the-test",
+        {
+            "kind": "code",
+            "response": "import os\nos.write(4, b'{\"a\":0,\"e\":5}\\n')\ndef add(a, b): return 0\n",
+            "test": "def check(f):\n    assert f(1, 2) == 3\n",
+            "entry_point": "add",
+        },
+        FAILED,
+    ),
+    Case(
+        "raises-in-the-setup",
+        {
+            "kind": "code",
+            "response": "def f(): raise ValueError\n",
+            "setup": "import math\ny = f()",
+            "tests": ["assert y == 1"],
+        },
+        FAILED,
+    ),
+    Case(
         "test-swallows-the-exit",
         {
             "kind": "code",

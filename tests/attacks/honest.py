@@ -31,6 +31,11 @@ _READERS = {
     "dataclass-and-typing": "from dataclasses import dataclass\nfrom typing import get_type_hints\n@dataclass\nclass P:\n    x: int\nget_type_hints(P)\ninput()\nprint(sum(P(int(x)).x for x in input().split()))",
     "asyncio": "import asyncio\nasync def main():\n    input()\n    print(sum(map(int, input().split())))\nasyncio.run(main())",
     "temporary-file": "import tempfile\nwith tempfile.TemporaryFile('w+') as f:\n    f.write(open(0).read()); f.seek(0)\n    print(sum(map(int, f.read().split()[1:])))",
+    "stdout-kept-aside": "import io, sys\nold = sys.stdout\nsys.stdout = io.StringIO()\ninput()\nprint(sum(map(int, input().split())))\nold.write(sys.stdout.getvalue())",
+    "fdopen-left-open": "import os\nout = os.fdopen(1, 'w')\ninput()\nout.write(f'{sum(map(int, input().split()))}\\n')",
+    "open-1-left-open": "w = open(1, 'w')\ninput()\nprint(sum(map(int, input().split())), file=w)",
+    "no-inherited-future": "def f(x: int): pass\nassert f.__annotations__['x'] is int\ninput()\nprint(sum(map(int, input().split())))",
+    "sample-output-behind": "```python\ninput()\nprint(sum(map(int, input().split())))\n```\nOutput:\n```\n6\n```",
     "fenced": "Here you are:\n```python\ninput()\nprint(sum(map(int, input().split())))\n```\nIt sums.",
 }  # fmt: skip
 
@@ -47,6 +52,11 @@ HONEST: list[Case] = [
     Case("honest-class", {"kind": "code", "response": "class Pair:\n    def __init__(self, a, b): self.a, self.b = a, b\ndef f(ps): return sum(p.a * p.b for p in ps)", "tests": ["assert f([Pair(1, 2), Pair(3, 4)]) == 14"]}, PASSED),
     Case("honest-shared-class", {"kind": "code", "response": "def f(n): return Node(n.v + 1)", "setup": "class Node:\n    def __init__(self, v): self.v = v", "tests": ["assert f(Node(1)).v == 2"]}, PASSED),
     Case("honest-solution-class", {"kind": "code", "response": "class Solution:\n    def add(self, a, b): return a + b", "entry_point": "Solution.add", "tests": [{"args": [1, 2], "expected": 3}]}, PASSED),
+    Case("honest-own-exception", {"kind": "code", "response": "class Negative(ValueError): pass\ndef f(x): raise Negative('no')", "tests": ["try:\n    f(1)\n    raise AssertionError\nexcept ValueError as e:\n    assert str(e) == 'no'"]}, PASSED),
+    Case("honest-setup-exception", {"kind": "code", "response": "def f(x): raise Bad('no')", "setup": "class Bad(Exception): pass", "tests": ["try:\n    f(1)\n    raise AssertionError\nexcept Bad as e:\n    assert str(e) == 'no'"]}, PASSED),
+    Case("honest-json-error", {"kind": "code", "response": "import json\ndef f(x): return json.loads(x)", "tests": ["try:\n    f('{')\n    raise AssertionError\nexcept ValueError:\n    pass"]}, PASSED),
+    Case("honest-container", {"kind": "code", "response": "class Stack:\n    def __init__(self): self.x = [7]\n    def __len__(self): return len(self.x)\n    def __getitem__(self, i): return self.x[i]\n    def __str__(self): return 'S7'", "tests": ["s = Stack()\nassert len(s) == 1 and s[0] == 7 and str(s) == 'S7'"]}, PASSED),
+    Case("honest-typing-not-imported", {"kind": "code", "response": "class Solution:\n    def add(self, xs: List[int]) -> Optional[int]: return sum(xs)", "entry_point": "Solution.add", "tests": [{"args": [[1, 2]], "expected": 3}]}, PASSED),
     Case("honest-tuple-for-list", {"kind": "code", "response": "def f(): return (1, [2, (3,)])", "entry_point": "f", "tests": [{"args": [], "expected": [1, [2, [3]]]}]}, PASSED),
     Case("honest-stdlib", {"kind": "code", "response": "import colorsys, decimal, difflib, graphlib, hashlib, sqlite3, uuid, xml.dom.minidom, zoneinfo\ndef f(): return 1", "tests": ["assert f() == 1"]}, PASSED),
     Case("honest-uses-much-memory", {"kind": "code", "response": "def f():\n    x = bytearray(200 << 20)\n    return len(x) >> 20", "tests": ["assert f() == 200"], "limits": {"memory_mb": 400}}, PASSED),

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from services.verifier.graders.code import CodeSpec
 
 
+_OUTCOMES_BYTES = 4 << 20
+
+
 def grade(response: str, spec: CodeSpec, tools: Tools) -> Verdict:
     """Plain calls where every assert is one, else a checker in a process beside the program's."""
     tests = [f"{spec.test}\ncheck({spec.entry_point})"] if spec.test else [str(t) for t in spec.tests]
@@ -78,7 +81,12 @@ def _checker_payload(tests: list[str], spec: CodeSpec, limits: Limits) -> dict[s
 
 def _checker_limits(limits: Limits) -> Limits:
     """The checker waits for the candidate, so it has to outlive it; its own work is small."""
-    return limits._replace(wall_s=limits.wall_s + 5, cpu_s=limits.cpu_s + 5, memory_mb=max(512, limits.memory_mb))
+    return limits._replace(
+        wall_s=limits.wall_s + 5,
+        cpu_s=limits.cpu_s + 5,
+        memory_mb=max(512, limits.memory_mb),
+        output_bytes=max(_OUTCOMES_BYTES, limits.output_bytes),
+    )
 
 
 def _is_python(source: str) -> bool:
@@ -86,7 +94,7 @@ def _is_python(source: str) -> bool:
         return False
     try:
         ast.parse(source)
-    except (SyntaxError, ValueError):
+    except plans.UNPARSABLE:
         return False
     return True
 
@@ -109,7 +117,7 @@ def _read(candidate: Finished, checker: Finished, limits: Limits, count: int) ->
         if candidate.killed == "starved":
             return [*outcomes, TestOutcome(Status.error, "the machine was too busy to run it", share)]
         outcomes.append(TestOutcome(Status.failed, ended or line["reason"], share))
-    ended = how_it_ended(checker, limits)
+    ended = how_it_ended(checker, _checker_limits(limits))
     if ended:
         outcomes.append(TestOutcome(Status.error, f"the checker {ended}", share))
     return outcomes

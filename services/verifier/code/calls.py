@@ -116,6 +116,8 @@ def _judged(value: Any, index: int, judge: Judge, share: float) -> TestOutcome:
         reason = str(problem)
     except RecursionError:
         reason = "the value nests too deeply"
+    except (ArithmeticError, TypeError, ValueError) as problem:  # a signalling not-a-number, an int beyond the floats
+        reason = f"the value cannot be compared: {type(problem).__name__}"
     return TestOutcome(Status.failed if reason else Status.passed, reason, share)
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 Mode = Literal["exact", "whitespace", "float"]
 
 _INTEGER = re.compile(r"[+-]?\d+")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan|infinity)", re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(\d+(?:\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan|infinity)", re.IGNORECASE)
 
 
 def same_output(got: str, expected: str, mode: Mode, tolerance: float) -> bool:
@@ -70,10 +70,17 @@ def same_value(got: object, expected: object, tolerance: float | None) -> bool:
     if isinstance(expected, dict) and isinstance(got, dict):
         return _same_dict(got, expected, tolerance)
     if tolerance is not None and isinstance(expected, float) and isinstance(got, (int, float)):
-        return not isinstance(got, bool) and math.isclose(got, expected, rel_tol=tolerance, abs_tol=tolerance)
+        return not isinstance(got, bool) and _is_close(got, expected, tolerance)
     if isinstance(expected, bool) or isinstance(got, bool):
         return got is expected
     return got == expected
+
+
+def _is_close(got: float, expected: float, tolerance: float) -> bool:
+    try:
+        return math.isclose(got, expected, rel_tol=tolerance, abs_tol=tolerance)
+    except OverflowError:  # an integer beyond the floats
+        return False
 
 
 def _same_dict(got: dict[object, object], expected: dict[object, object], tolerance: float | None) -> bool:

@@ -13,6 +13,8 @@ from services.common.errors import InvalidInput
 from services.verifier.sandbox import plain
 
 _BUILTINS = frozenset(dir(builtins))
+UNPARSABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
+"""What ast.parse raises; MemoryError is its word for too many nested brackets or signs."""
 
 
 def free_names(sources: Sequence[str]) -> set[str]:
@@ -64,7 +66,7 @@ def wanted_names(sources: tuple[str, ...]) -> frozenset[str]:
     """
     try:
         return frozenset(free_names(sources))
-    except (SyntaxError, ValueError, RecursionError) as problem:
+    except UNPARSABLE as problem:
         raise InvalidInput(f"the tests are not valid Python: {problem}") from problem
 
 
@@ -77,7 +79,7 @@ def shared_part(setup: str) -> str:
     keep = (ast.Import, ast.ImportFrom, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     try:
         tree = ast.parse(setup)
-    except SyntaxError as problem:
+    except UNPARSABLE as problem:
         raise InvalidInput(f"setup is not valid Python: {problem}") from problem
     return "\n".join(ast.unparse(node) for node in tree.body if isinstance(node, keep))
 
@@ -85,7 +87,7 @@ def shared_part(setup: str) -> str:
 def _as_call(test: str) -> CallTest | None:
     try:
         body = ast.parse(test.strip()).body
-    except (SyntaxError, ValueError, RecursionError):
+    except UNPARSABLE:
         return None
     if len(body) != 1 or not isinstance(body[0], ast.Assert):
         return None

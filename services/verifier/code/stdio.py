@@ -110,6 +110,8 @@ def _ask_checker(source: str, test: Any, got: str, tools: Tools, limits: Limits,
     end = tools.sandbox.run(Command("calls", limits, payload))
     lines = end.channel.split(b"\n")[:-1]
     answer = plain.parse(lines[1]) if len(lines) == 2 else {}
+    if type(answer) is not dict:
+        answer = {}
     if type(answer.get("v")) is not bool:
         said = answer.get("e") or how_it_ended(end, limits) or "it did not return True or False"
         return TestOutcome(Status.error, f"the checker program failed: {str(said)[:300]}", took)

@@ -9,12 +9,13 @@ from pydantic import Field, field_validator
 from services.verifier.graders.base import Grader, Lane, Spec, Tools
 from services.verifier.verdict import Verdict, failed, passed
 
-_LETTER = r"\(?\**\(?([A-Z])\)?\**\)?(?![\w'’])"
-_ANNOUNCED = re.compile(rf"(?i:\b(?:answer|option|choice)\b\**\s{{0,3}}(?:is|:|=)?\s{{0,3}}:?\s{{0,3}}){_LETTER}")
+# Every repetition is bounded: two stars beside each other would be tried in all their divisions.
+_LETTER = r"\(?\*{0,3}\(?([A-Z])\)?\*{0,3}\)?(?![\w'’])"
+_ANNOUNCED = re.compile(rf"(?i:\b(?:answer|option|choice)\b\*{{0,3}}\s{{0,3}}(?:is|:|=)?\s{{0,3}}:?\s{{0,3}}){_LETTER}")
 _BOXED = re.compile(
     r"\\boxed\s{0,3}\{\s{0,3}(?:\\(?:text|mathrm|textbf)\s{0,3}\{)?\s{0,3}\(?([A-Za-z])\)?[.)]?\s{0,3}\}"
 )
-_ALONE = re.compile(r"^\s{0,8}(?:[-*]\s{0,3})?\(?\**\(?([A-Z])\)?\**[.):]?\**\s{0,8}$", re.MULTILINE)
+_ALONE = re.compile(r"^\s{0,8}(?:[-*]\s{0,3})?\(?\*{0,3}\(?([A-Z])\)?\*{0,3}[.):]?\*{0,3}\s{0,8}$", re.MULTILINE)
 _FIRST = re.compile(r"^\s*\(?([A-Z])\)?[.):]\s")
 
 

@@ -45,7 +45,7 @@ class CodeSpec(Spec):
     setup: str = Field("", description="Imports, classes and helpers for tests and program.")
     language: str = "python"
     compare: Mode = "whitespace"
-    tolerance: float | None = Field(None, ge=0)
+    tolerance: float | None = Field(None, ge=0, allow_inf_nan=False)
     checker: str = Field("", description="Python source of check(stdin, stdout, expected) -> bool.")
     partial: bool = Field(False, description="Reward the share of passed tests, and run all of them.")
 

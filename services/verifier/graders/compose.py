@@ -22,7 +22,7 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     kind: str
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(1.0, gt=0, le=1e6, allow_inf_nan=False)
 
     _grader: Grader[Any] = PrivateAttr()
     _spec: Spec = PrivateAttr()
@@ -58,7 +58,7 @@ class _Composition(Grader[PartsSpec]):
 
     def prepare(self, fields: dict[str, Any]) -> PartsSpec:
         """Check every part, to a bounded depth."""
-        if _depth(fields) > _DEEPEST:
+        if _deeper_than(fields, _DEEPEST):
             raise InvalidInput(f"compositions nest more than {_DEEPEST} deep")
         spec = super().prepare(fields)
         for number, part in enumerate(spec.parts):
@@ -73,9 +73,10 @@ class _Composition(Grader[PartsSpec]):
         return max((part.lane for part in spec.parts), key=_LANES.index)
 
 
-def _depth(fields: Any) -> int:
-    parts = fields.get("parts", []) if isinstance(fields, dict) else []
-    return 1 + max((_depth(p) for p in parts), default=0) if isinstance(parts, list) and parts else 0
+def _deeper_than(fields: Any, limit: int) -> bool:
+    if not isinstance(fields, dict) or not isinstance(parts := fields.get("parts"), list):
+        return False
+    return bool(parts) and (limit == 0 or any(_deeper_than(part, limit - 1) for part in parts))
 
 
 def _outcome(verdict: Verdict) -> TestOutcome:
@@ -118,7 +119,8 @@ class WeightedGrader(_Composition):
         if unclear is not None:
             return error(unclear.reason, tests=tests)
         total = sum(part.weight for part in spec.parts)
-        reward = sum(p.weight * (v.reward or 0.0) for p, v in zip(spec.parts, verdicts, strict=True)) / total
+        weighed = sum(p.weight * (v.reward or 0.0) for p, v in zip(spec.parts, verdicts, strict=True))
+        reward = min(1.0, weighed / total)
         status = Status.passed if reward >= spec.threshold - 1e-12 else Status.failed
         reasons = "; ".join(f"{p.kind}: {v.reason}" for p, v in zip(spec.parts, verdicts, strict=True) if v.reason)
         extracted = next((v.extracted for v in verdicts if v.extracted), None)

@@ -13,7 +13,7 @@ from services.verifier.graders.base import Grader, Lane, Spec, Tools
 from services.verifier.verdict import Status, TestOutcome, Verdict, failed, passed
 
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
-_SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)")
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$)")  # a run's last mark; with [.!?]+ each mark would start a try
 _BULLET = re.compile(r"^[ \t]{0,8}(?:[*•+-]|\d{1,3}[.)])[ \t]+\S", re.MULTILINE)
 
 Name = Literal[

@@ -21,7 +21,9 @@ class MathSpec(Spec):
     extract: Literal["auto", "boxed", "hashes", "answer_tag", "last_line", "last_number"] = Field(
         "auto", description="Where the answer stands; auto: boxed, announced, or the last formula or number."
     )
-    tolerance: float | None = Field(None, ge=0, description="For numbers: relative, absolute below 1.")
+    tolerance: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="For numbers: relative, absolute below 1."
+    )
 
     @field_validator("reference")
     @classmethod

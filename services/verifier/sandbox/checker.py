@@ -11,7 +11,7 @@ import builtins
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 from services.verifier.sandbox import plain
@@ -43,6 +43,26 @@ class Remote:
             raise AttributeError(name)
         return self._link.ask(attr=name, of=self._target)
 
+    def __bool__(self) -> bool:
+        return True
+
+    # What these give is compared here, as what methods give; `in`, `<` and the like could only say yes.
+    def __len__(self) -> Any:
+        return self._special("__len__")
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._special("__getitem__", key)
+
+    def __str__(self) -> Any:
+        return self._special("__str__")
+
+    def _special(self, name: str, *args: Any) -> Any:
+        try:
+            method = self._link.ask(attr=name, of=self._target)
+        except AttributeError as error:
+            raise TypeError(f"the program's object has no {name}") from error
+        return method(*args)
+
     def __iter__(self) -> Iterator[Any]:
         return iter(self._link.ask(iter=self._target))
 
@@ -63,6 +83,7 @@ class Link:
         self.callables: list[Any] = []
         self.classes: dict[str, type] = {}
         self.gone = ""
+        self.raised = ""
 
     def start(self) -> None:
         """Wait until the program is loaded."""
@@ -99,7 +120,8 @@ class Link:
             if reply.get("a") != self.number:
                 self._lose("the program wrote to the answer channel")
             if "e" in reply:
-                raise _exception(reply["e"])
+                self.raised = self.raised or _exception_text(reply["e"])
+                raise _exception(reply["e"], self.classes)
             return reply
 
     def _called_back(self, reply: dict[str, Any]) -> dict[str, Any]:
@@ -149,6 +171,9 @@ class Link:
             raise plain.NotPlain("unknown class")
         made: Any = object.__new__(self.classes[name])
         fields = self._decode(value["x"])
+        replaced = next((field for field in fields if _is_behaviour(self.classes[name], field)), None)
+        if replaced is not None:
+            self._lose(f"the program replaced {replaced!r} of a {name}")
         made.__dict__.update(fields)
         return made
 
@@ -196,19 +221,42 @@ def _replace(old: Any, new: Any) -> None:
         old[:] = new
 
 
-def _exception(described: Any) -> Exception:
-    name, text = (str(part)[:500] for part in (*described, "", "")[:2])
-    known = getattr(builtins, name, None)
-    if isinstance(known, type) and issubclass(known, Exception):
-        try:
-            return known(text)
-        except TypeError:  # UnicodeDecodeError and its kin want more arguments
-            pass
-    return RemoteError(f"{name}: {text}")
+def _is_behaviour(owner: type, field: Any) -> bool:
+    """Does the class itself say what this name does? Then an instance must not: it would answer for the test."""
+    if type(field) is not str:
+        return True
+    known = next((vars(base)[field] for base in owner.__mro__ if field in vars(base)), None)
+    return callable(known) or hasattr(type(known), "__get__")
 
 
-def _exception_text(described: Any) -> str:
-    name, text = (str(part)[:300] for part in (*described, "", "")[:2])
+def _described(said: Any) -> tuple[str, str, str]:
+    parts = [str(part)[:500] for part in said[:3]] if type(said) is list else []
+    name, text, base = (*parts, "", "", "")[:3]
+    return name, text, base
+
+
+def _exception(said: Any, classes: Mapping[str, type]) -> Exception:
+    name, text, base = _described(said)
+    for known in (classes.get(name), getattr(builtins, name, None)):
+        if isinstance(known, type) and issubclass(known, Exception):
+            try:
+                made: Exception = known(text)
+                return made
+            except TypeError:  # UnicodeDecodeError and its kin want more arguments
+                continue
+    parent = getattr(builtins, base, Exception)
+    if not (isinstance(parent, type) and issubclass(parent, Exception)) or parent is Exception:
+        return RemoteError(f"{name}: {text}")
+    try:
+        made = type(name or base, (parent,), {"__init__": lambda self, text: None})(text)
+    except (TypeError, ValueError):  # no name for a class
+        return RemoteError(f"{name}: {text}")
+    made.args = (text,)
+    return made
+
+
+def _exception_text(said: Any) -> str:
+    name, text, _ = _described(said)
     return f"{name}: {text}" if text else name
 
 
@@ -217,17 +265,21 @@ def run(payload: dict[str, Any], link: Link) -> Iterator[dict[str, Any]]:
     namespace = new_module("checker")
     try:
         for source in payload["preludes"]:
-            exec(compile(source, "prelude.py", "exec"), namespace)
+            exec(compile(source, "prelude.py", "exec", dont_inherit=True), namespace)
         wanted = {name for name in payload["names"] if name not in namespace} | set(payload["remote"])
         namespace.update({name: Remote(link, name) for name in wanted})
         link.start()
-        exec(compile(payload["setup"], "setup.py", "exec"), namespace)
+        exec(compile(payload["setup"], "setup.py", "exec", dont_inherit=True), namespace)
         link.classes = {k: v for k, v in namespace.items() if isinstance(v, type) and v.__module__ == "checker"}
     except CandidateGone:
         for _ in payload["tests"]:
             yield {"ok": False, "reason": link.gone}
         return
     except Exception as error:  # noqa: BLE001 - foreign code raises anything
+        if link.raised:  # the setup calls the program
+            for _ in payload["tests"]:
+                yield {"ok": False, "reason": f"the program raised {link.raised}"}
+            return
         yield {"broken": f"{type(error).__name__}: {error}"[:500]}
         return
     for index, test in enumerate(payload["tests"]):
@@ -238,7 +290,7 @@ def run(payload: dict[str, Any], link: Link) -> Iterator[dict[str, Any]]:
 
 def _run_test(test: str, index: int, namespace: dict[str, Any], link: Link) -> dict[str, Any]:
     try:
-        code = compile(test, f"test {index + 1}", "exec")
+        code = compile(test, f"test {index + 1}", "exec", dont_inherit=True)
     except SyntaxError as error:
         return {"broken": f"test {index + 1}: {error}"[:500]}
     reason = ""

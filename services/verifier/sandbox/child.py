@@ -194,6 +194,7 @@ def environment() -> dict[str, str]:
         "TMPDIR": os.getcwd(),
         "LANG": "C.UTF-8",
         "PYTHONHASHSEED": "0",
+        "OPENSSL_CONF": "/dev/null",  # node gives up where it may not read the system's
     }
 
 

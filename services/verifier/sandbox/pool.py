@@ -7,12 +7,10 @@ import logging
 import os
 import queue
 import select
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from services.common.errors import RgopdError
+from services.verifier.sandbox import scratch
 from services.verifier.sandbox.cgroups import SlotGroup
 from services.verifier.sandbox.limits import Limits
 from services.verifier.sandbox.uids import slot_uids
@@ -41,8 +40,6 @@ _ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
     "MALLOC_ARENA_MAX": "1",  # or every thread reserves 64 MB of the address space
 }
-_SCRATCH = "rgopd-slot-"
-_STALE_S = 3600
 _START_S = 30.0
 _GRACE_S = 10.0
 
@@ -199,10 +196,8 @@ class Slot:
         self._control = control
         root = str(Path(__file__).resolve().parents[3])
         if settings.rung == 3:
-            _sweep_scratch()
-            self.scratch = tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-")
-            if uid is not None:
-                os.chown(self.scratch, uid, uid)
+            scratch.sweep()
+            self.scratch = scratch.make(uid)
         with theirs:
             self.process = subprocess.Popen(
                 [python, "-S", "-s", "-P", "-B", "-c", _BOOT, root, str(theirs.fileno())],
@@ -251,10 +246,9 @@ class Slot:
     def _stop(self) -> str:
         """Its last words, or how it ended."""
         last_words = self._stop_process()
-        if self.scratch:
-            _empty(self.scratch)
-            os.rmdir(self.scratch)
-            self.scratch = ""
+        folder, self.scratch = self.scratch, ""
+        if folder:
+            scratch.remove(folder)
         if self.group is not None:
             self.group.close()
             self.group = None
@@ -321,8 +315,12 @@ class Slot:
     def after(self) -> None:
         """Between checks: empty the writable folder, recycle an old zygote."""
         self.runs += 1
-        if self.scratch:
-            _empty(self.scratch)
+        try:
+            if self.scratch:
+                scratch.empty(self.scratch)
+        except OSError as error:
+            log.warning("slot %d: its folder cannot be emptied: %s", self.number, error)
+            self.runs = self.settings.recycle_after
         if self.runs >= self.settings.recycle_after:
             self.restart()
 
@@ -331,33 +329,6 @@ class Slot:
         self.close()
         self.runs = 0
         self.start()
-
-
-def _sweep_scratch() -> None:
-    """Remove folders of services that were killed before they could."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
-        pid = folder.name.removeprefix(_SCRATCH).split("-")[0]
-        try:
-            if not os.path.exists(f"/proc/{pid}") and time.time() - folder.stat().st_mtime > _STALE_S:
-                _empty(str(folder))
-                folder.rmdir()
-        except OSError:  # another user's, or gone
-            continue
-
-
-def _empty(folder: str) -> None:
-    """Delete what is in a folder, also where the code under test took its own rights away."""
-    for parent, folders, _ in os.walk(folder):
-        os.chmod(parent, 0o700)
-        for name in folders:
-            path = os.path.join(parent, name)
-            if not os.path.islink(path):
-                os.chmod(path, 0o700)
-    for entry in os.scandir(folder):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
-        else:
-            os.unlink(entry.path)
 
 
 @contextmanager
@@ -533,7 +504,9 @@ class SandboxPool:
     def __init__(self, size: int, settings: SandboxSettings) -> None:
         self.settings = settings
         self.size = size
-        self._free: queue.LifoQueue[Slot] = queue.LifoQueue()
+        self._free: queue.SimpleQueue[Slot] = (
+            queue.SimpleQueue()
+        )  # first in, first out: one that fails is not next again
         self._all: list[Slot] = []
         self._lock = threading.Lock()
         try:
@@ -546,18 +519,22 @@ class SandboxPool:
             raise
 
     @contextmanager
-    def lease(self) -> Iterator[Slot]:
-        """A slot for this thread. One whose zygote broke gets a new one before it is handed out again.
+    def lease(self, *, fresh: bool = False) -> Iterator[Slot]:
+        """A slot for this thread, its zygote new if `fresh`; one that broke is always replaced first.
 
         Raises:
             SandboxError: no zygote can be started at the moment; the next lease tries again.
         """
         slot = self._free.get()
         try:
-            if slot.down:
+            if slot.down or fresh:
                 slot.restart()
             yield slot
-            slot.after()
+            try:
+                slot.after()
+            except SandboxError as error:  # the next lease tries again; this check has its answer
+                log.warning("sandbox slot %d is down: %s", slot.number, error)
+                slot.close()
         except BaseException:
             slot.close()
             raise
@@ -578,7 +555,7 @@ class SandboxPool:
                 return work(slot)
         except SandboxError as error:
             log.warning("sandbox slot replaced: %s", error)
-        with self.lease() as slot:
+        with self.lease(fresh=True) as slot:
             return work(slot)
 
     def close(self) -> None:

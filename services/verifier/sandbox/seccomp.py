@@ -53,7 +53,8 @@ class Both(NamedTuple):
 
 _IOCTLS = Rule(1, (0x5401, 0x540F, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451))  # tty questions, FIO*
 _PRCTLS = Rule(0, (1, 3, 15, 16, 23, 38, 39, 0x53564D41))
-_FCNTLS = Rule(1, (8, 10, 15), invert=True)  # F_SETOWN, F_SETSIG, F_SETOWN_EX send signals to others
+# F_SETOWN, F_SETSIG, F_SETOWN_EX send signals to others; F_SETLEASE and F_NOTIFY watch files that are the host's
+_FCNTLS = Rule(1, (8, 10, 15, 1024, 1026), invert=True)
 _STREAM_PAIRS = Both(Rule(0, (1,)), Rule(1, (1,), mask=0xF))  # asyncio's self-pipe; datagrams could be addressed
 
 

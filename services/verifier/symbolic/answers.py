@@ -98,6 +98,9 @@ def _by_text(reference: str, answer: str) -> bool | None:
         return True
     if tidy.is_empty_set(reference) or tidy.is_empty_set(answer):
         return tidy.is_empty_set(reference) and tidy.is_empty_set(answer)
+    said, wanted = tidy.words(answer), tidy.words(reference)
+    if said is not None and wanted is not None:
+        return said == wanted
     return same_quantity(reference, answer)
 
 

@@ -13,13 +13,16 @@ _GROUPED = re.compile(r"[+-]?\d{1,3}(?:(?:\s|\\,|\\;|\\!|\\ |~|\{,\}|,\\!|,)\d{3
 _ANNOUNCEMENT = re.compile(r"(?i)\b(?:final )?answer is\b")
 _JOINT = re.compile(r"(?:[\s$,;.{}]|and|or|\\text|\\q?quad){0,40}")
 _SENTENCE = re.compile(r"(?:[^.\n]|\.(?=\S)){0,300}")
-_PLAIN_NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)*%?")
+_PLAIN_NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)?%?")  # one separator: 1,2,7 is no number anywhere
 _SEPARATOR = re.compile(r"\s|\\,|\\;|\\!|\\ |~|\{,\}|,\\!|,")
 _NUMBER = re.compile(r"[+-]?\$?(?:\d[\d,]*\.?\d*|\.\d+)%?")
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\[", "\\]"), ("\\(", "\\)"))
 _MATHY = re.compile(
     r"[\s\d.,:;+\-*/^_=<>(){}\[\]|!'%&]|\\[A-Za-z]+|\\[,;!{}|%$ ]|(?<![A-Za-z])[A-Za-z]{1,2}(?![A-Za-z])"
 )
+_APART = re.compile(r"(?<=\d)\s+(?=\d)")
+_TEXT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mbox|operatorname)\s{0,3}\{([^{}]{0,200})\}")
+_WORDS = re.compile(r"[A-Za-z]{3,40}(?: [A-Za-z]{1,40}){0,20}")
 _EMPTY = frozenset(
     {
         "\\emptyset", "\\varnothing", "∅", "\\{\\}", "{}", "nosolution", "nosolutions", "norealsolution",
@@ -44,7 +47,8 @@ def extract(response: str, how: str) -> str | None:
     if how == "last_number":
         numbers = _NUMBER.findall(text[-MAX_ANSWER:])
         return str(numbers[-1]).lstrip("$").rstrip(",.") if numbers else None
-    return text
+    tag = answer_tag(text) if "\\boxed" not in text else None
+    return text if tag is None else tag
 
 
 def announced(text: str) -> str | None:
@@ -72,13 +76,16 @@ def boxed_answer(text: str) -> str | None:
 
 
 def is_plain_number(text: str) -> bool:
-    """Digits, points and commas alone."""
+    """Digits alone, with at most one point or comma."""
     return _PLAIN_NUMBER.fullmatch(text.strip()) is not None
 
 
 def bare(latex: str) -> str:
     r"""Without math delimiters, \boxed, and a full stop: "$\boxed{4}$." -> "4"."""
-    text = latex.strip()
+    text = latex.replace("\\$", "").strip()  # a currency's sign
+    for mark in ("**", "`"):
+        if text.startswith(mark) and text.endswith(mark) and len(text) > 2 * len(mark):
+            text = text[len(mark) : -len(mark)].strip()
     inside = boxed(text)
     if inside is not None and (text.startswith(("\\boxed", "$\\boxed", "\\fbox")) or text.count("\\boxed") == 1):
         text = inside.strip()
@@ -100,7 +107,14 @@ def canonical(latex: str) -> str:
         ("\\times", "*"), ("−", "-"),
     ):  # fmt: skip
         text = text.replace(old, new)
-    return "".join(text.split())
+    return "".join(_APART.sub("_", text).split())
+
+
+def words(latex: str) -> str | None:
+    r"""A plain word or several, as of a name: "\text{Paris}" -> "paris". None for anything else: a parser would read
+    a product of letters, in any order."""
+    text = " ".join(_TEXT.sub(r"\1", bare(latex)).replace("~", " ").split()).strip(".!")
+    return text.casefold() if _WORDS.fullmatch(text) else None
 
 
 def ungrouped(latex: str) -> str:
@@ -108,7 +122,7 @@ def ungrouped(latex: str) -> str:
     text = bare(latex)
     if _GROUPED.fullmatch(text):
         return _SEPARATOR.sub("", text)
-    return latex
+    return latex.replace("\\$", "")
 
 
 def is_empty_set(latex: str) -> bool:

@@ -20,7 +20,12 @@ RESPONSES = [
     ("```python\ns = '''\n````\n'''\n```", "s = '''\n````\n'''\n"),
     ("~~~python\nx = '```'\n~~~", "x = '```'\n"),
     ("```python\ndef f():\n    return", "def f():\n    return"),
-    ("  ```python\n  x = 1\n  ```", "  x = 1\n"),
+    ("  ```python\n  x = 1\n   y = 2\n z\n  ```", "x = 1\n y = 2\nz\n"),
+    ("```python\nprint(5)\n```\nOutput:\n```\n5\n```", "print(5)\n"),
+    ("```\nprint(5)\n```\nOutput:\n```\n5\n```", "print(5)\n"),
+    ("```python\nprint(2)\n```\n```\ndef f(): return 1\n```", "def f(): return 1\n"),
+    ("```python\nx = '</think>'\n```", "x = '</think>'\n"),
+    ("\ufeffx = 1\n", "x = 1\n"),
     ("", ""),
 ]
 
@@ -47,6 +52,13 @@ def test_a_whole_function_replaces_the_last_one_and_keeps_what_it_needs() -> Non
     namespace: dict[str, object] = {}
     exec(compile(code, "x", "exec"), namespace)
     assert namespace["f"](4) == 8  # type: ignore[operator]
+
+
+def test_a_method_is_found_by_its_class() -> None:
+    response = "```python\nclass Solution:\n    def add(self): return 1\n```\n```python\nprint(Solution().add())\n```"
+    found = program(response, names=["Solution.add"])
+    assert found.startswith("class Solution")
+    assert complete("class Solution:\n    def add(self):", found, "Solution.add").strip() == found.strip()
 
 
 BOXES = [

@@ -75,3 +75,31 @@ def test_a_slot_that_cannot_start_says_so_and_is_tried_again(settings: SandboxSe
         assert pool.run(WORKS).stdout == b"42\n"
     finally:
         pool.close()
+
+
+@pytest.mark.parametrize("rung", [1, 3])
+@pytest.mark.parametrize("depth", [40, 1500])
+def test_folders_nested_beyond_any_path_are_removed(rung: int, depth: int) -> None:
+    nest = f"import os\nn = 'd' * 250\nfor _ in range({depth}):\n    os.mkdir(n)\n    os.chdir(n)\nos.chmod('.', 0)"
+    pool = SandboxPool(1, SandboxSettings(rung=rung))
+    try:
+        with pool.lease() as slot:
+            folder = slot.scratch
+            slot.run(Command("main", Limits(), {"program": nest}))
+        assert not folder or os.listdir(folder) == []
+        assert pool.run(WORKS).stdout == b"42\n"
+    finally:
+        pool.close()
+    assert not folder or not os.path.exists(folder)
+
+
+def test_a_slot_that_cannot_be_started_does_not_take_the_others_work(settings: SandboxSettings) -> None:
+    pool = SandboxPool(2, settings)
+    try:
+        with pool.lease() as broken:
+            pass
+        broken.close()
+        broken.start = lambda: (_ for _ in ()).throw(SandboxError("no luck"))  # type: ignore[method-assign]
+        assert [pool.run(WORKS).code for _ in range(6)] == [0] * 6
+    finally:
+        pool.close()
