@@ -12,7 +12,7 @@ from rich.console import Console
 
 from services.cli.report import summary_table, write_report
 from services.cli.sections import override, read_sections
-from services.cli.up import supervise
+from services.cli.up import check_sections, supervise
 from services.common.errors import ConfigError
 from services.common.settings import ConfigFiles, merge
 from services.trainer.demo.task import generate
@@ -51,10 +51,12 @@ def run_demo(config: ConfigFiles, overrides: list[str], gate: str, seed: int, ou
     if gate not in ("", "paper", "released", "off"):
         raise ConfigError(f"--gate {gate!r}: use paper, released or off")
     folder = (output_dir or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")).resolve()
+    sections = demo_sections(config, overrides, gate, seed, folder)
+    check_sections(sections)  # before anything is written
     _write_rows(folder / "data" / "train.jsonl", generate(seed, TRAIN_ROWS, "train"))
     _write_rows(folder / "data" / "eval.jsonl", generate(0, EVAL_ROWS, "eval"))
     started = time.monotonic()
-    code = supervise(demo_sections(config, overrides, gate, seed, folder), folder)
+    code = supervise(sections, folder)
     if code != 0:
         return code
     report = write_report(folder)
@@ -66,5 +68,8 @@ def run_demo(config: ConfigFiles, overrides: list[str], gate: str, seed: int, ou
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if path.exists() and path.read_text() != text:
+        raise ConfigError(f"{path} holds another run's data (another --seed?): name a new folder with --output-dir")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text(text)

@@ -60,6 +60,7 @@ def checks(sections: dict[str, Any]) -> Iterator[tuple[str, Check]]:
     if student and teacher:
         yield "tokenizer", lambda: check_tokenizers(student, teacher)
         yield "vocabulary", lambda: check_vocabulary(student, teacher, shared)
+        yield "support", lambda: check_support(train, sections["teacher"])
         yield "eos", lambda: check_eos(student, teacher)
         yield "chat template", lambda: check_chat_template(student, teacher)
 
@@ -168,6 +169,21 @@ def check_vocabulary(student: str, teacher: str, shared: int) -> str:
             "surplus ids carry no probability on either side"
         )
     return f"student {ours}, teacher {theirs}, shared {shared}"
+
+
+def check_support(train: dict[str, Any], section: dict[str, Any]) -> str:
+    """The teacher scores as many ids a position as the run asks for; otherwise it refuses the first job."""
+    from services.teacher.config import TeacherConfig
+    from services.trainer.config import DistillationConfig
+
+    k = DistillationConfig(**train.get("distillation", {})).k
+    max_k = int(section.get("max_k", TeacherConfig.model_fields["max_k"].default))
+    vocabulary = int(section.get("shared_vocab_size", 0)) or int(_config(section["model"]).vocab_size)
+    if k > max_k:
+        raise Failed(f"train.distillation.k is {k} and teacher.max_k {max_k}: raise max_k, or lower k")
+    if k > vocabulary:
+        raise Failed(f"train.distillation.k is {k}, and the teacher has {vocabulary} ids: lower k")
+    return f"{k} ids a position, of at most {min(max_k, vocabulary)}"
 
 
 def check_eos(student: str, teacher: str) -> str:

@@ -86,7 +86,8 @@ class Planner:
         teacher: TeacherConfig = settings(TeacherConfig, "teacher")
         up = up_config(sections)
         student = self.shape(train.student)
-        needs = [("train", i, trainer_need(train, student, on_gpu=self.on_gpu)) for i in range(train.nproc)]
+        rank = trainer_need(_with_full_micro_batch(train), student, on_gpu=self.on_gpu)
+        needs = [("train", i, rank) for i in range(train.nproc)]
         needs += [
             ("sampler", i, sampler_need(train, student, sampler.dtype, on_gpu=self.on_gpu)) for i in range(up.samplers)
         ]
@@ -123,6 +124,17 @@ class Planner:
             number = named[index % len(named)] if named else first[role] + index
             loads[number if self.on_gpu else 0].append(need)
         return dict(loads)
+
+
+def _with_full_micro_batch(train: TrainConfig) -> TrainConfig:
+    """The run with `micro_batch_tokens` of no more than a micro-batch can get: a step's rollouts may be fewer."""
+    rollouts = train.sampling.prompts_per_step * train.sampling.n
+    if train.batch.packing:  # packed ones are dealt out evenly; padded ones are cut by length, in halves where need be
+        rollouts = -(-rollouts // train.nproc)
+    longest = train.dataset.max_prompt_tokens + train.sampling.max_new_tokens
+    most = longest * min(rollouts, train.batch.micro_batch_rollouts)
+    tokens = min(train.batch.micro_batch_tokens, most)
+    return train.model_copy(update={"batch": train.batch.model_copy(update={"micro_batch_tokens": tokens})})
 
 
 def _numbers(up: UpConfig, role: str) -> list[int]:
@@ -287,6 +299,7 @@ def _steps_of(train: TrainConfig) -> int:
         return 0
     with path.open("rb") as lines:
         rows = sum(1 for line in lines if line.strip())
+    rows = min(rows, train.dataset.limit or rows)
     return train.epochs * rows // train.sampling.prompts_per_step
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import signal
 import sys
 import time
@@ -18,6 +19,7 @@ from services.cli.torchrun import command
 from services.common.children import PAUSED, PERMANENT
 from services.common.embedded import EmbeddedValkey
 from services.common.errors import ConfigError
+from services.common.models import check_model
 from services.common.settings import ConfigFiles, Settings
 
 RUN_FILE = "run.yaml"
@@ -41,12 +43,13 @@ class Machine:
     def start(self, say: Callable[[str], None]) -> None:
         """Start all services, wait until each is ready, then start the trainer."""
         common = self.sections.setdefault("common", {})
-        write_sections(self.folder / RUN_FILE, self.sections)
+        given = copy.deepcopy(self.sections)
         if not common.get("redis_url"):
             self.redis = EmbeddedValkey(self.folder / "redis", maxmemory_mb=self.up.maxmemory_mb).start()
             self.redis_started = time.monotonic()
             common["redis_url"] = self.redis.url
             say(f"Redis      {self.redis.url} (embedded Valkey)")
+        write_sections(self.folder / RUN_FILE, given)  # only now: the server's lock keeps a second command out
         resolved = self.folder / "up.yaml"
         write_sections(resolved, self.sections)
         config = ["--config", str(resolved)]
@@ -189,6 +192,10 @@ def check_sections(sections: dict[str, Any]) -> None:
             settings = cls.from_mapping({**shared, **sections.get(section, {})})
             if isinstance(settings, TrainConfig):
                 check_backends(settings.monitor)
+            if isinstance(settings, (TrainConfig, SamplerConfig)):
+                check_model(settings.student, "student")
+            if isinstance(settings, TeacherConfig) and settings.engine != "vllm-server":  # whose paths are its own
+                check_model(settings.model, "model")
         except ConfigError as error:
             raise ConfigError(f"section {section}: {error}") from error
 

@@ -147,6 +147,7 @@ def connect(url: str, *, wait_s: float = 10.0, patience_s: float = 60.0) -> Redi
     except ValueError as error:
         raise ConfigError(f"redis_url {redact(url)!r} cannot be read: {error}") from error
     deadline = time.monotonic() + wait_s
+    next_word = time.monotonic() + 2.0
     while True:
         try:
             client.ping()
@@ -157,9 +158,12 @@ def connect(url: str, *, wait_s: float = 10.0, patience_s: float = 60.0) -> Redi
         except RedisError as error:
             if time.monotonic() >= deadline:
                 raise Unavailable(
-                    f"no Redis answers at {redact(url)} ({error}); start one there, set redis_url to where it "
-                    "runs, or set redis_url='' to serve HTTP only"
+                    f"no Redis answers at {redact(url)} ({error}); start one there or set redis_url to where it "
+                    "runs; teacher and verifier can do without, with redis_url='': HTTP only"
                 ) from error
+            if time.monotonic() >= next_word:
+                log.warning("waiting for Redis at %s: %s", redact(url), error)
+                next_word += TELL_EVERY_S
             time.sleep(0.2)
 
 

@@ -190,6 +190,8 @@ def explain(model: type[BaseModel], error: ValidationError) -> str:
         if problem["type"] == "extra_forbidden":
             known = _keys_at(model, problem["loc"][:-1])
             lines.append(f"unknown key {where!r}{nearest(str(problem['loc'][-1]), known)}")
+        elif problem["type"] == "missing":
+            lines.append(f"{where} is missing")
         else:
             lines.append(f"{where or 'settings'}: {problem['msg']} (got {problem['input']!r})")
     return "; ".join(lines)

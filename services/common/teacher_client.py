@@ -24,7 +24,7 @@ import httpx
 
 from protos import common_pb2, teacher_pb2
 from services.common import wire
-from services.common.errors import InvalidInput, RgopdError, TooLarge, Unauthorized, Unavailable
+from services.common.errors import InvalidInput, Malformed, RgopdError, TooLarge, Unauthorized, Unavailable
 from services.common.streams import SCORE
 
 _NAME = re.compile(r"[A-Za-z0-9_]{0,64}")
@@ -81,6 +81,8 @@ class Replica:
     calls: int = 0
     lost: int = 0
     """Calls that it failed."""
+    why: str = ""
+    """What it said, or did, when it last took no call."""
 
     def usable(self, now: float) -> bool:
         """Not behind an open breaker or a Retry-After."""
@@ -196,7 +198,7 @@ class TeacherPool:
         await self._client.aclose()
 
     async def _score(self, call: _Call, replicas: list[Replica]) -> teacher_pb2.ScoreResponse:
-        reason = "no replica was tried"
+        reason = "the call is still in work"
         try:
             async with asyncio.timeout(self.settings.timeout_s):
                 while True:
@@ -212,7 +214,7 @@ class TeacherPool:
         """The first answer of one replica, or of two when the first is slow."""
         first = self._pick(replicas)
         if first is None:
-            raise _Again("every replica is out")
+            raise _Again("every replica is out: " + "; ".join(r.why or f"{r.url} is not ready" for r in replicas))
         tasks = [asyncio.ensure_future(self._send(call, first))]
         try:
             await asyncio.wait(tasks, timeout=self.settings.hedge_after_s or None)
@@ -240,30 +242,36 @@ class TeacherPool:
         try:
             answer = await self._client.post(f"{replica.url}/score_topk", content=call.body, headers=dict(call.headers))
         except httpx.TransportError as error:
-            self._failed(replica)
-            raise _Again(f"{replica.url}: {type(error).__name__} {error}") from error
+            raise self._failed(replica, f"{type(error).__name__} {error}") from error
         finally:
             replica.outstanding -= call.tokens
         if answer.status_code == 200:
-            replica.failures = 0
-            response = wire.parse(teacher_pb2.ScoreResponse, answer.content)
+            # An answer that is none says something of this replica (or of a proxy before it), not of the call.
+            try:
+                response = wire.parse(teacher_pb2.ScoreResponse, answer.content)
+            except Malformed as error:
+                raise self._failed(replica, f"an answer that cannot be read: {error}") from error
             if [score.id for score in response.scores] != list(call.ids):
-                raise Unavailable(f"{replica.url}: answered other rollouts than were asked for")
+                raise self._failed(replica, "answered other rollouts than were asked for")
+            replica.failures = 0
             return response
         if answer.status_code in _REFUSED:
             replica.failures = 0
             raise _REFUSED[answer.status_code](f"{replica.url}: {_detail(answer)}")
+        why = f"{answer.status_code} {_detail(answer)}"
         if answer.status_code == 429:  # healthy and full
             replica.closed_until = time.monotonic() + min(30.0, _retry_after(answer))
-        else:
-            self._failed(replica, at_once=answer.status_code == 503)
-        raise _Again(f"{replica.url}: {answer.status_code} {_detail(answer)}")
+            replica.why = f"{replica.url}: {why}"
+            raise _Again(replica.why)
+        raise self._failed(replica, why, at_once=answer.status_code == 503)
 
-    def _failed(self, replica: Replica, at_once: bool = False) -> None:
+    def _failed(self, replica: Replica, why: str, at_once: bool = False) -> _Again:
         replica.failures += 1
         replica.lost += 1
+        replica.why = f"{replica.url}: {why}"
         if at_once or replica.failures >= self.settings.breaker_failures:
             replica.closed_until = time.monotonic() + self.settings.breaker_s
+        return _Again(replica.why)
 
     async def _probe_forever(self) -> None:
         while True:
@@ -284,7 +292,11 @@ class TeacherPool:
 
 
 async def _first_answer(tasks: list[asyncio.Task[teacher_pb2.ScoreResponse]]) -> teacher_pb2.ScoreResponse:
-    """The first result. A refusal is final; a replica's failure counts when no other works on the call."""
+    """The first result. `tasks[0]` is the call itself, the other its hedge.
+
+    The call's refusal is final. The hedge's is not: a replica with a lower limit must not end what the first one has
+    taken on. A replica's failure counts when no other works on the call.
+    """
     pending, again = set(tasks), _Again("no answer")
     while pending:
         done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -293,9 +305,12 @@ async def _first_answer(tasks: list[asyncio.Task[teacher_pb2.ScoreResponse]]) ->
                 return task.result()
         for task in done:
             error = task.exception()
-            if not isinstance(error, _Again):
-                raise error or again
-            again = error
+            if isinstance(error, _Again):
+                again = error
+            elif error is not None and (task is tasks[0] or not isinstance(error, RgopdError)):
+                raise error
+            else:
+                again = _Again(str(error))
     raise again
 
 

@@ -83,8 +83,9 @@ class StreamWorker:
         consumer: a name that no other live worker uses.
         max_inflight: how many messages may be leased at once.
         registry: where the metrics go.
-        deadline_s: after this long a message is given back as failed, though its handler may still run; the stream's
+        deadline_s: after this long a message is given back as failed, though its handler may still run; the stage's
             own (`DEADLINES_S`) by default.
+        stage: what the deadline and the metrics go by; the stream's name unless a stage has several streams.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class StreamWorker:
         max_inflight: int = 64,
         registry: CollectorRegistry | None = None,
         deadline_s: float | None = None,
+        stage: str = "",
     ) -> None:
         self.streams = streams
         self.stream = stream
@@ -105,7 +107,8 @@ class StreamWorker:
         self.give_up = give_up
         self.consumer = consumer
         self.max_inflight = max_inflight
-        self.deadline_s = deadline_s or DEADLINES_S.get(stream, 3600.0)
+        stage = stage or stream
+        self.deadline_s = deadline_s or DEADLINES_S.get(stage, 3600.0)
         self._inflight: dict[str, Delivery] = {}
         self._since: dict[str, float] = {}
         self._suspects: list[Delivery] = []
@@ -115,7 +118,7 @@ class StreamWorker:
         self._stopping = threading.Event()
         self._closed = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._metrics = WorkerMetrics(registry or CollectorRegistry(), stream)
+        self._metrics = WorkerMetrics(registry or CollectorRegistry(), stage)
 
     def start(self) -> None:
         """Create the group and start the threads."""
@@ -309,8 +312,8 @@ class StreamWorker:
 class WorkerMetrics:
     """Prometheus metrics of one stream worker."""
 
-    def __init__(self, registry: CollectorRegistry, stream: str) -> None:
-        prefix = f"rgopd_{stream}"
+    def __init__(self, registry: CollectorRegistry, stage: str) -> None:
+        prefix = f"rgopd_{stage}"
         self.messages = Counter(f"{prefix}_messages", "Messages by outcome", ["outcome"], registry=registry)
         self.lost = Counter(f"{prefix}_leases_lost", "Leases taken over by another worker", registry=registry)
         self.inflight = Gauge(f"{prefix}_inflight", "Messages leased and unfinished", registry=registry)

@@ -41,7 +41,7 @@ class TeacherService:
     ) -> None:
         self.engine = engine
         self.metrics = metrics
-        self._cache = cache
+        self._cache = cache if engine.info.cacheable else None
         self._tracer = Tracer()
         self._budget = max_batch_tokens
         self._queue = TokenQueue(max_queue_tokens)

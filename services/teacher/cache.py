@@ -84,7 +84,7 @@ def _field(item: ScoreItem, info: EngineInfo) -> bytes:
     """A digest of everything that the numbers depend on."""
     scoring = item.scoring
     settings = (
-        info.revision, info.engine, info.dtype, info.scoring, info.vocab_size,
+        info.revision, info.settings, info.engine, info.dtype, info.device, info.scoring, info.vocab_size,
         scoring.support, scoring.k, scoring.temperature, len(item.prompt_ids_C),
     )  # fmt: skip
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=20)

@@ -50,7 +50,7 @@ def items_from_proto(request: teacher_pb2.ScoreRequest, info: EngineInfo, max_ro
     _check_call(request.model, len(request.rollouts), info, max_rollouts)
     if request.topk_dtype not in (0, common_pb2.DTYPE_FLOAT32, common_pb2.DTYPE_FLOAT16):
         raise InvalidInput("topk_dtype: must be DTYPE_FLOAT32 or DTYPE_FLOAT16")
-    scoring = make_scoring(support_kind(request.support), request.k, request.temperature, info)
+    scoring = make_scoring(support_kind(request.support), request.k, set_temperature(request.temperature), info)
     return _unique([_item_from_proto(rollout, scoring, info) for rollout in request.rollouts])
 
 
@@ -94,6 +94,11 @@ def _varint(body: bytes, position: int) -> tuple[int, int]:
         if byte < 128:
             return value, position
     return value, len(body)
+
+
+def set_temperature(temperature: float) -> float:
+    """A message's temperature: protobuf reads a field that was left out as 0, which stands for 1."""
+    return temperature or 1.0
 
 
 def support_kind(code: int) -> SupportKind:

@@ -11,7 +11,6 @@ from services.common.errors import ConfigError
 from services.common.http import ServiceState
 from services.common.server import bind, consumer_name, open_streams, run_http
 from services.common.streams import Streams
-from services.common.teacher_client import score_stream
 from services.common.telemetry import configure_logging
 from services.teacher.app import TeacherDoor, make_app
 from services.teacher.batching import TeacherService
@@ -56,7 +55,7 @@ class TeacherProcess:
             self._worker = ScoreWorker(
                 self._service,
                 streams,
-                stream=score_stream(self.config.teacher_name),
+                teacher=self.config.teacher_name,
                 consumer=consumer_name("teacher"),
                 max_inflight=self.config.max_inflight,
                 registry=self.registry,

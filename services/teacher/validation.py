@@ -19,9 +19,9 @@ def make_scoring(support: SupportKind, k: int, temperature: float, info: EngineI
     Raises:
         InvalidInput: k over the limit, or a temperature that is no positive number.
     """
-    if not math.isfinite(temperature) or temperature < 0:
+    if not math.isfinite(temperature) or temperature <= 0:
         raise InvalidInput(f"temperature: must be a positive number, got {temperature}; greedy runs use 1")
-    if temperature not in (0, 1) and not info.any_temperature:
+    if temperature != 1 and not info.any_temperature:
         raise InvalidInput(f"temperature: this teacher's engine ({info.engine}) scores at 1 only, got {temperature}")
     if support not in info.supports:
         raise InvalidInput(f"support: this teacher's engine ({info.engine}) offers {info.supports}, not {support!r}")
@@ -29,7 +29,7 @@ def make_scoring(support: SupportKind, k: int, temperature: float, info: EngineI
         raise InvalidInput(f"k: must be at most {info.max_k} on this teacher (max_k), got {k}")
     if support == "teacher" and k == 0:
         raise InvalidInput('k: give 1 or more with support "teacher"')
-    return Scoring(support, 0 if support == "none" else k, temperature or 1.0)
+    return Scoring(support, 0 if support == "none" else k, temperature)
 
 
 def make_item(

@@ -8,38 +8,41 @@ from prometheus_client import CollectorRegistry
 
 from protos import rollout_pb2, teacher_pb2
 from services.common import wire
-from services.common.errors import RolloutGone
+from services.common.errors import InvalidInput, RolloutGone
 from services.common.streams import RESULTS, ROLLOUT, SCORE, TEACHER_SCORE, Delivery, Outcome, Streams
+from services.common.teacher_client import score_stream
 from services.common.worker import StreamWorker, announce_failure
 from services.teacher.batching import TeacherService
-from services.teacher.codec import score_to_proto, support_kind, tensor_ids
+from services.teacher.codec import score_to_proto, set_temperature, support_kind, tensor_ids
 from services.teacher.items import Score, ScoreItem
 from services.teacher.validation import make_item, make_scoring
 
 
 class ScoreWorker:
-    """Scores the run's jobs with the engine that also serves HTTP; `stream` is one teacher's own."""
+    """Scores the run's jobs for one teacher (by name; "" is the default) with the engine that also serves HTTP."""
 
     def __init__(
         self,
         service: TeacherService,
         streams: Streams,
         *,
-        stream: str = SCORE,
+        teacher: str = "",
         consumer: str,
         max_inflight: int = 64,
         registry: CollectorRegistry | None = None,
     ) -> None:
         self._service = service
         self._streams = streams
+        self._teacher = teacher
         self._worker = StreamWorker(
             streams,
-            stream,
+            score_stream(teacher),
             self._submit,
             announce_failure(teacher_pb2.ScoreJob, SCORE),
             consumer=consumer,
             max_inflight=max_inflight,
             registry=registry,
+            stage=SCORE,
         )
 
     def start(self) -> None:
@@ -53,6 +56,11 @@ class ScoreWorker:
     def _submit(self, delivery: Delivery) -> Future[Outcome]:
         job = wire.parse(teacher_pb2.ScoreJob, delivery.payload)
         wire.check_schema(job.header)
+        if job.teacher != self._teacher:  # other weights: a score that looks right and is not is worse than none
+            raise InvalidInput(
+                f"the job of rollout {job.header.rollout_id!r} is for teacher {job.teacher!r}, and this is "
+                f"{self._teacher!r} (teacher_name; '' is the default); it belongs on {score_stream(job.teacher)!r}"
+            )
         outcome: Future[Outcome] = Future()
         if self._streams.blobs.get(TEACHER_SCORE, job.header.rollout_id) is not None:
             # A replayed message: the first result stands and costs no second forward.
@@ -73,7 +81,7 @@ class ScoreWorker:
             )
         rollout = wire.parse(rollout_pb2.Rollout, data)
         info = self._service.info
-        scoring = make_scoring(support_kind(job.support), job.k, job.temperature, info)
+        scoring = make_scoring(support_kind(job.support), job.k, set_temperature(job.temperature), info)
         support_ids = None
         if scoring.support == "student":
             support_ids = tensor_ids(rollout.support_ids, rollout_id, "support_ids", 2)

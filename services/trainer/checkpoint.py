@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 
 MARKER = "trainer_state.json"
 
+STARTED_OVER = "started-over"
+"""In the folder of checkpoints: `checkpoint.resume=false` was carried out, so the lives that follow resume."""
+
 
 class _Sharded(Stateful):
     """Model and optimiser as torch's distributed checkpoint wants them."""
@@ -148,6 +151,41 @@ class Checkpoints:
         log.info("resumed from %s", name)
         return state
 
+    def may_start_over(self) -> bool:
+        """Whether `checkpoint.resume=false` is still to be carried out.
+
+        Once: whoever starts a dead trainer again passes the same settings, and progress since must not be lost.
+        """
+        mark = self.folder / STARTED_OVER
+        done = broadcast_bytes(str(int(mark.exists())).encode() if dist.get_rank() == 0 else None) == b"1"
+        if done and dist.get_rank() == 0:
+            log.warning(
+                "checkpoint.resume=false was carried out by an earlier life of this run, whose checkpoints are resumed "
+                "from; delete %s to start over again",
+                mark,
+            )
+        return not done
+
+    def start_over(self) -> None:
+        """Put earlier checkpoints aside, whole, and note that it was done. The run folder must be locked."""
+        if dist.get_rank() == 0:
+            if self.folder.exists() and any(self.folder.iterdir()):
+                number = 1
+                while (aside := self.folder.with_name(f"{self.folder.name}.abandoned-{number}")).exists():
+                    number += 1
+                self.folder.rename(aside)
+                log.warning("checkpoint.resume=false: starting over; earlier checkpoints are in %s", aside)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write(self.folder / STARTED_OVER, "")
+            _sync_folder(self.folder)
+            _sync_folder(self.folder.parent)
+        dist.barrier()
+
+    def allow_start_over(self) -> None:
+        """A life that was told to resume: a later `checkpoint.resume=false` is a new wish."""
+        if dist.get_rank() == 0:
+            (self.folder / STARTED_OVER).unlink(missing_ok=True)
+
     def _newest(self) -> str:
         found = self.whole()
         for path in reversed(found):
@@ -156,9 +194,11 @@ class Checkpoints:
             log.warning("checkpoint %s is torn and is passed over: %s", path.name, why)
         if not found:
             return _NONE
+        mark = self.folder / STARTED_OVER
+        also = f" (delete {mark} first: it says that this was done once)" if mark.exists() else ""
         return (
             f"{_TORN}all {len(found)} checkpoints in {self.folder} are torn; restore one from a copy, or start over "
-            "with --set checkpoint.resume=false"
+            f"with --set checkpoint.resume=false{also}"
         )
 
     def _path(self, step: int) -> Path:

@@ -14,6 +14,8 @@ from services.trainer.lora import LoraOptions
 from services.trainer.losses.tiles import Kernels
 from services.trainer.monitors import MonitorConfig
 from services.trainer.objectives import Objective, get_objective
+from services.trainer.objectives.registry import option_names
+from services.trainer.objectives.weighted_sum import WeightedSum
 from services.trainer.sampler.config import Dtype
 
 
@@ -32,6 +34,9 @@ class DatasetConfig(Part):
     kind_column: str = "kind"
     max_prompt_tokens: int = Field(1024, ge=1, description="Longer prompts are left out and counted.")
     limit: int = Field(0, ge=0, description="Use only the first rows; 0: all.")
+    teachers: dict[str, str] = Field(
+        {}, description="Teacher by a row's domain, '*' for all others; a row's own `teacher` wins. Empty: one for all."
+    )
 
 
 class ObjectiveConfig(Part):
@@ -93,7 +98,11 @@ class CheckpointConfig(Part):
 
     every: int = Field(50, ge=1, description="Steps between checkpoints; the last step always writes one.")
     keep: int = Field(2, ge=1)
-    resume: bool = True
+    resume: bool = Field(
+        True,
+        description="false: start over, once: earlier checkpoints are put aside as checkpoints.abandoned-N, and later "
+        "lives of the run with the same settings resume it.",
+    )
     asynchronous: bool = Field(
         False, description="Copy the state and write it while training goes on; needs its size in memory once more."
     )
@@ -234,6 +243,18 @@ class TrainConfig(Settings):
                 f"gate_prefilter={self.gate_prefilter!r} leaves rollouts out, and objective {objective.name!r} has a "
                 "part that the gate does not decide about; set gate_prefilter=off"
             )
+        gate = self.gate_config()
+        if gate.enabled and not objective.needs_teacher:
+            raise ValueError(
+                f"the gate compares student and teacher, and objective {objective.name!r} asks none; set gate=off"
+            )
+        drops = self.score == "after_verdict" and gate.enabled and gate.zero_advantage == "mask"
+        if drops and not objective.wholly_gated:
+            raise ValueError(
+                f"score={self.score!r} with gate.zero_advantage='mask' leaves groups of advantage 0 out, and objective "
+                f"{objective.name!r} has a part that the gate does not decide about and that learns from them; set "
+                "score=immediately"
+            )
         return self
 
     def gate_config(self) -> GateConfig:
@@ -247,13 +268,19 @@ class TrainConfig(Settings):
 
         `distillation.tail`; and, where rollouts may be stale, `importance_clip`: a token weighs
         min(pi_theta / mu, clip), truncated importance sampling (Ionides 2008; with the token's ratio as in IMPALA,
-        arXiv 1802.01561). Objectives with a ratio of their own have no such option.
+        arXiv 1802.01561). Objectives with a ratio of their own have no such option. The parts of a weighted sum are
+        filled in the same way.
         """
-        options = dict(self.objective.options)
-        if self.objective.name in ("rg_opd", "reverse_kl", "forward_kl"):
-            options.setdefault("tail", self.distillation.tail)
+        return get_objective(self.objective.name, **self._filled(self.objective.name, self.objective.options))
+
+    def _filled(self, name: str, options: dict[str, Any]) -> dict[str, Any]:
+        settings: dict[str, Any] = {"tail": self.distillation.tail}
         if self.max_staleness and self.importance_clip is not None:
-            known = type(get_objective(self.objective.name, **options)).model_fields  # type: ignore[attr-defined]
-            if "importance_clip" in known:
-                options.setdefault("importance_clip", self.importance_clip)
-        return get_objective(self.objective.name, **options)
+            settings["importance_clip"] = self.importance_clip
+        filled = {key: value for key, value in settings.items() if key in option_names(name)} | options
+        if name == WeightedSum.name:
+            filled["parts"] = [
+                {**part.model_dump(), "options": self._filled(part.name, part.options)}
+                for part in WeightedSum(**options).parts
+            ]
+        return filled

@@ -12,7 +12,8 @@ import numpy as np
 
 from protos import rollout_pb2, verifier_pb2
 from services.common import wire
-from services.common.errors import ConfigError
+from services.common.errors import ConfigError, InvalidInput
+from services.common.teacher_client import choose_teacher, score_stream
 from services.trainer.config import DatasetConfig
 
 log = logging.getLogger(__name__)
@@ -69,13 +70,19 @@ class PromptSource:
         if len(ids) > self.config.max_prompt_tokens:
             self.too_long += 1
             return
+        domain = str(row.get("domain") or kind)
+        teacher = choose_teacher(str(row.get("teacher") or ""), domain, self.config.teachers)
+        try:
+            score_stream(teacher)  # a name that can have no stream is found here, not by a sampler hours later
+        except InvalidInput as error:
+            raise ConfigError(f"{where}: {error}") from error
         self.prompts.append(
             rollout_pb2.Prompt(
                 prompt_id=str(row.get("id", number)),
                 prompt_ids=wire.to_tensor(np.array(ids, dtype=np.int32)),
                 check=verifier_pb2.Check(kind=kind, spec_json=json.dumps(check)),
-                teacher=str(row.get("teacher") or ""),
-                domain=str(row.get("domain") or kind),
+                teacher=teacher,
+                domain=domain,
             )
         )
 

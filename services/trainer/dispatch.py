@@ -15,7 +15,7 @@ from typing import Any
 from protos import rollout_pb2, teacher_pb2, verifier_pb2
 from services.common import wire
 from services.common.errors import RgopdError
-from services.common.streams import GENERATE, SCORE, VERIFY, Streams
+from services.common.streams import GENERATE, SCORE, VERIFY, Streams, stream_depths
 from services.trainer.claim import Claim
 from services.trainer.config import TrainConfig
 from services.trainer.join import Group, Join, read_rollouts
@@ -74,8 +74,8 @@ class Dispatch:
         self._late: dict[tuple[str, str], _Late] = {}
         self._next_tend = 0.0
         self._next_word = 0.0
-        for stream in STAGES:
-            streams.ensure(stream)
+        self._ensured: set[str] = set()
+        self._ensure(STAGES)
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
@@ -91,6 +91,7 @@ class Dispatch:
     def send(self, batch: Sequence[Group], request: rollout_pb2.GenerateRequest) -> None:
         """Wait for the groups of one request from now on, and send it unless all of them are there already."""
         payload = request.SerializeToString()
+        self._ensure(group.stream(SCORE) for group in batch)  # before the sampler writes to it, so that all can see it
         for group in batch:
             self.join.expect(group)
             self._payloads[group.group_id] = payload
@@ -115,7 +116,12 @@ class Dispatch:
                 check.CopyFrom(group.prompt.check)
                 check.response = rollout.response_text
                 message = verifier_pb2.VerifyJob(header=rollout.header, group_id=group.group_id, check=check)
-            self.streams.add_wait(stage, message.SerializeToString())
+            self.streams.add_wait(group.stream(stage), message.SerializeToString())
+
+    def _ensure(self, streams: Iterable[str]) -> None:
+        for stream in set(streams) - self._ensured:
+            self.streams.ensure(stream)
+            self._ensured.add(stream)
 
     def forget(self, groups: Iterable[Group]) -> None:
         """Nothing is asked again for these."""
@@ -183,18 +189,18 @@ class Dispatch:
             log.warning("waiting: %s", self.join.diagnosis(waiting))
 
     def _lost(self, waiting: list[Group]) -> set[tuple[str, str]]:
-        """(stage, rollout) that are owed although the stage's stream is empty, twice in a row.
+        """(stage, rollout) that are owed although the stream of the stage (or of the teacher) is empty, twice in a row.
 
         The order matters: a result is stored in the transaction that empties the stream, so what was ready before
         the stream was seen empty, and is open after, is in nobody's hands. Twice, so that a failure that is
         announced but not yet read does not count as a loss.
         """
         self.join.sweep(waiting)
-        ready = {(stage, item) for stage in STAGES for group in waiting for item in _ready(group, stage)}
-        empty = {stage for stage in STAGES if self.streams.depth(stage)["backlog"] == 0}
+        ready = _streams_of_ready(waiting)
+        empty = {stream for stream in set(ready.values()) if self.streams.depth(stream)["backlog"] == 0}
         self.join.sweep(waiting)
         open_now = {(stage, item) for stage in STAGES for group in waiting for item in group.open(stage)}
-        missed = {(stage, item) for stage, item in ready & open_now if stage in empty}
+        missed = {key for key in ready.keys() & open_now if ready[key] in empty}
         lost, self._missed = missed & self._missed, missed
         return lost
 
@@ -202,17 +208,18 @@ class Dispatch:
         """Owed for long, with nothing queued before them: only slow hands hold them. A twin may overtake."""
         limit = self.config.fault.redispatch_s
         late: set[tuple[str, str]] = set()
-        for stage in STAGES if limit else ():
-            owed = [(stage, item) for group in waiting for item in _ready(group, stage)]
-            depth = self.streams.depth(stage)
-            for key in owed:
-                entry = self._late.setdefault(key, _Late(now))
-                if depth["backlog"] > depth["leased"]:
-                    entry.since = now  # still in the queue: its clock has not started
-                elif now - entry.since > limit * 2**entry.twins and entry.twins < MAX_TWINS:
-                    entry.twins += 1
-                    entry.since = now
-                    late.add(key)
+        if not limit:
+            return late
+        owed = _streams_of_ready(waiting)
+        depths = stream_depths(self.streams, set(owed.values()))
+        for key, stream in owed.items():
+            entry = self._late.setdefault(key, _Late(now))
+            if depths[stream]["backlog"] > depths[stream]["leased"]:
+                entry.since = now  # still in the queue: its clock has not started
+            elif now - entry.since > limit * 2**entry.twins and entry.twins < MAX_TWINS:
+                entry.twins += 1
+                entry.since = now
+                late.add(key)
         return late
 
     def _ask_again(self, waiting: list[Group], owed: set[tuple[str, str]], why: str) -> None:
@@ -233,3 +240,8 @@ def _ready(group: Group, stage: str) -> list[str]:
     """Rollouts of a group that the stage could be working on now."""
     items = group.open(stage)
     return items if stage == GENERATE else [i for i in items if GENERATE in group.entries[i].done]
+
+
+def _streams_of_ready(groups: Iterable[Group]) -> dict[tuple[str, str], str]:
+    """(stage, rollout) that could be in work now, and the stream where each was asked for."""
+    return {(stage, item): group.stream(stage) for group in groups for stage in STAGES for item in _ready(group, stage)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -21,6 +22,7 @@ from services.common.streams import (
     Outcome,
     Streams,
 )
+from services.common.teacher_client import score_stream
 from services.trainer.identity import rollout_id
 
 log = logging.getLogger(__name__)
@@ -73,6 +75,10 @@ class Group:
             for e in self.entries.values()
             if stage in self.wanted and stage not in e.done and stage not in e.failed and GENERATE not in e.failed
         ]
+
+    def stream(self, stage: str) -> str:
+        """Where a stage's work for this group is asked for: each named teacher has a stream of its own."""
+        return score_stream(self.prompt.teacher) if stage == SCORE else stage
 
     @property
     def complete(self) -> bool:
@@ -216,16 +222,20 @@ class Join:
         """Who owes what, and whether anybody is there to answer."""
         lines = []
         for stage, service in SERVICE.items():
-            missing = sum(len(g.open(stage)) for g in waiting)
-            if not missing:
-                continue
-            depth = self.streams.depth(stage)
-            alive = [c for c in self.streams.consumers(stage) if c.idle_ms < ALIVE_MS]
-            who = f"{len(alive)} {service}s are alive" if alive else f"no {service} of this run is alive: start one"
-            lines.append(
-                f"{missing} rollouts miss stage {stage!r} "
-                f"({depth['backlog']} messages wait, {depth['leased']} of them leased; {who})"
-            )
+            missing: Counter[tuple[str, str]] = Counter()
+            for group in waiting:
+                missing[group.stream(stage), group.prompt.teacher if stage == SCORE else ""] += len(group.open(stage))
+            for (stream, teacher), count in missing.items():
+                if not count:
+                    continue
+                depth = self.streams.depth(stream)
+                alive = [c for c in self.streams.consumers(stream) if c.idle_ms < ALIVE_MS]
+                with_name = f" with teacher_name={teacher}" if teacher else ""
+                who = f"{len(alive)} {service}s are alive" if alive else f"no {service} of this run is alive: start one"
+                lines.append(
+                    f"{count} rollouts miss stage {stage!r} "
+                    f"({depth['backlog']} messages wait, {depth['leased']} of them leased; {who}{with_name})"
+                )
         return f"no stage answered for {self.quiet_s:.0f} s: " + "; ".join(lines)
 
 

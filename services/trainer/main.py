@@ -28,6 +28,7 @@ from transformers import AutoTokenizer
 from services.common.children import PAUSED, PERMANENT, be_killed_with_parent
 from services.common.connection import connect
 from services.common.errors import ConfigError, RgopdError, Unavailable
+from services.common.models import check_model
 from services.common.server import consumer_name
 from services.common.streams import Streams
 from services.common.telemetry import configure_logging, log_context
@@ -67,6 +68,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, should_stop: Callable[[], bool] = lambda: False) -> None:
         if not config.redis_url:
             raise ConfigError("the trainer talks to the other services through Redis: set redis_url")
+        check_model(config.student, "student")
         self.config = config
         self.should_stop = should_stop
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
@@ -130,11 +132,14 @@ class Trainer:
     def run(self) -> bool:
         """Train to the end, or until asked to stop (False); resumable at any checkpoint."""
         runner = self.step_runner
-        state = None
-        if self.config.checkpoint.resume:
-            state = self.checkpoints.load_latest(self.student, runner.optimizer, runner.scheduler)
+        anew = not self.config.checkpoint.resume and self.checkpoints.may_start_over()
+        state = None if anew else self.checkpoints.load_latest(self.student, runner.optimizer, runner.scheduler)
         start = self.saved = int(state["step"]) if state else 0
-        lead = _Lead(self, start) if self.rank == 0 else None
+        lead = _Lead(self, start) if self.rank == 0 else None  # it locks the folder
+        if anew:
+            self.checkpoints.start_over()
+        elif self.config.checkpoint.resume:
+            self.checkpoints.allow_start_over()
         self.publish(start)
         if lead is not None:
             lead.catch_up(start)
@@ -189,7 +194,8 @@ class Trainer:
         plan, micro_batches = gathered
         collected = time.monotonic()
         recent = Recent(self.tokenizer, limit=4 if self.rank == 0 else 0)
-        metrics = self.step_runner.run(micro_batches, recent.note)
+        unscored = float(plan.metrics["unscored_tokens"])
+        metrics = self.step_runner.run(micro_batches, recent.note, unscored_tokens=unscored)
         trained = time.monotonic()
         self.publish(step + 1)
         if lead is not None:
@@ -390,14 +396,15 @@ class _Lead:
         except Interrupted:
             return False
         row = {"event": "eval", "step": version, **result}
+        if self.best.update(row) and self.config.eval.keep_best:
+            # Before the row: a life that ends between the two evaluates again, one that finds the row does not.
+            trainer = self.trainer
+            policy, generation = trainer._policy_folder(version), trainer.student.hf.generation_config
+            keep_best(trainer.folder, policy, trainer.tokenizer, generation, row)
         self.metrics.write(row)
         self.evaluated.add(version)
         self.timings.write({"event": "eval", "step": version, "seconds": time.monotonic() - started})
         log.info("evaluation", extra={"accuracy": result["accuracy"], "version": version})
-        if self.best.update(row) and self.config.eval.keep_best:
-            trainer = self.trainer
-            policy, generation = trainer._policy_folder(version), trainer.student.hf.generation_config
-            keep_best(trainer.folder, policy, trainer.tokenizer, generation, row)
         return True
 
     def say_why_stopped(self, done: int) -> None:
@@ -422,8 +429,6 @@ class _Lead:
             **plan.metrics,
             **metrics,
         }
-        # Rollouts that the teacher was never asked about are gated out too.
-        row["kept_fraction"] = metrics["kept_tokens"] / max(1.0, metrics["response_tokens"] + unscored)
         self.metrics.write(row)
         seconds = published - started
         self.timings.write(
@@ -454,7 +459,11 @@ class _Lead:
         for sign in starved_signs(sums):
             log.warning("the gate keeps under 1%% of the tokens of %s advantage; see docs/objectives.md", sign)
         if metrics["skipped"]:
-            log.warning("nothing to learn from in this step: the gate kept no token; weights unchanged")
+            log.warning(
+                "weights unchanged: the gate kept %d tokens, %.2f%%, which is none or under gate.min_kept_fraction",
+                metrics["kept_tokens"],
+                100 * metrics["kept_fraction"],
+            )
 
     def sync(self) -> None:
         """What a checkpoint is about to say was done has been written down."""

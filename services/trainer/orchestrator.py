@@ -233,7 +233,10 @@ class Orchestrator:
         """Ask the teacher only about groups of which the gate may keep something."""
         rewards = [_reward(verdict) for verdict in self._verdicts(group)]
         known = {reward for reward in rewards if reward is not None}
-        if self.gate.enabled and self.gate.zero_advantage == "mask" and len(known) < 2:
+        # While it warms up the gate keeps everything, so everything needs a score.
+        gate = self.gate
+        masks = gate.enabled and gate.zero_advantage == "mask" and _step_of(group) >= gate.warmup_steps
+        if masks and len(known) < 2:
             return []
         group.wanted.add(SCORE)
         self.join.sweep([group])
@@ -319,7 +322,7 @@ class Orchestrator:
             log.error("group %s dropped after %d redraws", group.group_id, group.redraw)
             return []
         tally.redraws += 1
-        step, slot = int(group.group_id[1:7]), int(group.group_id[9:13])
+        step, slot = _step_of(group), int(group.group_id[9:13])
         again = self._group(step, slot, group.policy_version, group.redraw + 1)
         known = next((g for g in self.requested[step] if g.group_id == again.group_id), None)
         if known is not None:  # this step is collected a second time
@@ -362,6 +365,10 @@ class Orchestrator:
             except Vanished as gone:
                 log.warning("%s; it is made again", gone)
         raise Unavailable(f"evaluation of policy {policy_version}: finished results keep vanishing from Redis")
+
+
+def _step_of(group: Group) -> int:
+    return int(group.group_id[1:7])
 
 
 def _reward(verdict: verifier_pb2.Verdict | None) -> float | None:

@@ -45,8 +45,17 @@ class TrainStep:
     device: torch.device = CPU
     kernels: Kernels = "auto"
 
-    def run(self, micro_batches: list[MicroBatch], on_micro_batch: OnMicroBatch | None = None) -> dict[str, float]:
-        """Take the step; returns metrics that are equal on all ranks. `micro_batches`: as many on every rank."""
+    def run(
+        self,
+        micro_batches: list[MicroBatch],
+        on_micro_batch: OnMicroBatch | None = None,
+        *,
+        unscored_tokens: float = 0.0,
+    ) -> dict[str, float]:
+        """Take the step; returns metrics that are equal on all ranks. `micro_batches`: as many on every rank.
+
+        `unscored_tokens`: of all ranks' rollouts that the teacher was not asked about: gated out like the others.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         for host in micro_batches:
@@ -58,13 +67,13 @@ class TrainStep:
             if on_micro_batch is not None and not micro.empty:
                 on_micro_batch(micro, result)
         totals = all_reduce_sums(sums)  # empty micro-batches too go through gate and objective: keys agree on all ranks
+        metrics = _metrics(totals, unscored_tokens)
         scale = gradient_scale(
             totals["count"],
-            totals["tokens"] + totals["dropped"],
+            kept_fraction=metrics["kept_fraction"],
             min_kept_fraction=self.gate.min_kept_fraction,
             averaged_over=dist.get_world_size(),
         )
-        metrics = _metrics(totals)
         metrics["lr"] = float(self.scheduler.get_last_lr()[0])
         metrics["skipped"] = float(scale is None)
         metrics["grad_norm"] = 0.0 if scale is None else self._apply(scale)
@@ -141,15 +150,15 @@ def _accumulate(sums: dict[str, Tensor], more: dict[str, Tensor], device: torch.
         sums[key] = sums[key] + value if key in sums else value
 
 
-def _metrics(totals: dict[str, float]) -> dict[str, float]:
-    """Ratios of global sums. Tokens dropped before the forward count as gated out, not as padding."""
+def _metrics(totals: dict[str, float], unscored: float) -> dict[str, float]:
+    """Ratios of global sums. Tokens dropped before the forward, or never scored, count as gated out, not as padding."""
     forwarded, everything = max(1.0, totals["tokens"]), max(1.0, totals["tokens"] + totals["dropped"])
     kept = sum(totals.get(f"gate/tokens_kept_{s}", 0.0) for s in ("positive", "zero", "negative"))
     metrics = {
         "loss": totals["loss"] / totals["count"] if totals["count"] else 0.0,
         "response_tokens": totals["tokens"] + totals["dropped"],
         "kept_tokens": kept,
-        "kept_fraction": kept / everything,
+        "kept_fraction": kept / max(1.0, totals["tokens"] + totals["dropped"] + unscored),
         "prefiltered_fraction": totals["dropped"] / everything,
         "padding_fraction": 1 - totals["sequence_tokens"] / max(1.0, totals["padded_tokens"]),
         "behaviour_drift": totals["behaviour_drift"] / forwarded,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from redis import Redis
 from services.teacher.batching import TeacherService
 from services.teacher.cache import ScoreCache
 from services.teacher.config import TeacherConfig
+from services.teacher.engines import settings_digest
+from services.teacher.engines.self_teacher import SelfTeacherEngine
 from services.teacher.engines.transformers import TransformersEngine
 from services.teacher.items import Scoring
 from services.teacher.metrics import TeacherMetrics
@@ -74,8 +77,67 @@ def test_everything_the_numbers_depend_on_is_in_the_key(clean, engine) -> None:
         moved,
     ):
         assert cache.get_many([different], info) == [None]
-    for other in ({"revision": "new"}, {"vocab_size": SHARED - 1}, {"dtype": "float64"}):
+    for other in (
+        {"revision": "new"},
+        {"vocab_size": SHARED - 1},
+        {"dtype": "float64"},
+        {"device": "cuda"},
+        {"settings": "other"},
+    ):
         assert cache.get_many([item], replace(info, **other)) == [None]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"deterministic": True},
+        {"quantization": "fp8"},
+        {"vllm": {"kv_cache_dtype": "fp8"}},
+        {"tensor_parallel_size": 2},
+        {"server_url": "http://gpu2:8000"},
+    ],
+)
+def test_settings_that_change_the_numbers_are_in_the_key(clean, engine, changes) -> None:
+    plain, other = (settings_digest(TeacherConfig(model="m", **c)) for c in ({}, changes))
+    assert plain == settings_digest(TeacherConfig(model="elsewhere/m", cache_mb=1))
+    assert plain != other
+    cache, (item,) = ScoreCache(clean, 1 << 20), items(1)
+    cache.put_many([item], engine.score([item]), replace(engine.info, settings=plain))
+    assert cache.get_many([item], replace(engine.info, settings=other)) == [None]
+
+
+def test_only_a_deterministic_teacher_is_tied_to_the_order_of_sums() -> None:
+    def digest(**changes: Any) -> str:
+        return settings_digest(TeacherConfig(model="m", **changes))
+
+    assert digest(threads=1) == digest(threads=2)
+    assert digest(threads=1, deterministic=True) != digest(threads=2, deterministic=True)
+
+
+def test_a_loaded_engine_tells_its_settings(engine) -> None:
+    model = engine.info.model
+    config = TeacherConfig(model=model, device="cpu", shared_vocab_size=SHARED, deterministic=True)
+    info = TransformersEngine.load(config).info
+    assert info.settings != engine.info.settings
+    assert replace(info, settings=engine.info.settings) == engine.info
+
+
+@pytest.mark.parametrize("source", ["ema", "trust-region"])
+def test_self_teachers_use_no_cache(clean, engine, source) -> None:
+    config = TeacherConfig(model=engine.info.model, device="cpu", shared_vocab_size=SHARED, source=source)
+    service = TeacherService(
+        SelfTeacherEngine(config, lambda: None),
+        TeacherMetrics(CollectorRegistry()),
+        max_batch_tokens=512,
+        max_queue_tokens=4096,
+        cache=ScoreCache(clean, 1 << 20),
+    )
+    service.start()
+    for future in service.submit(items()):
+        future.result(10)
+    service.drain(5)
+    service.close()
+    assert not clean.exists("rgopd:{scores}:values")
 
 
 def test_the_least_recently_used_leave_at_the_bound(clean, engine) -> None:

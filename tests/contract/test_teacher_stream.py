@@ -16,6 +16,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from protos import rollout_pb2, teacher_pb2
 from services.common import wire
 from services.common.streams import RESULTS, ROLLOUT, SCORE, TEACHER_SCORE, Streams
+from services.common.worker import DEADLINES_S
 from services.teacher.batching import TeacherService
 from services.teacher.config import TeacherConfig
 from services.teacher.engines.transformers import TransformersEngine
@@ -47,8 +48,9 @@ def start(engine, streams: Streams, registry) -> Iterator[Callable[..., ScoreWor
     service.start()
     workers = []
 
-    def start(name: str = "teacher-1") -> ScoreWorker:
-        worker = ScoreWorker(service, streams, consumer=name, registry=CollectorRegistry())
+    def start(name: str = "teacher-1", teacher: str = "", registry: CollectorRegistry | None = None) -> ScoreWorker:
+        registry = registry or CollectorRegistry()
+        worker = ScoreWorker(service, streams, teacher=teacher, consumer=name, registry=registry)
         workers.append(worker)
         worker.start()
         return worker
@@ -76,10 +78,10 @@ def put_rollout(streams: Streams, rollout_id: str, seed: int, response: int = 6)
     return ScoreItem(rollout_id, prompt, sampled, Scoring("student", 3, 0.8), support)
 
 
-def put_job(streams: Streams, rollout_id: str, **fields) -> None:
+def put_job(streams: Streams, rollout_id: str, stream: str = SCORE, **fields) -> None:
     fields = {"k": 3, "support": teacher_pb2.SUPPORT_STUDENT, "temperature": 0.8, **fields}
     job = teacher_pb2.ScoreJob(header=wire.header(streams.run_id, rollout_id), group_id="g", **fields)
-    streams.add(SCORE, job.SerializeToString())
+    streams.add(stream, job.SerializeToString())
 
 
 def results(streams: Streams, count: int, timeout_s: float = 10) -> dict[str, rollout_pb2.StageDone]:
@@ -147,6 +149,31 @@ def test_a_job_without_its_rollout_says_so(streams, start) -> None:
     failure = results(streams, 1)["lost"].failure
     assert failure.kind == "rollout_gone"
     assert "not in the blob store" in failure.reason
+
+
+def test_a_named_teacher_reads_its_own_stream(streams, start) -> None:
+    put_rollout(streams, "r", 0)
+    put_job(streams, "r", stream="score_math", teacher="math")
+    registry = CollectorRegistry()
+    worker = start(teacher="math", registry=registry)
+    assert worker._worker.deadline_s == DEADLINES_S[SCORE], "a stage's deadline, whatever the stream is called"
+    assert not results(streams, 1)["r"].HasField("failure")
+    assert streams.depth(SCORE)["backlog"] == 0
+    deadline = time.monotonic() + 5
+    while not registry.get_sample_value("rgopd_score_seconds_count") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert registry.get_sample_value("rgopd_score_messages_total", {"outcome": "done"}) == 1
+
+
+@pytest.mark.parametrize(("meant", "serves", "stream"), [("math", "", "score"), ("", "math", "score_math")])
+def test_a_job_for_another_teacher_is_refused(streams, start, meant, serves, stream) -> None:
+    put_rollout(streams, "r", 0)
+    put_job(streams, "r", stream=stream, teacher=meant)
+    start(teacher=serves)
+    failure = results(streams, 1)["r"].failure
+    assert (failure.stage, failure.kind, failure.attempts) == (SCORE, "invalid_input", 1)
+    assert f"is for teacher {meant!r}, and this is {serves!r}" in failure.reason
+    assert streams.blobs.get(TEACHER_SCORE, "r") is None
 
 
 def test_bytes_that_are_no_job_stop_nobody(streams, start) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -40,6 +42,28 @@ class EngineInfo:
     supports: tuple[SupportKind, ...] = ("student", "teacher", "none")
     any_temperature: bool = True
     """False: only temperature 1."""
+    settings: str = ""
+    """A digest of the settings that change the numbers of the same weights (`settings_digest`)."""
+    cacheable: bool = True
+    """False: `revision` does not name the weights well enough to find a score again by it."""
+
+
+def settings_digest(config: TeacherConfig) -> str:
+    """Differs where the same weights may give other numbers: quantisation, vLLM's arguments, another vLLM, one by one.
+
+    vLLM has too many arguments to tell which of them matter, so all count.
+    """
+    settings: dict[str, Any] = {
+        "quantization": config.quantization,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "vllm": config.vllm,
+        "server_url": config.server_url,
+        "deterministic": config.deterministic,
+    }
+    if config.deterministic:  # equal bits are promised then, and these change the order of sums
+        settings |= {"threads": config.threads, "head_chunk_rows": config.head_chunk_rows}
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Engine(Protocol):

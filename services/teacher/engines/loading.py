@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from services.common.errors import ConfigError
-from services.teacher.engines import EngineInfo
+from services.common.models import check_model
+from services.teacher.engines import EngineInfo, settings_digest
 
 if TYPE_CHECKING:
     from services.teacher.config import TeacherConfig
@@ -45,6 +46,7 @@ def load_model(config: TeacherConfig) -> tuple[Any, LoadedModel, EngineInfo]:
     transformers_logging.disable_progress_bar()  # stderr holds one JSON object a line
     if not config.model:
         raise ConfigError("model: give a Hugging Face folder or id, e.g. --set model=Qwen/Qwen2.5-14B-Instruct")
+    check_model(config.model, "model")
     is_folder = Path(config.model).is_dir()
     device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -129,6 +131,7 @@ def _info(config: TeacherConfig, model: Any, device: str, is_folder: bool) -> En
         dtype=str(model.dtype).removeprefix("torch."),
         device=device,
         scoring="gathered",
+        settings=settings_digest(config),
     )
 
 

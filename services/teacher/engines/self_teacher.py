@@ -44,7 +44,9 @@ class SelfTeacherEngine(TransformersEngine):
 
     def __init__(self, config: TeacherConfig, latest: Latest) -> None:
         model, loaded, info = load_model(config)
-        super().__init__(loaded, replace(info, revision=f"{config.source}@start"), **self.options(config))
+        # The weights depend on where they started and on each version that was seen, and no short name tells that.
+        info = replace(info, revision=f"{config.source}@start", cacheable=False)
+        super().__init__(loaded, info, **self.options(config))
         self._latest = latest
         self._source = config.source
         self._rate = config.self_rate

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from services.common.errors import ConfigError, InvalidInput
-from services.teacher.engines import EngineFault, EngineInfo
+from services.teacher.engines import EngineFault, EngineInfo, settings_digest
 from services.teacher.engines.columns import score_from_columns, score_from_full
 from services.teacher.engines.loading import folder_digest
 from services.teacher.engines.loop import LoopThread
@@ -148,6 +148,7 @@ class VllmEngine:
             dtype=str(model.dtype).removeprefix("torch."),
             device=str(vllm_config.device_config.device_type),
             scoring="token-ids" if vllm_config.use_v2_model_runner else "full-vocab",
+            settings=settings_digest(config),
         )
 
 

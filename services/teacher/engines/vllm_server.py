@@ -20,7 +20,7 @@ import httpx
 import numpy as np
 
 from services.common.errors import ConfigError, InvalidInput
-from services.teacher.engines import EngineFault, EngineInfo
+from services.teacher.engines import EngineFault, EngineInfo, settings_digest
 from services.teacher.engines.columns import score_from_columns, score_from_full
 from services.teacher.engines.loop import LoopThread
 from services.teacher.items import PAD_ID, Float, Score, ScoreItem, SupportKind
@@ -164,6 +164,7 @@ class VllmServerEngine:
             scoring=scoring,
             supports=supports,
             any_temperature=scoring == "full-vocab",
+            settings=settings_digest(config),
         )
         return info, max(own_vocab, vocab)
 

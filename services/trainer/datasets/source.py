@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -33,7 +35,7 @@ def open_rows(source: str, *, split: str = "train", subset: str = "", revision: 
         names = sorted(f.relative_to(path).as_posix() for f in path.rglob("*") if f.is_file())
         for name in choose_files(names, source, split, subset):
             yield from _rows_of(path / name)
-    elif _HUB_ID.fullmatch(source):
+    elif _HUB_ID.fullmatch(source) and not source.endswith(SUFFIXES):
         for file in _download(source, split, subset, revision):
             yield from _rows_of(file)
     else:
@@ -79,19 +81,25 @@ def _rows_of(file: Path) -> Iterator[Row]:
 def _download(repo: str, split: str, subset: str, revision: str) -> list[Path]:
     try:
         import huggingface_hub as hub
-        from httpx import HTTPError
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
         raise ConfigError(
             f"--input {repo} is no local path, and reading the hub needs huggingface_hub: pip install 'rgopd[trainer]'"
         ) from error
+    hub_errors: tuple[type[Exception], ...] = (HfHubHTTPError, *_http_errors(), OSError)
     wanted = revision or None
     try:
         names = hub.list_repo_files(repo, repo_type="dataset", revision=wanted)
         chosen = choose_files(names, repo, split, subset)
         return [Path(hub.hf_hub_download(repo, n, repo_type="dataset", revision=wanted)) for n in chosen]
-    except (HfHubHTTPError, HTTPError, OSError) as error:
+    except hub_errors as error:
         raise ConfigError(
             f"--input {repo}: not a local path, and the hub did not give it: {error}. Without network, download it "
             "elsewhere and name the folder; for gated datasets, log in with `hf auth login`"
         ) from error
+
+
+def _http_errors() -> tuple[type[Exception], ...]:
+    """Of whichever of the two libraries the installed huggingface_hub talks with."""
+    found = [importlib.import_module(name).HTTPError for name in ("httpx", "httpx2") if importlib.util.find_spec(name)]
+    return tuple(found)

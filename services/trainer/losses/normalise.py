@@ -66,14 +66,14 @@ def all_reduce_sums(sums: Mapping[str, Tensor], group: dist.ProcessGroup | None 
 
 
 def gradient_scale(
-    count: float, total: float, *, min_kept_fraction: float = 0.0, averaged_over: int = 1
+    count: float, *, kept_fraction: float = 1.0, min_kept_fraction: float = 0.0, averaged_over: int = 1
 ) -> float | None:
     """What to multiply the accumulated raw gradient by, or None: skip the step (loss 0, nothing to learn from).
 
-    ``count``, ``total``: the global denominator with and without the gate. None where nothing is kept or the kept
-    share is under ``min_kept_fraction``. ``averaged_over``: FSDP2 and DDP average gradients over this many ranks,
-    while Eq. 3 wants their sum.
+    ``count``: the global denominator, in whatever unit the objective counts (tokens, rollouts). ``kept_fraction``:
+    the gate's share of all response TOKENS. None where nothing is kept or that share is under ``min_kept_fraction``.
+    ``averaged_over``: FSDP2 and DDP average gradients over this many ranks, while Eq. 3 wants their sum.
     """
-    if count <= 0.0 or count < min_kept_fraction * total:
+    if count <= 0.0 or kept_fraction < min_kept_fraction:
         return None
     return averaged_over / count

@@ -101,6 +101,10 @@ class Objective(Protocol):
         """A token's loss depends on that token alone, and all of it is gated: it may be taken in the head's forward."""
 
     @property
+    def wholly_gated(self) -> bool:
+        """All of the loss is gated: a rollout of which the gate keeps nothing may as well be left out."""
+
+    @property
     def default_gate(self) -> PresetName:
         """The gate preset where the run names none."""
 
@@ -126,6 +130,7 @@ class ObjectiveBase(ObjectiveOptions):
     needs_entropy: ClassVar[bool] = False
     distills: ClassVar[bool] = True
     row_local: ClassVar[bool] = True
+    wholly_gated: ClassVar[bool] = True
     default_gate: ClassVar[PresetName] = "off"
     supports: ClassVar[frozenset[SupportOwner]] = frozenset({"student", "teacher"})
 

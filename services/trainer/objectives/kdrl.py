@@ -26,6 +26,7 @@ class KDRL(GRPO):
     name: ClassVar[str] = "kdrl"
     needs_teacher: ClassVar[bool] = True
     distills: ClassVar[bool] = True
+    wholly_gated: ClassVar[bool] = False
 
     normalise: Normalise = "token"
     beta: float = Field(default=2e-3, ge=0.0)

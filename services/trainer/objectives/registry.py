@@ -25,6 +25,11 @@ def names() -> list[str]:
     return sorted(_KNOWN)
 
 
+def option_names(name: str) -> frozenset[str]:
+    """The options that objective ``name`` takes; none for an unknown one."""
+    return frozenset(_KNOWN[name].model_fields) if name in _KNOWN else frozenset()
+
+
 def get_objective(name: str, **options: object) -> Objective:
     """The objective ``name`` with ``options``; ValueError on an unknown name or option says what is known."""
     if name not in _KNOWN:

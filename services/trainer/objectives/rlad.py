@@ -19,12 +19,14 @@ class RLAD(GRPO):
 
     ``alpha`` 1 is GRPO, 0 anchors to the teacher alone. Selective imitation comes from the clip: a token of a good
     rollout that the student already likes more than the anchor is left alone, one that the teacher likes more is
-    pushed harder; with A < 0 the other way round. ``alpha`` has no published default that we could verify: 0.5 is
-    ours. A teacher far from the student starts outside the clip range: watch ``clipped_tokens``.
+    pushed harder; with A < 0 the other way round. What it learns comes from the teacher's ratio as well as from the
+    reward, so a gate acts on all of it, alone and in a ``weighted_sum``. ``alpha`` has no published default that we
+    could verify: 0.5 is ours. A teacher far from the student starts outside the clip range: watch ``clipped_tokens``.
     """
 
     name: ClassVar[str] = "rlad"
     needs_teacher: ClassVar[bool] = True
+    distills: ClassVar[bool] = True
 
     alpha: float = Field(default=0.5, ge=0.0, le=1.0)
 

@@ -29,11 +29,11 @@ class WeightedSum(ObjectiveOptions):
 
     One step has one denominator, so the parts must share theirs: give a GRPO part ``normalise: token`` beside a
     distillation objective. With an ungated part the gate masks the numerator only (``normalise.raw_sums``).
+    Where the run names no gate, it is the first that a part asks for: with an ``rg_opd`` among them the paper's.
     """
 
     name: ClassVar[str] = "weighted_sum"
     row_local: ClassVar[bool] = False
-    default_gate: ClassVar[PresetName] = "off"
 
     parts: list[Part] = Field(min_length=1)
     _objectives: list[Objective] = PrivateAttr(default_factory=list)
@@ -62,6 +62,21 @@ class WeightedSum(ObjectiveOptions):
     @property
     def distills(self) -> bool:
         return any(part.distills for part in self._objectives)
+
+    @property
+    def wholly_gated(self) -> bool:
+        kinds = {part.distills for part in self._objectives}
+        return len(kinds) == 1 and all(part.wholly_gated for part in self._objectives)
+
+    @property
+    def default_gate(self) -> PresetName:
+        return next((part.default_gate for part in self._objectives if part.default_gate != "off"), "off")
+
+    @property
+    def importance_clip(self) -> float | None:
+        """For the metrics: the least of the parts'; each truncates at its own."""
+        clips = [getattr(part, "importance_clip", None) for part in self._objectives]
+        return min((clip for clip in clips if clip is not None), default=None)
 
     @property
     def supports(self) -> frozenset[SupportOwner]:

@@ -14,7 +14,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from protos import common_pb2, rollout_pb2, teacher_pb2, verifier_pb2
 from services.common import wire
 from services.common.errors import InvalidInput, Malformed
-from services.common.streams import GENERATE, RESULTS, ROLLOUT, SCORE, VERIFY, Delivery, Outcome, Streams
+from services.common.streams import GENERATE, RESULTS, ROLLOUT, VERIFY, Delivery, Outcome, Streams
+from services.common.teacher_client import score_stream
 from services.common.telemetry import log_context
 from services.trainer.identity import derive_seed, rollout_id
 from services.trainer.sampler.engine import Sample, SamplerEngine, SampleSpec, SamplingOptions
@@ -145,7 +146,7 @@ class SamplerWorker:
             job.header.CopyFrom(header)
             job.group_id = group_id
             job.teacher = slot.group.prompt.teacher
-            messages.append((SCORE, job))
+            messages.append((score_stream(job.teacher), job))
         messages.append((RESULTS, rollout_pb2.StageDone(header=header, stage=GENERATE, group_id=group_id)))
         return messages
 

@@ -43,6 +43,19 @@ def test_another_vocabulary_size_names_the_setting_and_its_value(student: Path) 
     assert f"shared {smaller}" in doctor.check_vocabulary(str(student), teacher, smaller)
 
 
+def test_a_support_wider_than_the_teachers_is_found_before_the_run() -> None:
+    teacher = str(CHECKPOINTS / "teacher")
+    vocabulary = json.loads((CHECKPOINTS / "teacher" / "config.json").read_text())["vocab_size"]
+    k = {"distillation": {"k": 30}}
+    assert "30 ids" in doctor.check_support(k, {"model": teacher})
+    with pytest.raises(Failed, match=r"train.distillation.k is 30 and teacher.max_k 20: raise max_k"):
+        doctor.check_support(k, {"model": teacher, "max_k": 20})
+    with pytest.raises(Failed, match=f"the teacher has {vocabulary} ids: lower k"):
+        doctor.check_support({"distillation": {"k": vocabulary + 1}}, {"model": teacher, "max_k": 1024})
+    with pytest.raises(Failed, match="the teacher has 29 ids"):
+        doctor.check_support(k, {"model": teacher, "shared_vocab_size": 29})
+
+
 def test_tokens_with_other_ids_are_named(student: Path) -> None:
     tokenizer = json.loads((student / "tokenizer.json").read_text())
     vocabulary = tokenizer["model"]["vocab"]

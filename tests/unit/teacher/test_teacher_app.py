@@ -160,6 +160,7 @@ GOOD = {"id": "r-7", "prompt_ids": [1, 2], "response_ids": [3, 4], "support_ids"
         ({"support": "teacher", "k": 2}, 422, 'support_ids are only for support "student"'),
         ({"support": "both"}, 422, "support"),
         ({"temperature": -0.5}, 422, "temperature"),
+        ({"temperature": 0}, 422, "must be a positive number, got 0"),
         ({"temperature": "NaN"}, 422, "temperature"),
         ({"model": "another"}, 422, "this service holds"),
     ],
@@ -187,6 +188,17 @@ def test_a_bare_nan_is_refused(client) -> None:
 @pytest.mark.parametrize("body", [b"\xff\xff\xff", b"\x2a\xff\xff\xff\xff\x07abc"])
 def test_malformed_protobuf_is_400(client, body) -> None:
     assert client.post("/score_topk", content=body, headers=PROTO).status_code == 400
+
+
+def test_an_unset_temperature_is_1_at_both_doors(client) -> None:
+    items = [random_item(np.random.default_rng(4), 2, 2, "none")]
+    asked = [proto_request(items, support=teacher_pb2.SUPPORT_NONE, **given) for given in ({}, {"temperature": 1.0})]
+    raw = [client.post("/score_topk", content=message.SerializeToString(), headers=PROTO) for message in asked]
+    assert [answer.status_code for answer in raw] == [200, 200]
+    assert raw[0].content == raw[1].content
+    body = {"support": "none", "rollouts": [as_json(item) for item in items]}
+    answers = [client.post("/score_topk", json={**body, **given}).json() for given in ({}, {"temperature": 1})]
+    assert answers[0] == answers[1]
 
 
 def test_nan_temperature_in_protobuf_is_refused(client) -> None:

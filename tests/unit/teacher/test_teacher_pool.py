@@ -13,17 +13,17 @@ import pytest
 
 from protos import teacher_pb2
 from services.common import wire
-from services.common.errors import InvalidInput, Unavailable
+from services.common.errors import InvalidInput, TooLarge, Unavailable
 from services.common.teacher_client import PoolSettings, TeacherPool, choose_teacher, score_stream
 
 NONE = teacher_pb2.SUPPORT_NONE
 
 
 class Fleet:
-    """Teachers by host name. `acts[host]` is a status, an exception, or seconds to take."""
+    """Teachers by host name. `acts[host]` is a status, an exception, seconds to take, or the bytes of an answer."""
 
     def __init__(self) -> None:
-        self.acts: dict[str, list[int | float | Exception]] = {}
+        self.acts: dict[str, list[int | float | bytes | Exception]] = {}
         self.asked: list[tuple[str, list[str]]] = []
         self.cancelled: list[str] = []
         self.requests: list[httpx.Request] = []
@@ -46,6 +46,8 @@ class Fleet:
                 self.cancelled.append(host)
                 raise
             act = 200
+        if isinstance(act, bytes):
+            return httpx.Response(200, content=act)
         if act != 200:
             return httpx.Response(act, json={"detail": f"said {act}"}, headers={"Retry-After": "1"})
         scores = [
@@ -190,10 +192,87 @@ def test_a_hedge_that_fails_does_not_fail_the_call(make, fleet) -> None:
     assert fleet.hosts == ["a", "b"]
 
 
-def test_when_nobody_answers_the_last_reason_is_told(make, fleet) -> None:
+@pytest.mark.parametrize("status", [413, 422])
+def test_a_hedge_that_is_refused_does_not_fail_the_call(make, fleet, status) -> None:
+    pool = make("a", "b", hedge_after_s=0.05)
+    fleet.acts = {"a": [0.4], "b": [status]}
+    assert len(pool.score([item()], support=NONE)) == 1
+    assert fleet.hosts == ["a", "b"]
+    assert not fleet.cancelled
+
+
+def test_what_the_first_replica_refuses_while_hedged_is_refused(make, fleet) -> None:
+    async def slow_refusal(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "a":
+            await asyncio.sleep(0.2)
+            return httpx.Response(413, json={"detail": "too large"})
+        await asyncio.sleep(10)
+        return httpx.Response(200)
+
+    settings = PoolSettings(timeout_s=5.0, hedge_after_s=0.05, probe_every_s=60.0)
+    pool = TeacherPool({"": ["http://a", "http://b"]}, settings=settings, transport=httpx.MockTransport(slow_refusal))
+    started = time.monotonic()
+    with pytest.raises(TooLarge, match="too large"):
+        pool.score([item()], support=NONE)
+    assert time.monotonic() - started < 3
+    pool.close()
+
+
+def test_what_both_replicas_refuse_is_refused(make, fleet) -> None:
+    pool = make("a", "b", hedge_after_s=0.05)
+    fleet.acts = {"a": [422], "b": [422]}
+    with pytest.raises(InvalidInput, match="said 422"):
+        pool.score([item()], support=NONE)
+
+
+def test_a_refused_hedge_is_asked_again_when_the_first_replica_fails(make, fleet) -> None:
+    async def act(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/readyz":
+            return httpx.Response(503)
+        if request.url.host == "a":
+            await asyncio.sleep(0.2)
+            return httpx.Response(503, json={"detail": "draining"})
+        return httpx.Response(422, json={"detail": "out of the vocabulary"})
+
+    settings = PoolSettings(timeout_s=5.0, hedge_after_s=0.05, probe_every_s=60.0, breaker_s=60.0)
+    pool = TeacherPool({"": ["http://a", "http://b"]}, settings=settings, transport=httpx.MockTransport(act))
+    with pytest.raises(InvalidInput, match="out of the vocabulary"):
+        pool.score([item()], support=NONE)
+    pool.close()
+
+
+@pytest.mark.parametrize(
+    "answer", [b"\xff\xff<html>", teacher_pb2.ScoreResponse(model="a").SerializeToString()], ids=["noise", "others"]
+)
+def test_an_answer_that_is_none_moves_the_call_to_another_replica(make, fleet, answer) -> None:
+    pool = make("a", "b", breaker_s=60.0)
+    fleet.acts = {"a": [answer, answer, answer]}
+    for _ in range(5):
+        assert len(pool.score([item()], support=NONE)) == 1
+    assert fleet.hosts.count("a") == 2, "the breaker counts it as the replica's failure"
+    assert pool.replicas[""][0].lost == 2
+
+
+@pytest.mark.parametrize(
+    ("act", "says"),
+    [
+        (httpx.ConnectError("refused"), "http://a: ConnectError refused"),
+        (429, "http://a: 429 said 429"),
+        (503, "http://a: 503 said 503"),
+        (b"\xff\xff", "http://a: an answer that cannot be read"),
+    ],
+)
+def test_when_nobody_answers_the_last_reason_is_told(make, fleet, act, says) -> None:
     pool = make("a", timeout_s=0.5)
-    fleet.acts = {"a": [httpx.ConnectError("refused")] * 1000}
-    with pytest.raises(Unavailable, match=r"within 0.5 s; last: .*"):
+    fleet.acts = {"a": [act] * 1000}
+    with pytest.raises(Unavailable, match=rf"within 0.5 s; last: .*{says}"):
+        pool.score([item()], support=NONE)
+
+
+def test_a_call_that_was_never_answered_says_that_it_is_in_work(make, fleet) -> None:
+    pool = make("a", timeout_s=0.2)
+    fleet.acts = {"a": [5.0]}
+    with pytest.raises(Unavailable, match="last: the call is still in work"):
         pool.score([item()], support=NONE)
 
 

@@ -60,6 +60,7 @@ def step(
     rollouts: int = 6,
     packing: bool = True,
     gate: GateConfig | None = None,
+    unscored_tokens: float = 0.0,
     **options: Any,
 ) -> tuple[dict[str, Tensor], dict[str, float], Student]:
     """Change of the weights by plain SGD at rate 1 (the gradient, for one step), metrics, and the student."""
@@ -81,6 +82,7 @@ def step(
     )
     before = {k: v.clone() for k, v in full_weights(student, "float32").items()}
     for _ in range(steps):
-        metrics = runner.run([assemble(parts, plans, step=0, total_steps=1, packing=packing)])
+        micro = assemble(parts, plans, step=0, total_steps=1, packing=packing)
+        metrics = runner.run([micro], unscored_tokens=unscored_tokens)
     after = full_weights(student, "float32")
     return {k: before[k] - after[k] for k in after}, metrics, student

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from services.common.embedded import free_port
 from services.common.errors import ConfigError
-from services.trainer.checkpoint import MARKER, Checkpoints, disk_trouble, torn
+from services.trainer.checkpoint import MARKER, STARTED_OVER, Checkpoints, disk_trouble, torn
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -176,3 +176,64 @@ def test_the_marker_names_every_file_with_its_checksum(tmp_path: Path) -> None:
     marker = json.loads((folder / MARKER).read_text())
     assert marker["files"].keys() == {p.name for p in folder.iterdir()} - {MARKER}
     assert (marker["step"], marker["seed"]) == (7, 3)
+
+
+def first_life(folder: Path) -> Checkpoints:
+    """Told to start over in a folder that holds steps 30 and 40 of an earlier run; writes its own steps 10 and 20."""
+    earlier, checkpoints = Training(), Checkpoints(folder, 2)
+    for step in (30, 40):
+        checkpoints.save(step, *earlier.parts, {"run": "earlier"})
+    checkpoints = Checkpoints(folder, 2)
+    assert checkpoints.may_start_over()
+    checkpoints.start_over()
+    training = Training()
+    for step in (10, 20):
+        checkpoints.save(step, *training.parts, {"run": "new"})
+    return checkpoints
+
+
+def test_starting_over_puts_the_earlier_checkpoints_aside(tmp_path: Path) -> None:
+    folder, training = tmp_path / "checkpoints", Training()
+    checkpoints = first_life(folder)
+    assert [p.name for p in checkpoints.whole()] == ["step-00000010", "step-00000020"]
+    state = checkpoints.load_latest(*training.parts)
+    assert state is not None
+    assert (state["step"], state["run"]) == (20, "new")
+    aside = Checkpoints(tmp_path / "checkpoints.abandoned-1", 2)
+    assert [torn(p) for p in aside.whole()] == [None, None]
+    kept = aside.load_latest(*training.parts)
+    assert kept is not None
+    assert kept["run"] == "earlier"
+
+
+def test_starting_over_is_done_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "checkpoints"
+    first_life(folder)
+    later = Checkpoints(folder, 2)  # started again by a supervisor, with the same settings
+    assert not later.may_start_over()
+    assert "carried out by an earlier life" in caplog.text
+    later.allow_start_over()  # a life that was told to resume
+    assert later.may_start_over()
+    later.start_over()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "checkpoints",
+        "checkpoints.abandoned-1",
+        "checkpoints.abandoned-2",
+    ]
+    assert [p.name for p in folder.iterdir()] == [STARTED_OVER]
+
+
+def test_a_fresh_run_that_starts_over_is_resumed_afterwards(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", 2)
+    assert checkpoints.may_start_over()
+    checkpoints.start_over()
+    assert not checkpoints.may_start_over()
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["checkpoints"]
+
+
+def test_torn_checkpoints_after_starting_over_name_the_note_to_delete(tmp_path: Path) -> None:
+    checkpoints = first_life(tmp_path / "checkpoints")
+    for path in checkpoints.whole():
+        damage(path, "a flipped bit")
+    with pytest.raises(ConfigError, match=rf"resume=false \(delete .*/{STARTED_OVER} first"):
+        checkpoints.load_latest(*Training().parts)

@@ -83,6 +83,7 @@ def test_long_prompts_are_left_out_and_counted(tmp_path: Path, tokenizer: Any) -
         ([{"prompt": "1+1=", "kind": "math"}], "kind 'math' needs the column 'reference'"),
         ([{"prompt": "x", "kind": "code"}], "kind 'code' needs the column 'tests' or 'test'"),
         ([{"prompt": 3, "kind": "math", "reference": "1"}], "must be a string or a list of"),
+        ([{"prompt": "x", "kind": "math", "reference": "1", "teacher": "a:b"}], "row 0: teacher 'a:b': use up to 64"),
         ([[1]], "line 1 must be a JSON object"),
         ([], "has no usable rows"),
     ],
@@ -90,6 +91,12 @@ def test_long_prompts_are_left_out_and_counted(tmp_path: Path, tokenizer: Any) -
 def test_bad_rows_are_named(tmp_path: Path, tokenizer: Any, rows: list[Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         source(jsonl(tmp_path / "d.jsonl", rows), tokenizer)
+
+
+def test_teachers_by_domain(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [*ROWS, {**ROWS[0], "teacher": "own"}]
+    found = source(jsonl(tmp_path / "d.jsonl", rows), tokenizer, teachers={"A": "big", "*": "rest"}).prompts
+    assert [prompt.teacher for prompt in found] == ["big", "rest", "rest", "own"]
 
 
 def test_bad_files_are_named(tmp_path: Path, tokenizer: Any) -> None:

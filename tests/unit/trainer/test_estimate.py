@@ -12,7 +12,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from protos import rollout_pb2, teacher_pb2
-from services.cli.plan import Planner, advise, find_device, measured_seconds, run_plan
+from services.cli.plan import Planner, _steps_of, advise, find_device, measured_seconds, run_plan
 from services.common import wire
 from services.common.errors import ConfigError
 from services.common.settings import parse_overrides, read_files
@@ -184,3 +184,29 @@ def test_devices() -> None:
     assert find_device("cpu", 0.0)[1] is False
     with pytest.raises(ConfigError, match="did you mean 'h100'"):
         find_device("h10", 0.0)
+
+
+def test_a_step_of_few_rollouts_does_not_fill_the_micro_batch(models: list[str]) -> None:
+    from services.cli.sections import override
+
+    def tokens_need(*changes: str) -> int:
+        small = ["train.sampling.prompts_per_step=2", "train.sampling.n=2", "train.nproc=2", "up.gpus={}"]
+        sections = override(read_files([PAPER]), [*models, *small, *changes])
+        plan = Planner(sections, *find_device("h100", 0.0)[:1], on_gpu=True).plan()
+        return next(need.total for need in plan.loads[0] if need.process.startswith("trainer"))
+
+    two_rollouts = 2 * (1024 + 1024)  # what each of the two ranks gets
+    exact = tokens_need(f"train.batch.micro_batch_tokens={two_rollouts}")
+    assert tokens_need("train.batch.micro_batch_tokens=65536") == exact
+    assert tokens_need("train.batch.micro_batch_tokens=65536", "train.batch.packing=false") > exact
+    assert tokens_need("train.batch.micro_batch_tokens=2048") < exact
+    assert tokens_need("train.batch.micro_batch_tokens=65536", "train.batch.micro_batch_rollouts=1") < exact
+
+
+def test_the_steps_of_a_run_respect_the_limit_of_its_dataset(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("{}\n" * 100)
+    sampling = {"prompts_per_step": 8}
+    assert _steps_of(settings(dataset={"path": path}, sampling=sampling, epochs=2)) == 25
+    assert _steps_of(settings(dataset={"path": path, "limit": 40}, sampling=sampling, epochs=2)) == 10
+    assert _steps_of(settings(dataset={"path": path, "limit": 400}, sampling=sampling, epochs=2)) == 25

@@ -32,11 +32,17 @@ def test_with_an_ungated_part_the_denominator_is_every_token() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "total", "fraction", "ranks", "scale"),
-    [(0, 10, 0.0, 1, None), (4, 10, 0.0, 1, 0.25), (4, 10, 0.0, 2, 0.5), (1, 10, 0.2, 1, None), (2, 10, 0.2, 1, 0.5)],
+    ("count", "kept", "fraction", "ranks", "scale"),
+    [
+        (0, 0.0, 0.0, 1, None),
+        (4, 0.4, 0.0, 1, 0.25),
+        (4, 0.4, 0.0, 2, 0.5),
+        (1, 0.1, 0.2, 1, None),
+        (2, 0.2, 0.2, 1, 0.5),
+    ],
 )
-def test_gradient_scale(count, total, fraction, ranks, scale) -> None:
-    assert gradient_scale(count, total, min_kept_fraction=fraction, averaged_over=ranks) == scale
+def test_gradient_scale(count, kept, fraction, ranks, scale) -> None:
+    assert gradient_scale(count, kept_fraction=kept, min_kept_fraction=fraction, averaged_over=ranks) == scale
 
 
 def test_sums_without_a_process_group_are_the_own() -> None:

@@ -89,7 +89,7 @@ class Run:
         for step in range(steps):
             state_N, batch = rollouts(student, teacher, step, rng)
             found = head_loss(student[state_N], torch.eye(VOCAB), batch, objective, config)
-            scale = gradient_scale(found.sums.count.item(), len(state_N))
+            scale = gradient_scale(found.sums.count.item())
             if scale is not None:
                 optimiser.zero_grad()
                 (found.sums.loss * scale).backward()

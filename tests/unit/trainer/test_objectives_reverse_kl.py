@@ -93,7 +93,7 @@ def test_rg_opd_is_eq_3_over_eq_4(world: World, granularity, delta) -> None:
         cfg, batch.advantage_R, batch.reward_R, batch.teacher_sampled_N, stats.sampled_logprobs_N, batch.rollout_N
     ).keep_N
     sums = raw_sums(get_objective("rg_opd").token_losses(stats, batch), keep)
-    scale = gradient_scale(sums.count.item(), float(len(keep)))
+    scale = gradient_scale(sums.count.item())
 
     full = world.full_student().tolist()
     per_token = [eq4(s, t, ids) for s, t, ids in zip(full, world.teacher.tolist(), world.support.tolist(), strict=True)]
@@ -164,7 +164,7 @@ def test_any_cut_into_micro_batches_gives_the_same_step(world: World, granularit
             for total, grad in zip(grads, torch.autograd.grad(sums.loss, (world.hidden, world.weight)), strict=True):
                 total += grad
             count, loss = count + sums.count.item(), loss + sums.loss.item()
-        scale = gradient_scale(count, len(world.sampled)) or 0.0
+        scale = gradient_scale(count) or 0.0
         return loss * scale, [grad * scale for grad in grads]
 
     whole_loss, whole_grads = step([(slice(0, len(world.sampled)), slice(0, len(world.advantage)))])

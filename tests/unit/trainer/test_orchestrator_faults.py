@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -72,7 +73,9 @@ class Stages:
             GENERATE: StreamWorker(streams, GENERATE, engine.submit, give_up, consumer="s", max_inflight=1),
             VERIFY: StreamWorker(streams, VERIFY, self._verify, verifier, consumer="v"),
             SCORE: StreamWorker(streams, SCORE, self._score, teacher, consumer="t"),
+            "score_math": StreamWorker(streams, "score_math", self._score, teacher, consumer="m"),
         }
+        self.scored: list[tuple[str, str]] = []
 
     def start(self, *names: str) -> None:
         for name in names or (GENERATE, VERIFY, SCORE):
@@ -98,6 +101,7 @@ class Stages:
         data = self.streams.blobs.get(ROLLOUT, item)
         if data is None:
             raise RolloutGone(f"rollout {item} is not there")
+        self.scored.append((delivery.stream, job.teacher))
         score = self.score(wire.parse(rollout_pb2.Rollout, data))
         done = rollout_pb2.StageDone(header=job.header, stage=SCORE, group_id=job.group_id)
         return _now(Outcome({(TEACHER_SCORE, item): score.SerializeToString()}, [(RESULTS, done.SerializeToString())]))
@@ -404,6 +408,68 @@ def test_a_teacher_of_another_vocabulary_stops_the_run(run: Run) -> None:
         run.step()
 
 
+@pytest.mark.parametrize("score", ["immediately", "after_verdict"])
+def test_each_prompt_is_scored_by_the_teacher_it_names(run: Run, score: str, undisturbed: dict[str, Any]) -> None:
+    first, second = (run.orchestrator.prompts.at(run.config.seed, position) for position in range(2))
+    first.teacher = "math"
+    object.__setattr__(run.orchestrator.config, "score", score)
+    run.stages.start(GENERATE, VERIFY, SCORE, "score_math")
+    plan = run.step()
+    the_same_as_undisturbed(run, plan, undisturbed)
+    assert Counter(run.stages.scored) == {("score_math", "math"): 3, (SCORE, ""): 3}
+    assert not run.dispatch.asked_again
+
+
+@pytest.mark.parametrize("disturbance", ["lost", "late"])
+def test_a_named_teachers_jobs_are_asked_for_again_on_its_own_stream(
+    run: Run, disturbance: str, undisturbed: dict[str, Any]
+) -> None:
+    for prompt in run.orchestrator.prompts.prompts:
+        prompt.teacher = "math"
+    # The default teacher's stream is never empty here: it must not count.
+    run.streams.add(SCORE, b"a message that nobody reads")
+    run.stages.start(GENERATE, VERIFY)
+    run.orchestrator.request(0, 0)
+    deadline = time.monotonic() + 15
+    while run.streams.depth("score_math")["backlog"] < 6 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if disturbance == "lost":
+        run.streams.reset("score_math")
+    else:
+        leased = run.streams.read("score_math", "slow", count=6)
+        alive = threading.Event()
+
+        def keep_renewing() -> None:
+            while not alive.wait(0.1):
+                run.streams.renew("score_math", "slow", [d.id for d in leased])
+
+        renewing = threading.Thread(target=keep_renewing)
+        renewing.start()
+    run.stages.start("score_math")
+    plan = run.orchestrator.collect(0)
+    if disturbance == "late":
+        alive.set()
+        renewing.join()
+    the_same_as_undisturbed(run, plan, undisturbed)
+    assert set(run.stages.scored) == {("score_math", "math")}
+    assert run.dispatch.asked_again >= 6
+    assert run.streams.depth(SCORE)["backlog"] == 1
+
+
+def test_the_wait_names_the_missing_teacher(run: Run) -> None:
+    run.orchestrator.prompts.at(run.config.seed, 0).teacher = "math"
+    run.stages.start(GENERATE, VERIFY, SCORE)
+    run.orchestrator.request(0, 0)
+    waiting = run.orchestrator.requested[0]
+    while any(group.open(VERIFY) or (group.open(SCORE) and not group.prompt.teacher) for group in waiting):
+        run.join.sweep(waiting)
+        time.sleep(0.02)
+    said = run.join.diagnosis(waiting)
+    assert "3 rollouts miss stage 'score' (3 messages wait, 0 of them leased; no teacher of this run is alive" in said
+    assert said.endswith("start one with teacher_name=math)")
+    assert said.count("miss stage") == 1
+
+
 def test_asked_to_stop_while_waiting(run: Run) -> None:
     run.orchestrator.request(0, 0)
     timer = threading.Timer(0.3, lambda: setattr(run, "stop_asked", True))
@@ -434,3 +500,18 @@ def test_the_wait_names_the_missing_service(
         run.orchestrator.collect(0)
     assert "6 rollouts miss stage 'verify'" in caplog.text
     assert "no verifier of this run is alive: start one" in caplog.text
+
+
+@pytest.mark.parametrize(("step", "used_rollouts", "unscored"), [(0, 6, 0), (4, 6, 0), (5, 0, 6)])
+def test_scoring_after_the_verdict_waits_for_the_gate_to_warm_up(
+    run: Run, step: int, used_rollouts: int, unscored: int
+) -> None:
+    """All groups agree, so the released gate drops them; while it warms up it keeps everything."""
+    run.stages.verdict = lambda _: PASSED
+    run.stages.start()
+    changes = {"gate": {"preset": "released", "warmup_steps": 5}, "score": "after_verdict"}
+    config = TrainConfig.from_mapping(run.config.model_dump(mode="json") | changes)
+    late = Orchestrator(config, run.streams, run.orchestrator.prompts, 1, run.join, run.dispatch)
+    late.request(step, 0)
+    plan = late.collect(step)
+    assert (len(used(plan)), plan.metrics["unscored_rollouts"]) == (used_rollouts, unscored)

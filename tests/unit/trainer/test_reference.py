@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 
 from services.trainer.batch import assemble
 from services.trainer.config import TrainConfig
+from services.trainer.gate import GateConfig, gate_preset
 from services.trainer.lora import LoraOptions
 from services.trainer.plan import RolloutPlan
 from services.trainer.reference import make_reference
@@ -92,3 +94,93 @@ def test_a_prefilter_beside_an_ungated_part_is_refused() -> None:
 
 def test_a_bare_off_is_yamls_false_and_means_off() -> None:
     assert not config(gate=False).gate_config().enabled
+
+
+def test_the_runs_tail_goes_to_every_objective_that_has_one_unless_it_has_its_own() -> None:
+    none: Any = {"distillation": {"tail": "none"}}
+    for name in ("rg_opd", "reverse_kl", "forward_kl", "jsd", "sdpo", "minillm", "tsd_kd"):
+        assert config(objective={"name": name}, **none).build_objective().tail == "none"  # type: ignore[attr-defined]
+        own = config(objective={"name": name, "options": {"tail": "renormalise"}}, **none)
+        assert own.build_objective().tail == "renormalise"  # type: ignore[attr-defined]
+    assert config(objective={"name": "kdrl"}, **none).build_objective().name == "kdrl"  # takes no tail
+
+
+def mixture(*parts: Any, **changes: Any) -> TrainConfig:
+    return config(objective={"name": "weighted_sum", "options": {"parts": list(parts)}}, **changes)
+
+
+def test_the_runs_settings_reach_the_parts_of_a_weighted_sum() -> None:
+    rl = {"name": "grpo", "options": {"normalise": "token"}}
+    own = {"name": "jsd", "weight": 0.5, "options": {"tail": "renormalise", "importance_clip": 5.0}}
+    run = mixture({"name": "rg_opd"}, own, rl, distillation={"tail": "none"}, max_staleness=1)
+    built: Any = run.build_objective()
+    assert [part.weight for part in built.parts] == [1.0, 0.5, 1.0]
+    assert built.importance_clip == 2.0
+    assert mixture(rl, {"name": "rg_opd"}).build_objective().importance_clip is None  # type: ignore[attr-defined]
+    assert [part.options for part in built.parts] == [
+        {"tail": "none", "importance_clip": 2.0},
+        own["options"],
+        rl["options"],
+    ]
+
+
+def test_a_weighted_sum_asks_for_the_gate_of_its_parts() -> None:
+    rl = {"name": "grpo", "options": {"normalise": "token"}}
+    assert mixture({"name": "rg_opd"}, rl).gate_config() == gate_preset("paper")
+    assert mixture(rl, {"name": "jsd"}).gate_config() == gate_preset("off")
+    assert mixture({"name": "rg_opd"}, rl, gate="off").gate_config() == gate_preset("off")
+
+
+def test_a_gate_without_a_teacher_is_refused() -> None:
+    for settings in ({"gate": "released"}, {"gate": {"delta": 0.1}}):
+        with pytest.raises(ValidationError, match="objective 'grpo' asks none; set gate=off"):
+            config(objective={"name": "grpo"}, **settings)
+        with pytest.raises(ValidationError, match="objective 'weighted_sum' asks none; set gate=off"):
+            mixture({"name": "grpo"}, **settings)
+    assert not config(objective={"name": "grpo"}).gate_config().enabled
+
+
+def test_scoring_after_the_verdict_is_refused_where_it_would_change_the_loss() -> None:
+    rl = {"name": "grpo", "options": {"normalise": "token"}}
+    late: Any = {"score": "after_verdict", "gate": "released"}
+    with pytest.raises(ValidationError, match="objective 'kdrl' has a part that .* set score=immediately"):
+        config(objective={"name": "kdrl"}, **late)
+    with pytest.raises(ValidationError, match="set score=immediately"):
+        mixture({"name": "rg_opd"}, rl, **late)
+    for name in ("rg_opd", "minillm", "rlad"):  # the gate decides about all of it
+        assert config(objective={"name": name}, **late).score == "after_verdict"
+    assert mixture({"name": "rg_opd"}, {"name": "rlad", "options": {"normalise": "token"}}, **late)
+    for gate in ("paper", "off"):  # nothing is left out
+        assert config(objective={"name": "kdrl"}, score="after_verdict", gate=gate)
+
+
+def test_rlad_is_gated_alone_and_in_a_mixture() -> None:
+    assert config(objective={"name": "rlad"}).build_objective().distills
+    part = {"name": "rlad", "options": {"normalise": "token"}}
+    assert mixture({"name": "rg_opd"}, part).build_objective().wholly_gated
+
+
+# torch takes a step that was skipped for one that was forgotten.
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+@pytest.mark.parametrize("normalise", ["token", "sequence", "constant"])
+def test_the_least_kept_share_is_of_tokens_whatever_the_objective_counts(student_folder: Path, normalise: str) -> None:
+    objective = {"name": "grpo", "normalise": normalise}
+    _, metrics, _ = step(student_folder, objective=objective, gate=GateConfig(enabled=False, min_kept_fraction=0.9))
+    assert (metrics["kept_fraction"], metrics["skipped"]) == (1.0, 0.0)
+    _, gated, _ = step(student_folder, objective={"name": "rlad", "normalise": normalise}, gate=GateConfig())
+    assert 0 < gated["kept_fraction"] < 1
+    for factor, skipped in ((0.99, 0.0), (1.01, 1.0)):
+        gate = GateConfig(min_kept_fraction=factor * gated["kept_fraction"])
+        _, metrics, _ = step(student_folder, objective={"name": "rlad", "normalise": normalise}, gate=gate)
+        assert metrics["skipped"] == skipped
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+def test_tokens_that_were_never_scored_count_as_gated_out(student_folder: Path) -> None:
+    _, plain, _ = step(student_folder, gate=GateConfig())
+    gate = GateConfig(min_kept_fraction=0.6 * plain["kept_fraction"])
+    _, some, _ = step(student_folder, gate=gate, unscored_tokens=0.5 * plain["response_tokens"])
+    assert some["skipped"] == 0.0
+    assert some["kept_fraction"] == pytest.approx(plain["kept_fraction"] / 1.5)
+    _, many, _ = step(student_folder, gate=gate, unscored_tokens=plain["response_tokens"])
+    assert many["skipped"] == 1.0
