@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from services.common.errors import ConfigError
 from services.common.http import ServiceState, create_app
+from services.common.models import check_model
 from services.common.server import bind, consumer_name, open_streams, run_http
 from services.common.streams import GENERATE
 from services.common.telemetry import configure_logging
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 def make_engine(config: SamplerConfig) -> TransformersSampler | VllmSampler:
     """The engine that the settings name, loaded."""
+    check_model(config.student, "student")
     if config.engine == "vllm":
         from services.trainer.sampler.vllm import VllmSampler
 
