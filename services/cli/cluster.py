@@ -13,6 +13,7 @@ from pydantic import Field
 from redis import Redis
 
 from services.cli.doctor import Check, Failed
+from services.cli.queues import stream_names
 from services.common.connection import connect, redact
 from services.common.errors import ConfigError
 from services.common.settings import Settings
@@ -42,7 +43,7 @@ def cluster_checks(settings: ClusterSettings, urls: Sequence[str]) -> Iterator[t
     client = connect(settings.redis_url)
     streams = Streams(client, settings.run_id)
     yield "redis", lambda: f"{redact(settings.redis_url)}: {check_server(client)}"
-    for stream in (GENERATE, VERIFY, SCORE):
+    for stream in (GENERATE, VERIFY, *_score_streams(streams)):
         yield f"stream {stream}", _of_stream(streams, stream)
     yield "dead letters", lambda: check_dead_letters(streams)
     yield "policy", lambda: check_policy(streams)
@@ -67,6 +68,13 @@ def check_server(client: Redis) -> str:
     if limit and used > 0.8 * limit:
         raise Failed(f"{used >> 20} of {limit >> 20} MiB are used: raise maxmemory or lower prompts_per_step")
     return f"{info['redis_version']}, append-only file on, {used >> 20} of {limit >> 20 or 'unlimited'} MiB used"
+
+
+def _score_streams(streams: Streams) -> list[str]:
+    """The default teacher's and those of named ones; not the default's where all prompts name theirs."""
+    named = [name for name in stream_names(streams) if name.startswith(f"{SCORE}_")]
+    unused = named and not streams.consumers(SCORE) and not streams.depth(SCORE)["backlog"]
+    return named if unused else [SCORE, *named]
 
 
 def _of_stream(streams: Streams, stream: str) -> Callable[[], str]:

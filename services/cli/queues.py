@@ -40,10 +40,11 @@ def queues(streams: Streams) -> list[Queue]:
     """All streams of a run but the dead letters."""
     seconds, micros = streams.redis.time()
     now_ms = seconds * 1000 + micros // 1000
-    return [_queue(streams, name, now_ms) for name in _names(streams) if name != "dead"]
+    return [_queue(streams, name, now_ms) for name in stream_names(streams) if name != "dead"]
 
 
-def _names(streams: Streams) -> list[str]:
+def stream_names(streams: Streams) -> list[str]:
+    """The streams of a run that exist, dead letters included."""
     matches = (_STREAM_KEY.search(key) for key in streams.redis.scan_iter(match=streams.key("*"), count=1000))
     return sorted(match.group(1).decode() for match in matches if match)
 
@@ -59,7 +60,7 @@ def _queue(streams: Streams, name: str, now_ms: int) -> Queue:
 
 def idle_s(streams: Streams) -> float | None:
     """How long ago any worker or trainer last asked for a message of this run; None: nobody ever did."""
-    idles = [consumer.idle_ms for name in _names(streams) for consumer in streams.consumers(name)]
+    idles = [consumer.idle_ms for name in stream_names(streams) for consumer in streams.consumers(name)]
     return min(idles) / 1000 if idles else None
 
 

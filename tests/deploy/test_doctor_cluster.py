@@ -71,6 +71,16 @@ def test_a_stream_that_nobody_reads_is_named(valkey: EmbeddedValkey, streams: St
     assert "FAIL nobody reads it (1 messages wait)" in answers["stream verify"]
 
 
+def test_streams_of_named_teachers_are_looked_at(valkey: EmbeddedValkey, streams: Streams, run_id: str) -> None:
+    streams.ensure(SCORE)
+    streams.ensure("score_math")
+    answers = run(valkey, run_id)
+    assert "stream score" not in answers, "no prompt asks the default teacher"
+    assert answers["stream score_math"].startswith("FAIL nobody reads it")
+    streams.add(SCORE, b"x")
+    assert run(valkey, run_id)["stream score"].startswith("FAIL nobody reads it")
+
+
 def test_dead_letters_tell_their_reason(valkey: EmbeddedValkey, streams: Streams, run_id: str) -> None:
     readers(streams)
     streams.add(SCORE, b"x")
