@@ -12,6 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from rich.console import Console
+
 from services.cli.processes import Child, ProcessFailed, Restarts
 from services.cli.progress import Progress
 from services.cli.sections import UpConfig, read_sections, up_config, write_sections
@@ -213,7 +215,11 @@ def run_resume(folder: Path, overrides: list[str]) -> int:
     before = str(sections.get("train", {}).get("output_dir", folder))
     moved = _rebase(sections, before, str(folder))
     moved.setdefault("train", {})["output_dir"] = str(folder)
-    return supervise(moved, folder)
+    code = supervise(moved, folder)
+    if code == 0:
+        text = f"`rgopd report {folder}` draws its curves and compares the student before and after"
+        Console().print(text, highlight=False, soft_wrap=True)
+    return code
 
 
 def _rebase(value: Any, before: str, now: str) -> Any:

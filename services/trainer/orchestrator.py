@@ -332,11 +332,13 @@ class Orchestrator:
         return [again]
 
     def _why_broken(self, step: int, tally: Tally, groups: list[Group]) -> str:
-        reasons = Counter(why for g in groups for e in g.entries.values() for why in e.failed.values())
+        entries = [entry for group in groups for entry in group.entries.values()]
+        # Without the names in them, or every reason would be another.
+        reasons = Counter(why.replace(e.rollout_id, "it") for e in entries for why in e.failed.values())
         ids = [i for g in groups for i in g.entries]
         for verdict in read_verdicts(self.streams, ids):
             if verdict is not None and verdict.status == verifier_pb2.VERDICT_ERROR:
-                reasons[verdict.reason] += 1
+                reasons[verdict.reason.replace(verdict.id, "it") if verdict.id else verdict.reason] += 1
         common = "; ".join(f"{count}x {why[:200]}" for why, count in reasons.most_common(3))
         return (
             f"step {step}: {tally.error_fraction:.0%} of {tally.total} rollouts ended in errors, over "
