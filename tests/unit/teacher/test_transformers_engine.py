@@ -189,7 +189,7 @@ def test_other_weights_are_another_revision(model_dir: Path, tmp_path: Path) -> 
     ("changes", "message"),
     [
         ({"model": ""}, "model: give"),
-        ({"model": "/nowhere/at/all"}, "model: cannot load"),
+        ({"model": "/nowhere/at/all"}, "model: /nowhere/at/all does not exist"),
         ({"shared_vocab_size": 400}, "shared_vocab_size: 400 is more than the model's 320"),
         ({"max_context": 4096}, "max_context: 4096 is more than the model's 1024"),
     ],
