@@ -204,4 +204,4 @@ def test_a_start_that_fails_says_why_and_exits_1(start) -> None:
     teacher = start("model=/nowhere")
     assert teacher.process.wait(60) == 1
     teacher.reader.join(5)
-    assert "cannot load" in "".join(teacher.errors)
+    assert "does not exist" in "".join(teacher.errors)
