@@ -236,7 +236,10 @@ def _alive(pid: int) -> bool:
 def _descendants(pid: int) -> list[int]:
     found = []
     for thread in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{thread}/children") as file:
-            for child in map(int, file.read().split()):
-                found += [child, *_descendants(child)]
+        try:
+            children = Path(f"/proc/{pid}/task/{thread}/children").read_text()
+        except FileNotFoundError:  # the thread has ended meanwhile
+            continue
+        for child in map(int, children.split()):
+            found += [child, *_descendants(child)]
     return found
