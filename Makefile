@@ -86,15 +86,16 @@ chaos: install
 soak: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.soak
 
-PROTOC := $(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. protos/common.proto protos/rollout.proto protos/teacher.proto protos/verifier.proto
+# Under the import name, so that the stubs import each other by it.
+PROTOC := $(BIN)/python -m grpc_tools.protoc -I . $(addprefix rgopd/,$(wildcard protos/*.proto))
 
 protos: install
-	$(PROTOC)
+	$(PROTOC) --python_out=. --pyi_out=.
 
 # The committed stubs are what the .proto files generate.
 protos-check: install
-	@mkdir -p .cache/protos && cd . && $(BIN)/python -m grpc_tools.protoc -I . --python_out=.cache/protos --pyi_out=.cache/protos protos/*.proto
-	@for f in .cache/protos/protos/*; do cmp $$f protos/$$(basename $$f) || { echo "stubs are stale: run make protos"; exit 1; }; done
+	@mkdir -p .cache && $(PROTOC) --python_out=.cache --pyi_out=.cache
+	@for f in .cache/rgopd/protos/*; do cmp $$f protos/$$(basename $$f) || { echo "stubs are stale: run make protos"; exit 1; }; done
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info .mypy_cache .ruff_cache .hypothesis

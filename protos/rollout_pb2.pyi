@@ -1,6 +1,6 @@
-from protos import common_pb2 as _common_pb2
-from protos import teacher_pb2 as _teacher_pb2
-from protos import verifier_pb2 as _verifier_pb2
+from rgopd.protos import common_pb2 as _common_pb2
+from rgopd.protos import teacher_pb2 as _teacher_pb2
+from rgopd.protos import verifier_pb2 as _verifier_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor

@@ -12,8 +12,8 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is first impo
 import pytest
 from redis import Redis
 
-from services.common.embedded import EmbeddedValkey
-from services.common.streams import Streams
+from rgopd.common.embedded import EmbeddedValkey
+from rgopd.common.streams import Streams
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from services.trainer.metrics import read_json_lines
+from rgopd.trainer.records.metrics import read_json_lines
 
 
 def evaluations(folder: Path) -> list[dict[str, Any]]:
@@ -66,7 +66,7 @@ def main() -> None:
             if evaluations(folder):
                 continue
             started = time.monotonic()
-            command = [sys.executable, "-m", "services.cli.main", "demo", "--gate", gate, "--seed", str(seed)]
+            command = [sys.executable, "-m", "rgopd.cli.main", "demo", "--gate", gate, "--seed", str(seed)]
             subprocess.run([*command, "--output-dir", str(folder)], check=True, stdout=subprocess.DEVNULL)
             print(f"{gate} seed {seed}: {time.monotonic() - started:.0f} s", flush=True)
     print(f"{platform.processor() or platform.machine()}, {platform.system()}\n")

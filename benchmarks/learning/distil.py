@@ -20,23 +20,23 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from benchmarks.learning.methods import MAX_TOKENS, PROMPTS, STEPS, Method, N
-from services.trainer.advantage import group_advantage
-from services.trainer.batch import MicroBatch, Part, assemble
-from services.trainer.config import OptimConfig
-from services.trainer.demo.rollout import encode_prompt, is_right
-from services.trainer.demo.simulate import CHECKPOINTS
-from services.trainer.demo.task import generate
-from services.trainer.gate import gate_preset
-from services.trainer.identity import derive_seed
-from services.trainer.losses.head import HeadStats, head_stats
-from services.trainer.objectives import get_objective
-from services.trainer.objectives.step import HeadLoss
-from services.trainer.plan import RolloutPlan, cut_micro_batches
-from services.trainer.sampler.engine import Sample, SampleSpec, SamplingOptions
-from services.trainer.sampler.transformers import TransformersSampler
-from services.trainer.schedule import lr_factor
-from services.trainer.student import Student
-from services.trainer.train_step import TrainStep
+from rgopd.common.identity import derive_seed
+from rgopd.sampler.engine import Sample, SampleSpec, SamplingOptions
+from rgopd.sampler.transformers import TransformersSampler
+from rgopd.trainer.batch.micro_batch import MicroBatch, Part, assemble
+from rgopd.trainer.batch.plan import RolloutPlan, cut_micro_batches
+from rgopd.trainer.config import OptimConfig
+from rgopd.trainer.demo.rollout import encode_prompt, is_right
+from rgopd.trainer.demo.simulate import CHECKPOINTS
+from rgopd.trainer.demo.task import generate
+from rgopd.trainer.gating.advantage import group_advantage
+from rgopd.trainer.gating.gate import gate_preset
+from rgopd.trainer.losses.head import HeadStats, head_stats
+from rgopd.trainer.objectives import get_objective
+from rgopd.trainer.objectives.step import HeadLoss
+from rgopd.trainer.run.schedule import lr_factor
+from rgopd.trainer.run.train_step import TrainStep
+from rgopd.trainer.student.model import Student
 
 OPTIM = OptimConfig(lr=1e-3, warmup_steps=10)
 ROWS = 256

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.trainer.gate import PresetName
+from rgopd.trainer.gating.gate import PresetName
 
 STEPS, PROMPTS, N, MAX_TOKENS = 40, 32, 8, 64
 """The budget: 40 steps of 32 prompts x 8 rollouts, which decision 010 found enough for the demo's task."""

@@ -20,9 +20,9 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from services.common.connection import connect
-from services.common.embedded import EmbeddedValkey
-from services.common.streams import (
+from rgopd.common.connection import connect
+from rgopd.common.embedded import EmbeddedValkey
+from rgopd.common.streams import (
     GENERATE,
     RESULTS,
     ROLLOUT,
@@ -34,11 +34,11 @@ from services.common.streams import (
     Outcome,
     Streams,
 )
-from services.common.worker import StreamWorker
-from services.simulate.costs import Costs, StoreCosts
-from services.simulate.engine import Simulation
-from services.simulate.presets import sleeping
-from services.simulate.workload import Cluster, Workload
+from rgopd.common.worker import StreamWorker
+from rgopd.simulate.costs import Costs, StoreCosts
+from rgopd.simulate.engine import Simulation
+from rgopd.simulate.presets import sleeping
+from rgopd.simulate.workload import Cluster, Workload
 
 Item = dict[str, int | str]
 

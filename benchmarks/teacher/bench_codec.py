@@ -15,12 +15,12 @@ import torch
 import zstandard
 
 from benchmarks.teacher.shapes import machine
-from protos import common_pb2, teacher_pb2
-from services.common import wire
-from services.teacher.codec import response_to_json, response_to_proto
-from services.teacher.engines import EngineInfo
-from services.teacher.items import Score, ScoreItem, Scoring
-from services.teacher.schemas import ScoreTopkResponse
+from rgopd.common import wire
+from rgopd.protos import common_pb2, teacher_pb2
+from rgopd.teacher.codec import response_to_json, response_to_proto
+from rgopd.teacher.engines import EngineInfo
+from rgopd.teacher.items import Score, ScoreItem, Scoring
+from rgopd.teacher.schemas import ScoreTopkResponse
 
 
 def best(call: Callable[[], object], repeats: int) -> float:

@@ -17,10 +17,10 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.teacher.shapes import machine
-from services.teacher.engines import EngineInfo
-from services.teacher.engines.loading import take_apart
-from services.teacher.engines.transformers import TransformersEngine
-from services.teacher.items import ScoreItem, Scoring
+from rgopd.teacher.engines import EngineInfo
+from rgopd.teacher.engines.loading import take_apart
+from rgopd.teacher.engines.transformers import TransformersEngine
+from rgopd.teacher.items import ScoreItem, Scoring
 
 SHAPES = {
     "0.5B": (896, 4864, 24, 14, 2, 151_936),

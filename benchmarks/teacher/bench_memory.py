@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from benchmarks.teacher.shapes import machine, wide_vocabulary
-from services.teacher.config import TeacherConfig
-from services.teacher.engines.loading import load_model
-from services.teacher.engines.transformers import TransformersEngine
-from services.teacher.items import ScoreItem, Scoring
+from rgopd.teacher.config import TeacherConfig
+from rgopd.teacher.engines.loading import load_model
+from rgopd.teacher.engines.transformers import TransformersEngine
+from rgopd.teacher.items import ScoreItem, Scoring
 
 VOCAB, CHUNK, K = 151_936, 256, 50
 

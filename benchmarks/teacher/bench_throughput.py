@@ -27,15 +27,15 @@ from pathlib import Path
 import httpx
 
 from benchmarks.teacher.shapes import groups, machine, smollm_135m
-from protos import teacher_pb2
-from services.common import wire
-from services.teacher.config import TeacherConfig
-from services.teacher.engines.transformers import TransformersEngine
-from services.teacher.items import ScoreItem
+from rgopd.common import wire
+from rgopd.protos import teacher_pb2
+from rgopd.teacher.config import TeacherConfig
+from rgopd.teacher.engines.transformers import TransformersEngine
+from rgopd.teacher.items import ScoreItem
 
 VOCAB = 49_152
 SERVE = (
-    "import sys; from services.teacher.config import TeacherConfig; from services.teacher.main import serve; "
+    "import sys; from rgopd.teacher.config import TeacherConfig; from rgopd.teacher.main import serve; "
     "sys.exit(serve(TeacherConfig.from_sources('teacher', None, sys.argv[1:])))"
 )
 

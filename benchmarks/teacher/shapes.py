@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from services.teacher.items import ScoreItem, Scoring
+from rgopd.teacher.items import ScoreItem, Scoring
 
 
 def machine() -> str:

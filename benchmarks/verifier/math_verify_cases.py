@@ -20,7 +20,7 @@ from typing import Any
 import math_verify
 import pytest
 
-from services.verifier.symbolic.answers import judge
+from rgopd.verifier.symbolic.answers import judge
 
 
 class Recorder:

@@ -16,7 +16,7 @@ from collections import Counter
 from benchmarks.verifier.client import Client
 
 _SERVE = (
-    "import sys;from services.verifier.config import VerifierConfig;from services.verifier.main import serve;"
+    "import sys;from rgopd.verifier.config import VerifierConfig;from rgopd.verifier.main import serve;"
     "sys.exit(serve(VerifierConfig(cache_size=0, queue_size=128)))"
 )
 

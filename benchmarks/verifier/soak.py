@@ -12,10 +12,10 @@ import sys
 import time
 from pathlib import Path
 
-from services.verifier.config import VerifierConfig
-from services.verifier.engine import VerifierEngine
-from services.verifier.main import build_engine
-from services.verifier.schemas import Item
+from rgopd.verifier.config import VerifierConfig
+from rgopd.verifier.engine import VerifierEngine
+from rgopd.verifier.main import build_engine
+from rgopd.verifier.schemas import Item
 
 HOSTILE = (
     "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass\n",

@@ -27,16 +27,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.verifier.client import Client
-from services.verifier.config import VerifierConfig, default_workers
-from services.verifier.engine import VerifierEngine
-from services.verifier.main import build_engine
-from services.verifier.sandbox.limits import Limits
-from services.verifier.sandbox.pool import Command, SandboxError, SandboxPool, SandboxSettings, Slot
-from services.verifier.schemas import Item
+from rgopd.verifier.config import VerifierConfig, default_workers
+from rgopd.verifier.engine import VerifierEngine
+from rgopd.verifier.main import build_engine
+from rgopd.verifier.sandbox.limits import Limits
+from rgopd.verifier.sandbox.pool import Command, SandboxError, SandboxPool, SandboxSettings, Slot
+from rgopd.verifier.schemas import Item
 
 PROGRAM = "def f(x):\n    return x + {n}\n"
 _SERVE = (
-    "import sys;from services.verifier.config import VerifierConfig;from services.verifier.main import serve;"
+    "import sys;from rgopd.verifier.config import VerifierConfig;from rgopd.verifier.main import serve;"
     "sys.exit(serve(VerifierConfig(cache_size=0, rung=sys.argv[1], python=sys.argv[2])))"
 )
 

@@ -14,7 +14,6 @@ test "$variant" = cpu || tag=$version-$variant
 test $# -gt 0 || set -- verifier teacher sampler trainer
 for service in "$@"; do
     file=services/$service/Dockerfile
-    test "$service" != sampler || file=services/trainer/sampler/Dockerfile
     # shellcheck disable=SC2086  # BUILD_ARGS is a list
     DOCKER_BUILDKIT=1 $docker build --progress=plain --file "$file" --tag "${REGISTRY-}rgopd-$service:$tag" \
         --build-arg VARIANT="$variant" --build-arg VERSION="$version" --build-arg REVISION="$revision" \

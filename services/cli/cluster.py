@@ -12,12 +12,12 @@ import httpx
 from pydantic import Field
 from redis import Redis
 
-from services.cli.doctor import Check, Failed
-from services.cli.queues import stream_names
-from services.common.connection import connect, redact
-from services.common.errors import ConfigError
-from services.common.settings import Settings
-from services.common.streams import GENERATE, SCORE, VERIFY, Streams
+from rgopd.cli.doctor import Check, Failed
+from rgopd.cli.queues import stream_names
+from rgopd.common.connection import connect, redact
+from rgopd.common.errors import ConfigError
+from rgopd.common.settings import Settings
+from rgopd.common.streams import GENERATE, SCORE, VERIFY, Streams
 
 ALIVE_MS = 60_000
 """A worker asks its stream several times a second; one that did not for this long hangs or is gone."""
@@ -104,7 +104,7 @@ def check_dead_letters(streams: Streams) -> str:
 
 def check_policy(streams: Streams) -> str:
     """The newest policy version can be read from here, whole."""
-    from services.trainer.weights import PolicyStore, digest
+    from rgopd.common.policies import PolicyStore, digest
 
     policy = PolicyStore(streams).latest()
     if policy is None:

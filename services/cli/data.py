@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, cast
 
 from rich.console import Console
 
-from services.common.errors import ConfigError
-from services.trainer.datasets import Options, get_converter
-from services.trainer.datasets.base import Judge, Tally
-from services.trainer.datasets.source import open_rows
-from services.trainer.datasets.write import clean, write, write_report
+from rgopd.common.errors import ConfigError
+from rgopd.trainer.prompts.datasets import Options, get_converter
+from rgopd.trainer.prompts.datasets.base import Judge, Tally
+from rgopd.trainer.prompts.datasets.source import open_rows
+from rgopd.trainer.prompts.datasets.write import clean, write, write_report
 
 if TYPE_CHECKING:
-    from services.verifier.graders.base import Tools
-    from services.verifier.sandbox.pool import SandboxPool
+    from rgopd.verifier.graders.base import Tools
+    from rgopd.verifier.sandbox.pool import SandboxPool
 
 
 def run_data(
@@ -67,8 +67,8 @@ def symbolic_judge() -> Iterator[Judge]:
 
     if importlib.util.find_spec("math_verify") is None:
         raise ConfigError("comparing answers needs math-verify: pip install 'rgopd[verifier]', or pass --no-check")
-    from services.verifier.graders.math import MathGrader, MathSpec
-    from services.verifier.verdict import Status
+    from rgopd.verifier.graders.math import MathGrader, MathSpec
+    from rgopd.verifier.verdict import Status
 
     with _math_tools() as tools:
         grader = MathGrader()
@@ -85,9 +85,9 @@ def symbolic_judge() -> Iterator[Judge]:
 @contextmanager
 def _math_tools() -> Iterator[Tools]:
     """What the math grader uses: symbolic workers, no sandbox."""
-    from services.verifier.config import VerifierConfig
-    from services.verifier.graders.base import Tools
-    from services.verifier.symbolic.pool import SymbolicPool
+    from rgopd.verifier.config import VerifierConfig
+    from rgopd.verifier.graders.base import Tools
+    from rgopd.verifier.symbolic.pool import SymbolicPool
 
     limits, pool = VerifierConfig(), SymbolicPool(1)
     try:

@@ -10,12 +10,12 @@ from typing import Any
 
 from rich.console import Console
 
-from services.cli.report import summary_table, write_report
-from services.cli.sections import override, read_sections
-from services.cli.up import check_sections, supervise
-from services.common.errors import ConfigError
-from services.common.settings import ConfigFiles, merge
-from services.trainer.demo.task import generate
+from rgopd.cli.report import summary_table, write_report
+from rgopd.cli.sections import override, read_sections
+from rgopd.cli.up import check_sections, supervise
+from rgopd.common.errors import ConfigError
+from rgopd.common.settings import ConfigFiles, merge
+from rgopd.trainer.demo.task import generate
 
 TRAIN_ROWS = 4096
 EVAL_ROWS = 500
@@ -25,8 +25,8 @@ def demo_sections(
     config: ConfigFiles, overrides: list[str], gate: str, seed: int, folder: Path
 ) -> dict[str, dict[str, Any]]:
     """The demo's config with models, data and names filled in; overrides win over all of it."""
-    packaged = Path(str(files("services.configs") / "demo.yaml"))
-    checkpoints = Path(str(files("services.trainer.demo") / "checkpoints"))
+    packaged = Path(str(files("rgopd.configs") / "demo.yaml"))
+    checkpoints = Path(str(files("rgopd.trainer.demo") / "checkpoints"))
     data = folder / "data"
     filled: dict[str, Any] = {
         "common": {"run_id": folder.name},

@@ -1,6 +1,6 @@
 """The demo's models and data as folders, for deployments whose services share volumes instead of one machine.
 
-    python -m services.cli.demo_files MODELS DATA
+    python -m rgopd.cli.demo_files MODELS DATA
 
 writes MODELS/{teacher,student} and DATA/{train,eval}.jsonl. Running it again changes nothing.
 """
@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from services.trainer.demo.task import generate
+from rgopd.trainer.demo.task import generate
 
 TRAIN_ROWS, EVAL_ROWS = 4096, 500  # as `rgopd demo`
 
@@ -22,7 +22,7 @@ TRAIN_ROWS, EVAL_ROWS = 4096, 500  # as `rgopd demo`
 def write_demo_files(models: Path, data: Path, seed: int = 0) -> list[Path]:
     """Copy the bundled checkpoints and make the toy rows; returns what is there now."""
     written = []
-    checkpoints = Path(str(files("services.trainer.demo") / "checkpoints"))
+    checkpoints = Path(str(files("rgopd.trainer.demo") / "checkpoints"))
     for name in ("teacher", "student"):
         shutil.copytree(checkpoints / name, models / name, dirs_exist_ok=True)
         written.append(models / name)
@@ -43,7 +43,7 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
 def main(arguments: list[str]) -> int:
     """Command line; returns an exit code."""
     if len(arguments) != 2:
-        sys.stderr.write("usage: python -m services.cli.demo_files MODELS DATA\n")
+        sys.stderr.write("usage: python -m rgopd.cli.demo_files MODELS DATA\n")
         return 2
     for path in write_demo_files(Path(arguments[0]), Path(arguments[1])):
         sys.stdout.write(f"{path}\n")

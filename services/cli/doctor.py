@@ -10,11 +10,11 @@ from typing import Any
 
 from rich.console import Console
 
-from services.cli.sections import read_sections
-from services.common.connection import connect, redact
-from services.common.embedded import EmbeddedValkey
-from services.common.errors import RgopdError
-from services.common.settings import ConfigFiles
+from rgopd.cli.sections import read_sections
+from rgopd.common.connection import connect, redact
+from rgopd.common.embedded import EmbeddedValkey
+from rgopd.common.errors import RgopdError
+from rgopd.common.settings import ConfigFiles
 
 Check = Callable[[], str]
 """Returns what was found; raises Failed with what to do."""
@@ -67,7 +67,7 @@ def checks(sections: dict[str, Any]) -> Iterator[tuple[str, Check]]:
 
 def check_config(sections: dict[str, Any]) -> str:
     """Every section fits its service's settings."""
-    from services.cli.up import check_sections
+    from rgopd.cli.up import check_sections
 
     check_sections(sections)
     return "all keys are known"
@@ -86,7 +86,7 @@ def check_redis(url: str) -> str:
 
 
 def _stream_round_trip(url: str) -> str:
-    from services.common.streams import Outcome, Streams
+    from rgopd.common.streams import Outcome, Streams
 
     client = connect(url, wait_s=3)
     streams = Streams(client, "doctor")
@@ -105,9 +105,9 @@ def _stream_round_trip(url: str) -> str:
 
 def check_sandbox(section: dict[str, Any]) -> str:
     """The verifier's isolation, probed by attacking it."""
-    from services.verifier.config import VerifierConfig
-    from services.verifier.main import sandbox_settings
-    from services.verifier.sandbox.ladder import NAMES, choose_rung
+    from rgopd.verifier.config import VerifierConfig
+    from rgopd.verifier.main import sandbox_settings
+    from rgopd.verifier.sandbox.ladder import NAMES, choose_rung
 
     config = VerifierConfig.from_mapping(section)
     rung, _ = choose_rung(config.rung, lambda r: sandbox_settings(config, r))
@@ -173,8 +173,8 @@ def check_vocabulary(student: str, teacher: str, shared: int) -> str:
 
 def check_support(train: dict[str, Any], section: dict[str, Any]) -> str:
     """The teacher scores as many ids a position as the run asks for; otherwise it refuses the first job."""
-    from services.teacher.config import TeacherConfig
-    from services.trainer.config import DistillationConfig
+    from rgopd.teacher.config import TeacherConfig
+    from rgopd.trainer.config import DistillationConfig
 
     k = DistillationConfig(**train.get("distillation", {})).k
     max_k = int(section.get("max_k", TeacherConfig.model_fields["max_k"].default))
@@ -220,8 +220,8 @@ def check_chat_template(student: str, teacher: str) -> str:
 
 def check_dataset(train: dict[str, Any]) -> str:
     """Rows can be read, rendered and checked."""
-    from services.trainer.config import DatasetConfig
-    from services.trainer.data import PromptSource
+    from rgopd.trainer.prompts.config import DatasetConfig
+    from rgopd.trainer.prompts.data import PromptSource
 
     source = PromptSource(DatasetConfig(**train.get("dataset", {})), _tokenizer(train["student"]))
     return f"{len(source)} prompts, {source.too_long} too long"
@@ -231,7 +231,7 @@ def check_zero_loss(student: str, shared_vocab_size: int) -> str:
     """A teacher equal to the student gives loss 0: the teacher's engine and the trainer's head agree."""
     from transformers.utils.logging import disable_progress_bar
 
-    from services.cli.self_distillation import loss_against_itself
+    from rgopd.cli.self_distillation import loss_against_itself
 
     disable_progress_bar()
     loss = loss_against_itself(student, shared_vocab_size)

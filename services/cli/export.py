@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from services.cli.report import write_report
-from services.trainer.export import Run, export
+from rgopd.cli.report import write_report
+from rgopd.trainer.run.export import Run, export
 
 
 def run_export(run: Path, output: Path, which: str, dtype: str) -> int:

@@ -10,8 +10,8 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from services.common.errors import RgopdError
-from services.common.settings import Settings
+from rgopd.common.errors import RgopdError
+from rgopd.common.settings import Settings
 
 app = typer.Typer(help="Reward-Gated On-Policy Distillation.", no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -40,10 +40,10 @@ def load(cls: type[S], section: str, config: list[Path] | None, overrides: list[
 @app.command()
 def teacher(config: Config = None, overrides: Set = None) -> None:
     """Serve teacher log-probs: POST /score_topk and the stream `score`."""
-    from services.teacher.config import TeacherConfig
+    from rgopd.teacher.config import TeacherConfig
 
     settings = load(TeacherConfig, "teacher", config, overrides)
-    from services.teacher.main import serve
+    from rgopd.teacher.main import serve
 
     raise typer.Exit(serve(settings))
 
@@ -51,8 +51,8 @@ def teacher(config: Config = None, overrides: Set = None) -> None:
 @app.command()
 def verifier(config: Config = None, overrides: Set = None) -> None:
     """Serve verdicts: POST /verify and the stream `verify`."""
-    from services.verifier.config import VerifierConfig
-    from services.verifier.main import serve
+    from rgopd.verifier.config import VerifierConfig
+    from rgopd.verifier.main import serve
 
     raise typer.Exit(serve(load(VerifierConfig, "verifier", config, overrides)))
 
@@ -60,10 +60,10 @@ def verifier(config: Config = None, overrides: Set = None) -> None:
 @app.command()
 def sampler(config: Config = None, overrides: Set = None) -> None:
     """Sample rollouts of the student: the stream `generate`."""
-    from services.trainer.sampler.config import SamplerConfig
+    from rgopd.sampler.config import SamplerConfig
 
     settings = load(SamplerConfig, "sampler", config, overrides)
-    from services.trainer.sampler.main import serve
+    from rgopd.sampler.main import serve
 
     raise typer.Exit(serve(settings))
 
@@ -71,19 +71,19 @@ def sampler(config: Config = None, overrides: Set = None) -> None:
 @app.command()
 def train(config: Config = None, overrides: Set = None) -> None:
     """Distil. Under torchrun this is one rank; alone it starts `nproc` ranks on this machine."""
-    from services.trainer.config import TrainConfig
+    from rgopd.trainer.config import TrainConfig
 
     settings = load(TrainConfig, "train", config, overrides)
     if settings.nproc > 1 and "RANK" not in os.environ:
-        from services.cli.torchrun import command
+        from rgopd.cli.torchrun import command
 
         arguments = ["train", *(word for path in config or [] for word in ("--config", str(path)))]
         for override in overrides or []:
             arguments += ["--set", override]
         argv = command(settings.nproc, arguments, max_restarts=settings.fault.max_restarts)
         os.execv(argv[0], argv)
-    from services.common.leave import leave
-    from services.trainer.main import train as run
+    from rgopd.common.leave import leave
+    from rgopd.trainer.run.main import train as run
 
     leave(run(settings))
 
@@ -94,7 +94,7 @@ def up(config: Config = None, overrides: Set = None) -> None:
 
     --set takes the section first: --set train.steps=10 --set teacher.model=PATH.
     """
-    from services.cli.up import run_up
+    from rgopd.cli.up import run_up
 
     raise typer.Exit(run_up(config, overrides or []))
 
@@ -108,7 +108,7 @@ def demo(
     output_dir: Annotated[Path | None, typer.Option(help="Default: runs/demo-<time>.")] = None,
 ) -> None:
     """The whole loop on a toy task with tiny bundled models: a few minutes on two CPU cores."""
-    from services.cli.demo import run_demo
+    from rgopd.cli.demo import run_demo
 
     raise typer.Exit(run_demo(config, overrides or [], gate, seed, output_dir))
 
@@ -125,10 +125,10 @@ def doctor(
     --set takes the section first, as for `up`. With --cluster: Redis, the streams' workers, dead letters, the policy's
     folder and every replica of a running deployment.
     """
-    from services.cli.doctor import report_checks, run_doctor
+    from rgopd.cli.doctor import report_checks, run_doctor
 
     if cluster:
-        from services.cli.cluster import ClusterSettings, cluster_checks
+        from rgopd.cli.cluster import ClusterSettings, cluster_checks
 
         settings = load(ClusterSettings, "common", config, overrides)
         raise typer.Exit(report_checks(cluster_checks(settings, url or [])))
@@ -142,7 +142,7 @@ def resume(
     overrides: Set = None,
 ) -> None:
     """Go on with a run from its newest whole checkpoint, also on another machine that its folder was brought to."""
-    from services.cli.up import run_resume
+    from rgopd.cli.up import run_resume
 
     raise typer.Exit(run_resume(run, overrides or []))
 
@@ -157,7 +157,7 @@ def queues(
     sweep: Annotated[float, typer.Option(help="Delete runs that nobody has worked on for this many hours.")] = 0.0,
 ) -> None:
     """Depth, leases, age and attempts of a run's streams, and its dead letters."""
-    from services.cli.queues_command import run_queues
+    from rgopd.cli.queues_command import run_queues
 
     raise typer.Exit(run_queues(redis_url, run_id, config, replay=replay, drop=drop, sweep_h=sweep))
 
@@ -165,7 +165,7 @@ def queues(
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
     """Write report.html and report.png of a run: Figure 2's curves and a before/after table."""
-    from services.cli.report import write_report
+    from rgopd.cli.report import write_report
 
     typer.echo(str(write_report(run)))
 
@@ -188,7 +188,7 @@ def data(
     max_tests: Annotated[int, typer.Option(min=0, help="eurus: tests kept a problem; 0: all.")] = 32,
 ) -> None:
     """Turn a published dataset into checkable prompts, and say what was left out and why."""
-    from services.cli.data import run_data
+    from rgopd.cli.data import run_data
 
     options = {"split": split, "subset": subset, "revision": revision, "heldout_output": heldout_output, "check": check}
     more = {"limit": limit, "heldout": heldout, "seed": seed, "max_tests": max_tests, "functions": functions}
@@ -208,7 +208,7 @@ def plan(
 
     --set takes the section first, as for `up`. Exit code 1: does not fit.
     """
-    from services.cli.plan import run_plan
+    from rgopd.cli.plan import run_plan
 
     raise typer.Exit(run_plan(config, overrides or [], device, memory_gb, mean_length, measured))
 
@@ -221,7 +221,7 @@ def export(
     dtype: Annotated[Dtype, typer.Option(help="Of the weights.")] = Dtype.bfloat16,
 ) -> None:
     """Write a run's student as a Hugging Face folder (safetensors, tokenizer, model card) for transformers and vLLM."""
-    from services.cli.export import run_export
+    from rgopd.cli.export import run_export
 
     raise typer.Exit(run_export(run, output, which, dtype.value))
 
@@ -238,7 +238,7 @@ def simulate(
     seed: int = 0,
 ) -> None:
     """Size a cluster and simulate its steps: replicas a stage, seconds a step, what saturates first."""
-    from services.cli.simulate import run_simulate
+    from rgopd.cli.simulate import run_simulate
 
     raise typer.Exit(run_simulate(models, gpu, gpus or [8, 64, 1024], staleness, k, mean_tokens, max_new_tokens, seed))
 

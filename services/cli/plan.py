@@ -12,12 +12,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from services.cli.sections import UpConfig, read_sections, up_config
-from services.common.errors import ConfigError
-from services.common.settings import ConfigFiles, merge, nearest
-from services.teacher.config import TeacherConfig
-from services.trainer.config import TrainConfig
-from services.trainer.estimate import (
+from rgopd.cli.sections import UpConfig, read_sections, up_config
+from rgopd.common.errors import ConfigError
+from rgopd.common.settings import ConfigFiles, merge, nearest
+from rgopd.sampler.config import SamplerConfig
+from rgopd.teacher.config import TeacherConfig
+from rgopd.trainer.config import TrainConfig
+from rgopd.trainer.records.metrics import read_json_lines
+from rgopd.trainer.run.estimate import (
     DEVICES,
     Device,
     ModelShape,
@@ -29,8 +31,6 @@ from services.trainer.estimate import (
     teacher_need,
     trainer_need,
 )
-from services.trainer.metrics import read_json_lines
-from services.trainer.sampler.config import SamplerConfig
 
 Sections = dict[str, dict[str, Any]]
 

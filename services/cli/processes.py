@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from services.common.children import die_with_parent
-from services.common.errors import RgopdError
+from rgopd.common.children import die_with_parent
+from rgopd.common.errors import RgopdError
 
 log = logging.getLogger(__name__)
 

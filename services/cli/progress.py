@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from services.trainer.metrics import read_json_lines
+from rgopd.trainer.records.metrics import read_json_lines
 
 
 class Progress:

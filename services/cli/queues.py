@@ -11,8 +11,8 @@ from redis import Redis
 from rich.console import Console
 from rich.table import Table
 
-from services.common.errors import InvalidInput
-from services.common.streams import GROUP, DeadLetter, Streams
+from rgopd.common.errors import InvalidInput
+from rgopd.common.streams import GROUP, DeadLetter, Streams
 
 _RUN_KEY = re.compile(rb"^rgopd:\{([A-Za-z0-9._-]+)\}:")
 _STREAM_KEY = re.compile(rb":stream:([A-Za-z0-9_-]+)$")

@@ -6,11 +6,11 @@ import os
 
 from rich.console import Console
 
-from services.cli.queues import chosen_letters, runs, show, sweep
-from services.common.connection import connect
-from services.common.errors import ConfigError
-from services.common.settings import ConfigFiles, read_files
-from services.common.streams import Streams
+from rgopd.cli.queues import chosen_letters, runs, show, sweep
+from rgopd.common.connection import connect
+from rgopd.common.errors import ConfigError
+from rgopd.common.settings import ConfigFiles, read_files
+from rgopd.common.streams import Streams
 
 
 def run_queues(redis_url: str, run_id: str, config: ConfigFiles, *, replay: str, drop: str, sweep_h: float) -> int:

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from rich.table import Table
 
-from services.common.errors import ConfigError
-from services.trainer.metrics import read_json_lines
+from rgopd.common.errors import ConfigError
+from rgopd.trainer.records.metrics import read_json_lines
 
 CURVES = (
     ("kept_fraction", "Kept token fraction"),

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from services.common.errors import ConfigError
-from services.common.settings import SECTIONS, ConfigFiles, explain, merge, nearest, parse_overrides, read_files
+from rgopd.common.errors import ConfigError
+from rgopd.common.settings import SECTIONS, ConfigFiles, explain, merge, nearest, parse_overrides, read_files
 
 
 class UpConfig(BaseModel):
@@ -36,7 +36,7 @@ def read_sections(config: ConfigFiles, overrides: list[str]) -> dict[str, dict[s
         ConfigError: an unknown section, or a file without sections.
     """
     if not config:
-        raise ConfigError("name a config: --config configs/demo.yaml, or one like it")
+        raise ConfigError("name a config: --config services/configs/demo.yaml, or one like it")
     return override(read_files(config), overrides)
 
 

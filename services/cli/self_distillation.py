@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from services.teacher.config import TeacherConfig
-from services.teacher.engines import make_engine
-from services.teacher.items import ScoreItem, Scoring
-from services.trainer.batch import Part, assemble
-from services.trainer.gate import gate_preset
-from services.trainer.objectives import get_objective
-from services.trainer.objectives.step import HeadLoss, head_loss
-from services.trainer.plan import RolloutPlan
-from services.trainer.sampler.engine import Sample, SampleSpec, SamplingOptions
-from services.trainer.sampler.transformers import TransformersSampler
-from services.trainer.student import Student
+from rgopd.sampler.engine import Sample, SampleSpec, SamplingOptions
+from rgopd.sampler.transformers import TransformersSampler
+from rgopd.teacher.config import TeacherConfig
+from rgopd.teacher.engines import make_engine
+from rgopd.teacher.items import ScoreItem, Scoring
+from rgopd.trainer.batch.micro_batch import Part, assemble
+from rgopd.trainer.batch.plan import RolloutPlan
+from rgopd.trainer.gating.gate import gate_preset
+from rgopd.trainer.objectives import get_objective
+from rgopd.trainer.objectives.step import HeadLoss, head_loss
+from rgopd.trainer.student.model import Student
 
 K = 8
 TOKENS = 12

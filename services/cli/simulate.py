@@ -7,11 +7,11 @@ from dataclasses import replace
 from rich.console import Console
 from rich.table import Table
 
-from services.common.errors import ConfigError
-from services.simulate.engine import Report, Simulation
-from services.simulate.presets import GPUS, PAIRS, PAPER, gpu_costs
-from services.simulate.sizing import fit
-from services.simulate.workload import Cluster, Workload
+from rgopd.common.errors import ConfigError
+from rgopd.simulate.engine import Report, Simulation
+from rgopd.simulate.presets import GPUS, PAIRS, PAPER, gpu_costs
+from rgopd.simulate.sizing import fit
+from rgopd.simulate.workload import Cluster, Workload
 
 
 def simulate_gpus(

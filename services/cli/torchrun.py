@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from services.common.children import PAUSED, PERMANENT
+from rgopd.common.children import PAUSED, PERMANENT
 
 
 def command(nproc: int, arguments: Sequence[str], *, max_restarts: int = 3) -> list[str]:
@@ -16,10 +16,10 @@ def command(nproc: int, arguments: Sequence[str], *, max_restarts: int = 3) -> l
 
     max_restarts: how often all ranks are started again after one of them died.
     """
-    launcher = [sys.executable, "-m", "services.cli.torchrun", "--standalone", "--nproc-per-node", str(nproc)]
+    launcher = [sys.executable, "-m", "rgopd.cli.torchrun", "--standalone", "--nproc-per-node", str(nproc)]
     # The ranks end their step and save before they go; the launcher must leave them the time.
     launcher += ["--max-restarts", str(max_restarts), "--shutdown-timeout", "110"]
-    return [*launcher, "-m", "services.cli.main", *arguments]
+    return [*launcher, "-m", "rgopd.cli.main", *arguments]
 
 
 def main(arguments: Sequence[str]) -> int:

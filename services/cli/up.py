@@ -14,15 +14,15 @@ from typing import Any
 
 from rich.console import Console
 
-from services.cli.processes import Child, ProcessFailed, Restarts
-from services.cli.progress import Progress
-from services.cli.sections import UpConfig, read_sections, up_config, write_sections
-from services.cli.torchrun import command
-from services.common.children import PAUSED, PERMANENT
-from services.common.embedded import EmbeddedValkey
-from services.common.errors import ConfigError
-from services.common.models import check_model
-from services.common.settings import ConfigFiles, Settings
+from rgopd.cli.processes import Child, ProcessFailed, Restarts
+from rgopd.cli.progress import Progress
+from rgopd.cli.sections import UpConfig, read_sections, up_config, write_sections
+from rgopd.cli.torchrun import command
+from rgopd.common.children import PAUSED, PERMANENT
+from rgopd.common.embedded import EmbeddedValkey
+from rgopd.common.errors import ConfigError
+from rgopd.common.models import check_model
+from rgopd.common.settings import ConfigFiles, Settings
 
 RUN_FILE = "run.yaml"
 """The sections as they were given, before this machine's own additions: what `rgopd resume` reads."""
@@ -58,7 +58,7 @@ class Machine:
         names = ["teacher", "verifier", *[f"sampler-{i}" for i in range(self.up.samplers)]]
         for name in names:
             role = name.partition("-")[0]
-            argv = [sys.executable, "-m", "services.cli.main", role, *config]
+            argv = [sys.executable, "-m", "rgopd.cli.main", role, *config]
             child = Child(name, argv, self.folder / "logs", self._environment(role))
             child.start()
             self.services.append(child)
@@ -172,11 +172,11 @@ def _raise_stopped(number: int, _: FrameType | None) -> None:
 
 def check_sections(sections: dict[str, Any]) -> None:
     """Build every service's settings here, so that a misspelt key is told before anything starts."""
-    from services.teacher.config import TeacherConfig
-    from services.trainer.config import TrainConfig
-    from services.trainer.monitors import check_backends
-    from services.trainer.sampler.config import SamplerConfig
-    from services.verifier.config import VerifierConfig
+    from rgopd.sampler.config import SamplerConfig
+    from rgopd.teacher.config import TeacherConfig
+    from rgopd.trainer.config import TrainConfig
+    from rgopd.trainer.records.monitors import check_backends
+    from rgopd.verifier.config import VerifierConfig
 
     classes: dict[str, type[Settings]] = {
         "teacher": TeacherConfig,

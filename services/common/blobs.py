@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from redis import Redis
 
-from services.common.errors import TooLarge
+from rgopd.common.errors import TooLarge
 
 MAX_BLOB_BYTES = 256 << 20
 

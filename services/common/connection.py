@@ -30,7 +30,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from services.common.errors import ConfigError, Unavailable
+from rgopd.common.errors import ConfigError, Unavailable
 
 log = logging.getLogger(__name__)
 

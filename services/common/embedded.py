@@ -13,8 +13,8 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
-from services.common.children import die_with_parent
-from services.common.errors import ConfigError, Unavailable
+from rgopd.common.children import die_with_parent
+from rgopd.common.errors import ConfigError, Unavailable
 
 
 class EmbeddedValkey:

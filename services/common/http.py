@@ -20,7 +20,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.common.errors import Overloaded, RgopdError, TooLarge, Unauthorized, Unavailable
+from rgopd.common.errors import Overloaded, RgopdError, TooLarge, Unauthorized, Unavailable
 
 log = logging.getLogger(__name__)
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from services.common.errors import ConfigError
+from rgopd.common.errors import ConfigError
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+"""What weights and activations may be held in."""
 
 
 def check_model(name: str, setting: str) -> None:

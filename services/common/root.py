@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 
-from services.common.errors import ConfigError
+from rgopd.common.errors import ConfigError
 
 log = logging.getLogger(__name__)
 

@@ -19,12 +19,12 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from services.common.connection import connect
-from services.common.errors import ConfigError, RgopdError
-from services.common.http import ServiceState
-from services.common.root import check_root
-from services.common.settings import ServiceSettings
-from services.common.streams import Streams
+from rgopd.common.connection import connect
+from rgopd.common.errors import ConfigError, RgopdError
+from rgopd.common.http import ServiceState
+from rgopd.common.root import check_root
+from rgopd.common.settings import ServiceSettings
+from rgopd.common.streams import Streams
 
 log = logging.getLogger(__name__)
 

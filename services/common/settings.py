@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from services.common.errors import ConfigError
+from rgopd.common.errors import ConfigError
 
 SECTIONS = ("common", "teacher", "verifier", "sampler", "train", "up")
 
@@ -32,6 +32,12 @@ S = TypeVar("S", bound="Settings")
 
 ConfigFiles = Path | typing.Sequence[Path] | None
 """`--config`, given once, several times, or not at all."""
+
+
+class Part(BaseModel):
+    """A nested group of settings: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
 class Settings(BaseSettings):

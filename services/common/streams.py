@@ -26,8 +26,8 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from services.common.blobs import Blobs, check_size
-from services.common.errors import Overloaded
+from rgopd.common.blobs import Blobs, check_size
+from rgopd.common.errors import Overloaded
 
 GROUP = "workers"
 

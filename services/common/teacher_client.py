@@ -22,10 +22,10 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from protos import common_pb2, teacher_pb2
-from services.common import wire
-from services.common.errors import InvalidInput, Malformed, RgopdError, TooLarge, Unauthorized, Unavailable
-from services.common.streams import SCORE
+from rgopd.common import wire
+from rgopd.common.errors import InvalidInput, Malformed, RgopdError, TooLarge, Unauthorized, Unavailable
+from rgopd.common.streams import SCORE
+from rgopd.protos import common_pb2, teacher_pb2
 
 _NAME = re.compile(r"[A-Za-z0-9_]{0,64}")
 _REFUSED: dict[int, type[RgopdError]] = {

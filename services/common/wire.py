@@ -14,8 +14,8 @@ import numpy as np
 from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
-from protos import common_pb2
-from services.common.errors import InvalidInput, Malformed
+from rgopd.common.errors import InvalidInput, Malformed
+from rgopd.protos import common_pb2
 
 SCHEMA_VERSION = 1
 """Raised when a message changes in a way that old readers would misread; see `check_schema`."""

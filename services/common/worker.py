@@ -19,11 +19,11 @@ from google.protobuf.message import Message
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from redis.exceptions import RedisError
 
-from protos import common_pb2, rollout_pb2
-from services.common import wire
-from services.common.connection import hurry
-from services.common.errors import Malformed, Overloaded, RgopdError, TooLarge, Unavailable
-from services.common.streams import GENERATE, RESULTS, SCORE, VERIFY, Delivery, Outcome, Streams
+from rgopd.common import wire
+from rgopd.common.connection import hurry
+from rgopd.common.errors import Malformed, Overloaded, RgopdError, TooLarge, Unavailable
+from rgopd.common.streams import GENERATE, RESULTS, SCORE, VERIFY, Delivery, Outcome, Streams
+from rgopd.protos import common_pb2, rollout_pb2
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from services.simulate.costs import Costs
-from services.simulate.workload import Cluster, Workload
+from rgopd.simulate.costs import Costs
+from rgopd.simulate.workload import Cluster, Workload
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.simulate.costs import (
+from rgopd.simulate.costs import (
     Costs,
     Gpu,
     Model,
@@ -13,7 +13,7 @@ from services.simulate.costs import (
     VerifierCosts,
     roofline,
 )
-from services.simulate.workload import Workload
+from rgopd.simulate.workload import Workload
 
 # Shapes from the models' config.json: kv_bytes_token = 2 (K and V) x layers x kv heads x head size x 2 bytes.
 MODELS = {

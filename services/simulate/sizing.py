@@ -7,8 +7,8 @@ import math
 import random
 from dataclasses import dataclass, replace
 
-from services.simulate.costs import Costs
-from services.simulate.workload import Cluster, Workload
+from rgopd.simulate.costs import Costs
+from rgopd.simulate.workload import Cluster, Workload
 
 TARGET = 0.8
 """Share of its time that a stage may be busy: a queue grows without bound as this goes to 1."""

@@ -12,16 +12,16 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CollectorRegistry
 
-from protos import common_pb2, teacher_pb2
-from services.common import memory, wire
-from services.common.errors import TooLarge, Unavailable, UnsupportedMediaType
-from services.common.http import ServiceState, create_app
-from services.teacher import codec
-from services.teacher.batching import TeacherService
-from services.teacher.body import BodyGate, compress
-from services.teacher.config import TeacherConfig
-from services.teacher.items import Score, ScoreItem
-from services.teacher.schemas import EXAMPLES, ScoreTopkResponse, request_schema
+from rgopd.common import memory, wire
+from rgopd.common.errors import TooLarge, Unavailable, UnsupportedMediaType
+from rgopd.common.http import ServiceState, create_app
+from rgopd.protos import common_pb2, teacher_pb2
+from rgopd.teacher import codec
+from rgopd.teacher.batching import TeacherService
+from rgopd.teacher.body import BodyGate, compress
+from rgopd.teacher.config import TeacherConfig
+from rgopd.teacher.items import Score, ScoreItem
+from rgopd.teacher.schemas import EXAMPLES, ScoreTopkResponse, request_schema
 
 JSON = "application/json"
 _TRIM_FROM = 1 << 20

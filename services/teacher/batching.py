@@ -8,13 +8,13 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from services.common.errors import RgopdError, Unavailable
-from services.teacher.cache import ScoreCache
-from services.teacher.engines import Engine, EngineFault, EngineInfo
-from services.teacher.items import Score, ScoreItem
-from services.teacher.metrics import TeacherMetrics
-from services.teacher.queueing import Entry, TokenQueue
-from services.teacher.tracing import Tracer, parent_from
+from rgopd.common.errors import RgopdError, Unavailable
+from rgopd.teacher.cache import ScoreCache
+from rgopd.teacher.engines import Engine, EngineFault, EngineInfo
+from rgopd.teacher.items import Score, ScoreItem
+from rgopd.teacher.metrics import TeacherMetrics
+from rgopd.teacher.queueing import Entry, TokenQueue
+from rgopd.teacher.tracing import Tracer, parent_from
 
 log = logging.getLogger(__name__)
 

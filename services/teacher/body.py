@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import zstandard
 from fastapi import Request
 
-from services.common.errors import Malformed, Overloaded, RgopdError, TooLarge, UnsupportedMediaType
+from rgopd.common.errors import Malformed, Overloaded, RgopdError, TooLarge, UnsupportedMediaType
 
 _COMPRESS_FROM = 1 << 12
 

@@ -15,11 +15,11 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
-from protos import teacher_pb2
-from services.common import wire
-from services.common.errors import InvalidInput, Malformed
-from services.teacher.engines import EngineInfo
-from services.teacher.items import Score, ScoreItem
+from rgopd.common import wire
+from rgopd.common.errors import InvalidInput, Malformed
+from rgopd.protos import teacher_pb2
+from rgopd.teacher.engines import EngineInfo
+from rgopd.teacher.items import Score, ScoreItem
 
 log = logging.getLogger(__name__)
 

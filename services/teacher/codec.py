@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from protos import common_pb2, teacher_pb2
-from services.common import wire
-from services.common.errors import InvalidInput, Malformed, TooLarge
-from services.teacher.engines import EngineInfo
-from services.teacher.items import Int, Score, ScoreItem, Scoring, SupportKind
-from services.teacher.schemas import RolloutIn, ScoreOut, ScoreTopkRequest, ScoreTopkResponse
-from services.teacher.validation import make_item, make_scoring
+from rgopd.common import wire
+from rgopd.common.errors import InvalidInput, Malformed, TooLarge
+from rgopd.protos import common_pb2, teacher_pb2
+from rgopd.teacher.engines import EngineInfo
+from rgopd.teacher.items import Int, Score, ScoreItem, Scoring, SupportKind
+from rgopd.teacher.schemas import RolloutIn, ScoreOut, ScoreTopkRequest, ScoreTopkResponse
+from rgopd.teacher.validation import make_item, make_scoring
 
 SUPPORTS: dict[int, SupportKind] = {
     teacher_pb2.SUPPORT_STUDENT: "student",

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from services.common.settings import ServiceSettings
+from rgopd.common.settings import ServiceSettings
 
 
 class TeacherConfig(ServiceSettings):

@@ -38,7 +38,7 @@ class Scoring:
 
 @dataclass(frozen=True, slots=True)
 class ScoreItem:
-    """One rollout to score; checked by `services.teacher.validation` before it is queued."""
+    """One rollout to score; checked by `rgopd.teacher.validation` before it is queued."""
 
     id: str
     prompt_ids_C: Int

@@ -7,18 +7,18 @@ import time
 
 from prometheus_client import CollectorRegistry
 
-from services.common.errors import ConfigError
-from services.common.http import ServiceState
-from services.common.server import bind, consumer_name, open_streams, run_http
-from services.common.streams import Streams
-from services.common.telemetry import configure_logging
-from services.teacher.app import TeacherDoor, make_app
-from services.teacher.batching import TeacherService
-from services.teacher.cache import ScoreCache
-from services.teacher.config import TeacherConfig
-from services.teacher.engines import Engine, make_engine
-from services.teacher.metrics import TeacherMetrics
-from services.teacher.worker import ScoreWorker
+from rgopd.common.errors import ConfigError
+from rgopd.common.http import ServiceState
+from rgopd.common.server import bind, consumer_name, open_streams, run_http
+from rgopd.common.streams import Streams
+from rgopd.common.telemetry import configure_logging
+from rgopd.teacher.app import TeacherDoor, make_app
+from rgopd.teacher.batching import TeacherService
+from rgopd.teacher.cache import ScoreCache
+from rgopd.teacher.config import TeacherConfig
+from rgopd.teacher.engines import Engine, make_engine
+from rgopd.teacher.metrics import TeacherMetrics
+from rgopd.teacher.worker import ScoreWorker
 
 log = logging.getLogger(__name__)
 

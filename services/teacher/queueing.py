@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 from opentelemetry.context import Context
 
-from services.common.errors import Overloaded, TooLarge
-from services.teacher.items import Score, ScoreItem
+from rgopd.common.errors import Overloaded, TooLarge
+from rgopd.teacher.items import Score, ScoreItem
 
 
 @dataclass(eq=False, slots=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.teacher.items import SupportKind
+from rgopd.teacher.items import SupportKind
 
 # fail_fast: a body of a million bad items must not make a million error records.
 Id = Annotated[int, Field(ge=-(2**31), lt=2**31)]

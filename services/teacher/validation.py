@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from services.common.errors import InvalidInput
-from services.teacher.engines import EngineInfo
-from services.teacher.items import PAD_ID, Int, ScoreItem, Scoring, SupportKind
+from rgopd.common.errors import InvalidInput
+from rgopd.teacher.engines import EngineInfo
+from rgopd.teacher.items import PAD_ID, Int, ScoreItem, Scoring, SupportKind
 
 MAX_ID_CHARS = 256
 

@@ -6,16 +6,16 @@ from concurrent.futures import Future
 
 from prometheus_client import CollectorRegistry
 
-from protos import rollout_pb2, teacher_pb2
-from services.common import wire
-from services.common.errors import InvalidInput, RolloutGone
-from services.common.streams import RESULTS, ROLLOUT, SCORE, TEACHER_SCORE, Delivery, Outcome, Streams
-from services.common.teacher_client import score_stream
-from services.common.worker import StreamWorker, announce_failure
-from services.teacher.batching import TeacherService
-from services.teacher.codec import score_to_proto, set_temperature, support_kind, tensor_ids
-from services.teacher.items import Score, ScoreItem
-from services.teacher.validation import make_item, make_scoring
+from rgopd.common import wire
+from rgopd.common.errors import InvalidInput, RolloutGone
+from rgopd.common.streams import RESULTS, ROLLOUT, SCORE, TEACHER_SCORE, Delivery, Outcome, Streams
+from rgopd.common.teacher_client import score_stream
+from rgopd.common.worker import StreamWorker, announce_failure
+from rgopd.protos import rollout_pb2, teacher_pb2
+from rgopd.teacher.batching import TeacherService
+from rgopd.teacher.codec import score_to_proto, set_temperature, support_kind, tensor_ids
+from rgopd.teacher.items import Score, ScoreItem
+from rgopd.teacher.validation import make_item, make_scoring
 
 
 class ScoreWorker:

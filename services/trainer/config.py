@@ -5,38 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from services.common.settings import Settings
-from services.trainer.fsdp_options import FsdpConfig
-from services.trainer.gate import GateConfig, gate_preset
-from services.trainer.lora import LoraOptions
-from services.trainer.losses.tiles import Kernels
-from services.trainer.monitors import MonitorConfig
-from services.trainer.objectives import Objective, get_objective
-from services.trainer.objectives.registry import option_names
-from services.trainer.objectives.weighted_sum import WeightedSum
-from services.trainer.sampler.config import Dtype
-
-
-class Part(BaseModel):
-    """A nested group of settings: unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
-
-
-class DatasetConfig(Part):
-    """Where prompts come from; see `data.py` for the columns."""
-
-    path: Path = Field(description="JSONL or Parquet file, or a folder written by datasets' save_to_disk.")
-    system_prompt: str = ""
-    prompt_column: str = "prompt"
-    kind_column: str = "kind"
-    max_prompt_tokens: int = Field(1024, ge=1, description="Longer prompts are left out and counted.")
-    limit: int = Field(0, ge=0, description="Use only the first rows; 0: all.")
-    teachers: dict[str, str] = Field(
-        {}, description="Teacher by a row's domain, '*' for all others; a row's own `teacher` wins. Empty: one for all."
-    )
+from rgopd.common.models import Dtype
+from rgopd.common.settings import Part, Settings
+from rgopd.trainer.gating.gate import GateConfig, gate_preset
+from rgopd.trainer.losses.tiles import Kernels
+from rgopd.trainer.objectives import Objective, get_objective
+from rgopd.trainer.objectives.registry import option_names
+from rgopd.trainer.objectives.weighted_sum import WeightedSum
+from rgopd.trainer.prompts.config import DatasetConfig
+from rgopd.trainer.records.monitors import MonitorConfig
+from rgopd.trainer.student.fsdp_options import FsdpConfig
+from rgopd.trainer.student.lora import LoraOptions
 
 
 class ObjectiveConfig(Part):

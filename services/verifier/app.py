@@ -10,11 +10,11 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CollectorRegistry
 
-from services.common.errors import UnsupportedMediaType
-from services.common.http import ServiceState, create_app
-from services.common.wire import PROTOBUF
-from services.verifier import schemas
-from services.verifier.engine import VerifierEngine
+from rgopd.common.errors import UnsupportedMediaType
+from rgopd.common.http import ServiceState, create_app
+from rgopd.common.wire import PROTOBUF
+from rgopd.verifier import schemas
+from rgopd.verifier.engine import VerifierEngine
 
 JSON = "application/json"
 _ON_THE_LOOP_BYTES = 256 << 10

@@ -8,8 +8,8 @@ import threading
 from collections import OrderedDict
 from concurrent.futures import Future
 
-from services.verifier.schemas import Item
-from services.verifier.verdict import Status, Verdict
+from rgopd.verifier.schemas import Item
+from rgopd.verifier.verdict import Status, Verdict
 
 
 def content_key(item: Item) -> bytes:

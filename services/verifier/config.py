@@ -8,10 +8,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from services.common.settings import ServiceSettings
-from services.verifier.code.toolchains import Toolchain
-from services.verifier.graders.base import OnTruncated
-from services.verifier.sandbox.limits import Limits
+from rgopd.common.settings import ServiceSettings
+from rgopd.verifier.code.toolchains import Toolchain
+from rgopd.verifier.graders.base import OnTruncated
+from rgopd.verifier.sandbox.limits import Limits
 
 
 def default_workers() -> int:

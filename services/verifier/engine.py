@@ -13,12 +13,12 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from services.common.errors import InvalidInput, Overloaded, TooLarge, Unavailable
-from services.verifier.cache import VerdictCache, content_key
-from services.verifier.graders import Registry
-from services.verifier.graders.base import Grader, Lane, OnTruncated, Spec, Tools
-from services.verifier.schemas import Item
-from services.verifier.verdict import Verdict, error, failed
+from rgopd.common.errors import InvalidInput, Overloaded, TooLarge, Unavailable
+from rgopd.verifier.cache import VerdictCache, content_key
+from rgopd.verifier.graders import Registry
+from rgopd.verifier.graders.base import Grader, Lane, OnTruncated, Spec, Tools
+from rgopd.verifier.schemas import Item
+from rgopd.verifier.verdict import Verdict, error, failed
 
 log = logging.getLogger(__name__)
 

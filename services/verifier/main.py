@@ -8,22 +8,22 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from services.common.errors import ConfigError, Unavailable
-from services.common.http import ServiceState
-from services.common.server import bind, open_streams, run_http
-from services.common.telemetry import configure_logging
-from services.common.worker import StreamWorker
-from services.verifier.app import build_app
-from services.verifier.code.toolchains import find_toolchains
-from services.verifier.config import VerifierConfig, default_workers
-from services.verifier.engine import VerifierEngine
-from services.verifier.graders import default_registry
-from services.verifier.graders.base import Tools
-from services.verifier.graders.python import read_graders
-from services.verifier.sandbox.ladder import choose_rung
-from services.verifier.sandbox.pool import SandboxPool, SandboxSettings
-from services.verifier.symbolic.pool import SymbolicPool
-from services.verifier.worker import stream_worker
+from rgopd.common.errors import ConfigError, Unavailable
+from rgopd.common.http import ServiceState
+from rgopd.common.server import bind, open_streams, run_http
+from rgopd.common.telemetry import configure_logging
+from rgopd.common.worker import StreamWorker
+from rgopd.verifier.app import build_app
+from rgopd.verifier.code.toolchains import find_toolchains
+from rgopd.verifier.config import VerifierConfig, default_workers
+from rgopd.verifier.engine import VerifierEngine
+from rgopd.verifier.graders import default_registry
+from rgopd.verifier.graders.base import Tools
+from rgopd.verifier.graders.python import read_graders
+from rgopd.verifier.sandbox.ladder import choose_rung
+from rgopd.verifier.sandbox.pool import SandboxPool, SandboxSettings
+from rgopd.verifier.symbolic.pool import SymbolicPool
+from rgopd.verifier.worker import stream_worker
 
 log = logging.getLogger(__name__)
 

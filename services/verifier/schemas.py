@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from protos import verifier_pb2
-from services.common import wire
-from services.common.errors import InvalidInput, Malformed, TooLarge
-from services.verifier.verdict import Status, Verdict
+from rgopd.common import wire
+from rgopd.common.errors import InvalidInput, Malformed, TooLarge
+from rgopd.protos import verifier_pb2
+from rgopd.verifier.verdict import Status, Verdict
 
 _CODES = {
     Status.passed: verifier_pb2.VERDICT_PASSED,

@@ -7,15 +7,15 @@ from concurrent.futures import Future
 
 from prometheus_client import CollectorRegistry
 
-from protos import rollout_pb2, verifier_pb2
-from services.common import wire
-from services.common.errors import InvalidInput
-from services.common.server import consumer_name
-from services.common.streams import RESULTS, VERDICT, VERIFY, Delivery, Outcome, Streams
-from services.common.worker import StreamWorker, announce_failure
-from services.verifier import schemas
-from services.verifier.engine import VerifierEngine
-from services.verifier.verdict import Verdict
+from rgopd.common import wire
+from rgopd.common.errors import InvalidInput
+from rgopd.common.server import consumer_name
+from rgopd.common.streams import RESULTS, VERDICT, VERIFY, Delivery, Outcome, Streams
+from rgopd.common.worker import StreamWorker, announce_failure
+from rgopd.protos import rollout_pb2, verifier_pb2
+from rgopd.verifier import schemas
+from rgopd.verifier.engine import VerifierEngine
+from rgopd.verifier.verdict import Verdict
 
 STAGE = "verify"
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from services.verifier.config import VerifierConfig
-from services.verifier.engine import VerifierEngine
-from services.verifier.graders import default_registry
-from services.verifier.graders.base import Tools
-from services.verifier.sandbox.ladder import attack
-from services.verifier.sandbox.pool import SandboxError, SandboxPool, SandboxSettings
-from services.verifier.sandbox.uids import slot_uids
-from services.verifier.symbolic.pool import SymbolicPool
+from rgopd.verifier.config import VerifierConfig
+from rgopd.verifier.engine import VerifierEngine
+from rgopd.verifier.graders import default_registry
+from rgopd.verifier.graders.base import Tools
+from rgopd.verifier.sandbox.ladder import attack
+from rgopd.verifier.sandbox.pool import SandboxError, SandboxPool, SandboxSettings
+from rgopd.verifier.sandbox.uids import slot_uids
+from rgopd.verifier.symbolic.pool import SymbolicPool
 from tests.attacks.host import SECRET, Listeners
 
 

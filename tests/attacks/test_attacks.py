@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from services.verifier.schemas import Item
-from services.verifier.verdict import Verdict
+from rgopd.verifier.schemas import Item
+from rgopd.verifier.verdict import Verdict
 from tests.attacks import host
 from tests.attacks.answers import answers
 from tests.attacks.breaking import VALUES, escapes, resources

@@ -18,12 +18,12 @@ from typing import Any
 
 import yaml
 
-from services.common.children import PERMANENT
-from services.common.embedded import EmbeddedValkey, free_port
-from services.trainer.demo.task import generate
+from rgopd.common.children import PERMANENT
+from rgopd.common.embedded import EmbeddedValkey, free_port
+from rgopd.trainer.demo.task import generate
 from tests.chaos.proxy import Proxy
 
-MODELS = Path(str(files("services.trainer.demo") / "checkpoints"))
+MODELS = Path(str(files("rgopd.trainer.demo") / "checkpoints"))
 
 
 class Nursery:

@@ -21,16 +21,11 @@ def preload() -> None:
     import transformers.models.qwen2.modeling_qwen2  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
-    import services.teacher.engines.transformers
-    import services.teacher.main
-    import services.trainer.main
-    import services.trainer.sampler.main  # noqa: F401
-
 
 def run_role(job: dict[str, Any]) -> None:
     """In the child: become the process."""
-    from services.cli import main as cli
-    from services.common.children import die_with_parent
+    from rgopd.cli import main as cli
+    from rgopd.common.children import die_with_parent
 
     os.setsid()
     if die_with_parent is not None:

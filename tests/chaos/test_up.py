@@ -20,7 +20,7 @@ STEPS = 6
 def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with log.open("ab") as sink:
-        argv = [sys.executable, "-m", "services.cli.main", *arguments]
+        argv = [sys.executable, "-m", "rgopd.cli.main", *arguments]
         return subprocess.Popen(argv, stdout=sink, stderr=sink, env=environment)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from services.teacher.items import PAD_LOGPROB, TAIL_FLOOR, Score, ScoreItem, Scoring, SupportKind
+from rgopd.teacher.items import PAD_LOGPROB, TAIL_FLOOR, Score, ScoreItem, Scoring, SupportKind
 
 VOCAB, SHARED, EOS = 320, 300, 2
 Case = Callable[[np.random.Generator], list[ScoreItem]]

@@ -10,14 +10,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 from redis import Redis
 
-from services.teacher.batching import TeacherService
-from services.teacher.cache import ScoreCache
-from services.teacher.config import TeacherConfig
-from services.teacher.engines import settings_digest
-from services.teacher.engines.self_teacher import SelfTeacherEngine
-from services.teacher.engines.transformers import TransformersEngine
-from services.teacher.items import Scoring
-from services.teacher.metrics import TeacherMetrics
+from rgopd.teacher.batching import TeacherService
+from rgopd.teacher.cache import ScoreCache
+from rgopd.teacher.config import TeacherConfig
+from rgopd.teacher.engines import settings_digest
+from rgopd.teacher.engines.self_teacher import SelfTeacherEngine
+from rgopd.teacher.engines.transformers import TransformersEngine
+from rgopd.teacher.items import Scoring
+from rgopd.teacher.metrics import TeacherMetrics
 from tests.contract.teacher_conformance import SHARED, rollout, save_tiny_qwen2
 
 

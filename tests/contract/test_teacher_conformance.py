@@ -7,8 +7,8 @@ import zlib
 import numpy as np
 import pytest
 
-from services.teacher.config import TeacherConfig
-from services.teacher.engines.transformers import TransformersEngine
+from rgopd.teacher.config import TeacherConfig
+from rgopd.teacher.engines.transformers import TransformersEngine
 from tests.contract.teacher_conformance import CASES, SHARED, Reference, largest_errors, save_tiny_qwen2
 
 SETTINGS = {

@@ -20,8 +20,8 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 
-from protos import teacher_pb2
-from services.common import wire
+from rgopd.common import wire
+from rgopd.protos import teacher_pb2
 from tests.contract.teacher_conformance import rollout, save_tiny_qwen2
 from tests.contract.test_teacher_processes import Teacher, as_proto
 

@@ -17,16 +17,16 @@ import numpy as np
 import pytest
 import trustme
 
-from protos import teacher_pb2
-from services.common import wire
-from services.common.errors import Unauthorized
-from services.common.teacher_client import PoolSettings, TeacherPool
-from services.teacher.config import TeacherConfig
-from services.teacher.engines.transformers import TransformersEngine
+from rgopd.common import wire
+from rgopd.common.errors import Unauthorized
+from rgopd.common.teacher_client import PoolSettings, TeacherPool
+from rgopd.protos import teacher_pb2
+from rgopd.teacher.config import TeacherConfig
+from rgopd.teacher.engines.transformers import TransformersEngine
 from tests.contract.teacher_conformance import rollout, save_tiny_qwen2
 
 LAUNCH = (
-    "import sys; from services.teacher.config import TeacherConfig; from services.teacher.main import serve; "
+    "import sys; from rgopd.teacher.config import TeacherConfig; from rgopd.teacher.main import serve; "
     "sys.exit(serve(TeacherConfig.from_sources('teacher', None, sys.argv[1:])))"
 )
 

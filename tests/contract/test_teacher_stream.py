@@ -13,16 +13,16 @@ from prometheus_client import CollectorRegistry
 from redis import Redis
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from protos import rollout_pb2, teacher_pb2
-from services.common import wire
-from services.common.streams import RESULTS, ROLLOUT, SCORE, TEACHER_SCORE, Streams
-from services.common.worker import DEADLINES_S
-from services.teacher.batching import TeacherService
-from services.teacher.config import TeacherConfig
-from services.teacher.engines.transformers import TransformersEngine
-from services.teacher.items import ScoreItem, Scoring
-from services.teacher.metrics import TeacherMetrics
-from services.teacher.worker import ScoreWorker
+from rgopd.common import wire
+from rgopd.common.streams import RESULTS, ROLLOUT, SCORE, TEACHER_SCORE, Streams
+from rgopd.common.worker import DEADLINES_S
+from rgopd.protos import rollout_pb2, teacher_pb2
+from rgopd.teacher.batching import TeacherService
+from rgopd.teacher.config import TeacherConfig
+from rgopd.teacher.engines.transformers import TransformersEngine
+from rgopd.teacher.items import ScoreItem, Scoring
+from rgopd.teacher.metrics import TeacherMetrics
+from rgopd.teacher.worker import ScoreWorker
 
 
 @pytest.fixture(scope="module")

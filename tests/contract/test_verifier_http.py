@@ -16,15 +16,15 @@ from typing import Any
 import httpx
 import pytest
 
-from protos import verifier_pb2
-from services.common.wire import PROTOBUF
-from services.verifier.app import EXAMPLE
+from rgopd.common.wire import PROTOBUF
+from rgopd.protos import verifier_pb2
+from rgopd.verifier.app import EXAMPLE
 
 TOKEN = "test-token"
 _START = """
 import json, sys
-from services.verifier.config import VerifierConfig
-from services.verifier.main import serve
+from rgopd.verifier.config import VerifierConfig
+from rgopd.verifier.main import serve
 sys.exit(serve(VerifierConfig(**json.loads(sys.argv[1]))))
 """
 

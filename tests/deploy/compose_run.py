@@ -63,7 +63,7 @@ def report_images(engine: Engine) -> None:
         assert image["Config"]["Healthcheck"], service
         assert image["Config"]["Labels"]["org.opencontainers.image.version"] == VERSION
         say(f"image rgopd-{service}: {image['Size'] / 1e6:.0f} MB, user {image['Config']['User']}")
-    absent = ("torch", "services.teacher", "services.trainer")
+    absent = ("torch", "rgopd.teacher", "rgopd.trainer")
     program = f"import importlib.util as u; print([m for m in {absent} if u.find_spec(m)])"
     image_run = [
         "run",

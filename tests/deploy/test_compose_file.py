@@ -11,14 +11,14 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from services.teacher.config import TeacherConfig
-from services.trainer.config import TrainConfig
-from services.trainer.sampler.config import SamplerConfig
-from services.verifier.config import VerifierConfig
+from rgopd.sampler.config import SamplerConfig
+from rgopd.teacher.config import TeacherConfig
+from rgopd.trainer.config import TrainConfig
+from rgopd.verifier.config import VerifierConfig
 from tests.deploy.manifests import ROOT
 
 SETTINGS = {"teacher": TeacherConfig, "verifier": VerifierConfig, "sampler": SamplerConfig, "train": TrainConfig}
-DOCKERFILES = sorted([*ROOT.glob("services/*/Dockerfile"), *ROOT.glob("services/*/*/Dockerfile")])
+DOCKERFILES = sorted(ROOT.glob("services/*/Dockerfile"))
 LOCKS = ROOT / "deploy/docker/locks"
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.demo_files import EVAL_ROWS, TRAIN_ROWS, main, write_demo_files
-from services.trainer.config import DatasetConfig
-from services.trainer.data import PromptSource
+from rgopd.cli.demo_files import EVAL_ROWS, TRAIN_ROWS, main, write_demo_files
+from rgopd.trainer.prompts.config import DatasetConfig
+from rgopd.trainer.prompts.data import PromptSource
 
 
 def test_models_and_rows_can_be_used_as_they_are(tmp_path: Path) -> None:

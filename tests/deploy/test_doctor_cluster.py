@@ -11,12 +11,12 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 from redis import Redis
 
-from services.cli.cluster import ClusterSettings, cluster_checks
-from services.cli.doctor import report_checks
-from services.common.embedded import EmbeddedValkey
-from services.common.errors import ConfigError
-from services.common.http import ServiceState, create_app
-from services.common.streams import GENERATE, SCORE, VERIFY, Streams
+from rgopd.cli.cluster import ClusterSettings, cluster_checks
+from rgopd.cli.doctor import report_checks
+from rgopd.common.embedded import EmbeddedValkey
+from rgopd.common.errors import ConfigError
+from rgopd.common.http import ServiceState, create_app
+from rgopd.common.streams import GENERATE, SCORE, VERIFY, Streams
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from services.common.settings import Settings
-from services.common.streams import Streams
-from services.teacher.config import TeacherConfig
-from services.trainer.config import TrainConfig
-from services.trainer.sampler.config import SamplerConfig
-from services.verifier.config import VerifierConfig
+from rgopd.common.settings import Settings
+from rgopd.common.streams import Streams
+from rgopd.sampler.config import SamplerConfig
+from rgopd.teacher.config import TeacherConfig
+from rgopd.trainer.config import TrainConfig
+from rgopd.verifier.config import VerifierConfig
 from tests.deploy.manifests import (
     OVERLAYS,
     ROOT,
@@ -38,7 +38,7 @@ SETTINGS: dict[str, type[Settings]] = {
 DOCKERFILES = {
     "teacher": "services/teacher/Dockerfile",
     "verifier": "services/verifier/Dockerfile",
-    "sampler": "services/trainer/sampler/Dockerfile",
+    "sampler": "services/sampler/Dockerfile",
     "trainer": "services/trainer/Dockerfile",
 }
 SECRET_KEYS = {"redis-passwords": {"trainer", "teacher", "verifier", "sampler"}, "api-token": {"token"}}

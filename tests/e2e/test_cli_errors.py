@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.conftest import Rgopd
 
-STUDENT = str(files("services.trainer.demo") / "checkpoints" / "student")
+STUDENT = str(files("rgopd.trainer.demo") / "checkpoints" / "student")
 
 
 def failure(rgopd: Rgopd, *arguments: str) -> str:

@@ -13,7 +13,7 @@ import yaml
 from redis import Redis
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from services.trainer.metrics import read_json_lines
+from rgopd.trainer.records.metrics import read_json_lines
 from tests.e2e.conftest import Rgopd, eventually, processes_naming
 
 STEPS = 3

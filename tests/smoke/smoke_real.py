@@ -23,10 +23,10 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from services.cli.processes import Child
-from services.trainer.metrics import read_json_lines
-from services.trainer.sampler.engine import Sample, SampleSpec, SamplingOptions
-from services.trainer.sampler.transformers import TransformersSampler
+from rgopd.cli.processes import Child
+from rgopd.sampler.engine import Sample, SampleSpec, SamplingOptions
+from rgopd.sampler.transformers import TransformersSampler
+from rgopd.trainer.records.metrics import read_json_lines
 
 FOLDER = Path(".cache/smoke")
 DROPPED_LAYERS = (13, 15)
@@ -128,7 +128,7 @@ def train(run: Path, teacher: Path, student: Path) -> None:
     path = run / "smoke.yaml"
     path.write_text(yaml.safe_dump(config))
     for command in ("doctor", "up"):
-        subprocess.run([sys.executable, "-m", "services.cli.main", command, "--config", str(path)], check=True)
+        subprocess.run([sys.executable, "-m", "rgopd.cli.main", command, "--config", str(path)], check=True)
 
 
 def check_metrics(run: Path) -> None:
@@ -156,7 +156,7 @@ def check_services(teacher: Path, student: Path) -> None:
         "verifier": [],
     }
     children = [
-        Child(name, [sys.executable, "-m", "services.cli.main", name, *arguments], FOLDER / "logs")
+        Child(name, [sys.executable, "-m", "rgopd.cli.main", name, *arguments], FOLDER / "logs")
         for name, arguments in services.items()
     ]
     try:

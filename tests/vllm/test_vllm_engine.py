@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from services.common.errors import ConfigError, InvalidInput
-from services.teacher.config import TeacherConfig
-from services.teacher.engines import vllm as vllm_engine
-from services.teacher.engines.vllm import VllmEngine
+from rgopd.common.errors import ConfigError, InvalidInput
+from rgopd.teacher.config import TeacherConfig
+from rgopd.teacher.engines import vllm as vllm_engine
+from rgopd.teacher.engines.vllm import VllmEngine
 from tests.contract.teacher_conformance import CASES, SHARED, Reference, largest_errors, rollout, save_tiny_qwen2
 
 pytestmark = pytest.mark.vllm

@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from services.common.errors import ConfigError
-from services.trainer.sampler.engine import Sample, SampleSpec, SamplingOptions
-from services.trainer.sampler.vllm import VllmSampler
+from rgopd.common.errors import ConfigError
+from rgopd.sampler.engine import Sample, SampleSpec, SamplingOptions
+from rgopd.sampler.vllm import VllmSampler
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default")]  # vLLM imports what torch deprecates
 
 # The demo's larger model: vLLM's CPU attention has no kernel for the smaller one's head dimension of 24.
-STUDENT = Path(str(files("services.trainer.demo") / "checkpoints" / "teacher"))
+STUDENT = Path(str(files("rgopd.trainer.demo") / "checkpoints" / "teacher"))
 ENGINE = {"max_model_len": 128, "enforce_eager": True, "block_size": 32, "max_num_seqs": 16}
 TEXTS = ["1+2*3", "17-(4-2)", "1+2*3", "3*(4+5)"]
 K = 5

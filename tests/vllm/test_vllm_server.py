@@ -14,10 +14,10 @@ import httpx
 import numpy as np
 import pytest
 
-from services.common.errors import InvalidInput
-from services.teacher.config import TeacherConfig
-from services.teacher.engines.vllm_server import VllmServerEngine
-from services.teacher.validation import make_scoring
+from rgopd.common.errors import InvalidInput
+from rgopd.teacher.config import TeacherConfig
+from rgopd.teacher.engines.vllm_server import VllmServerEngine
+from rgopd.teacher.validation import make_scoring
 from tests.contract.teacher_conformance import CASES, SHARED, Reference, largest_errors, rollout, save_tiny_qwen2
 
 pytestmark = pytest.mark.vllm

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from services.common.errors import ConfigError, RgopdError
-from services.teacher.items import Score, ScoreItem, SupportKind
+from rgopd.common.errors import ConfigError, RgopdError
+from rgopd.teacher.items import Score, ScoreItem, SupportKind
 
 if TYPE_CHECKING:
-    from services.teacher.config import TeacherConfig
+    from rgopd.teacher.config import TeacherConfig
 
 
 class EngineFault(RgopdError):
@@ -105,20 +105,20 @@ def make_engine(config: TeacherConfig, redis: Any = None) -> Engine:
     if config.source != "checkpoint":
         if config.engine != "transformers" or redis is None:
             raise ConfigError(f"source: {config.source} needs engine=transformers and redis_url, to follow the student")
-        from services.teacher.engines.self_teacher import SelfTeacherEngine, latest_policy
+        from rgopd.teacher.engines.self_teacher import SelfTeacherEngine, latest_policy
 
         return SelfTeacherEngine(config, latest_policy(redis, config.run_id))
     match config.engine:
         case "transformers":
-            from services.teacher.engines.transformers import TransformersEngine
+            from rgopd.teacher.engines.transformers import TransformersEngine
 
             return TransformersEngine.load(config)
         case "vllm":
-            from services.teacher.engines.vllm import VllmEngine
+            from rgopd.teacher.engines.vllm import VllmEngine
 
             return VllmEngine(config)
         case "vllm-server":
-            from services.teacher.engines.vllm_server import VllmServerEngine
+            from rgopd.teacher.engines.vllm_server import VllmServerEngine
 
             return VllmServerEngine(config)
         case unknown:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from services.teacher.engines import EngineFault
-from services.teacher.items import PAD_ID, PAD_LOGPROB, TAIL_FLOOR, Float, Int, Score, ScoreItem
+from rgopd.teacher.engines import EngineFault
+from rgopd.teacher.items import PAD_ID, PAD_LOGPROB, TAIL_FLOOR, Float, Int, Score, ScoreItem
 
 
 def score_from_columns(item: ScoreItem, sampled_T: Float, ids_TK: Int, topk_TK: Float) -> Score:

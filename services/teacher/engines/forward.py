@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from services.common.kv_cache import cache_argument, cache_of
-from services.teacher.items import Int, ScoreItem
+from rgopd.common.kv_cache import cache_argument, cache_of
+from rgopd.teacher.items import Int, ScoreItem
 
 
 def plan_batches(items: Sequence[ScoreItem], budget: int, share: bool) -> Iterator[tuple[list[int], bool]]:

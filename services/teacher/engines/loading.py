@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from services.common.errors import ConfigError
-from services.common.models import check_model
-from services.teacher.engines import EngineInfo, settings_digest
+from rgopd.common.errors import ConfigError
+from rgopd.common.models import check_model
+from rgopd.teacher.engines import EngineInfo, settings_digest
 
 if TYPE_CHECKING:
-    from services.teacher.config import TeacherConfig
+    from rgopd.teacher.config import TeacherConfig
 
 log = logging.getLogger(__name__)
 

@@ -20,15 +20,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from protos import rollout_pb2
-from services.common.errors import InvalidInput
-from services.teacher.engines import EngineFault
-from services.teacher.engines.loading import load_model, take_apart
-from services.teacher.engines.transformers import TransformersEngine
-from services.teacher.items import Score, ScoreItem
+from rgopd.common.errors import InvalidInput
+from rgopd.protos import rollout_pb2
+from rgopd.teacher.engines import EngineFault
+from rgopd.teacher.engines.loading import load_model, take_apart
+from rgopd.teacher.engines.transformers import TransformersEngine
+from rgopd.teacher.items import Score, ScoreItem
 
 if TYPE_CHECKING:
-    from services.teacher.config import TeacherConfig
+    from rgopd.teacher.config import TeacherConfig
 
 log = logging.getLogger(__name__)
 

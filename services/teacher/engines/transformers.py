@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from services.teacher.engines import EngineFault, EngineInfo
-from services.teacher.engines.forward import plan_batches, response_states
-from services.teacher.engines.loading import LoadedModel, load_model
-from services.teacher.items import PAD_ID, PAD_LOGPROB, TAIL_FLOOR, Score, ScoreItem, Scoring
+from rgopd.teacher.engines import EngineFault, EngineInfo
+from rgopd.teacher.engines.forward import plan_batches, response_states
+from rgopd.teacher.engines.loading import LoadedModel, load_model
+from rgopd.teacher.items import PAD_ID, PAD_LOGPROB, TAIL_FLOOR, Score, ScoreItem, Scoring
 
 if TYPE_CHECKING:
-    from services.teacher.config import TeacherConfig
+    from rgopd.teacher.config import TeacherConfig
 
 log = logging.getLogger(__name__)
 

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from services.common.errors import ConfigError, InvalidInput
-from services.teacher.engines import EngineFault, EngineInfo, settings_digest
-from services.teacher.engines.columns import score_from_columns, score_from_full
-from services.teacher.engines.loading import folder_digest
-from services.teacher.engines.loop import LoopThread
-from services.teacher.items import Float, Score, ScoreItem
+from rgopd.common.errors import ConfigError, InvalidInput
+from rgopd.teacher.engines import EngineFault, EngineInfo, settings_digest
+from rgopd.teacher.engines.columns import score_from_columns, score_from_full
+from rgopd.teacher.engines.loading import folder_digest
+from rgopd.teacher.engines.loop import LoopThread
+from rgopd.teacher.items import Float, Score, ScoreItem
 
 if TYPE_CHECKING:
-    from services.teacher.config import TeacherConfig
+    from rgopd.teacher.config import TeacherConfig
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +203,7 @@ async def _start(config: TeacherConfig) -> Any:
         "trust_remote_code": False,
         "enable_prefix_caching": not config.deterministic,
         "max_logprobs": -1,  # requests are held to max_k by this service
-        "worker_extension_cls": "services.teacher.engines.vllm_worker.ScoringExtension",
+        "worker_extension_cls": "rgopd.teacher.engines.vllm_worker.ScoringExtension",
         **config.vllm,
     }
     if config.dtype != "float32" and not config.quantization:

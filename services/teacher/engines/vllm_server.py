@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import numpy as np
 
-from services.common.errors import ConfigError, InvalidInput
-from services.teacher.engines import EngineFault, EngineInfo, settings_digest
-from services.teacher.engines.columns import score_from_columns, score_from_full
-from services.teacher.engines.loop import LoopThread
-from services.teacher.items import PAD_ID, Float, Score, ScoreItem, SupportKind
+from rgopd.common.errors import ConfigError, InvalidInput
+from rgopd.teacher.engines import EngineFault, EngineInfo, settings_digest
+from rgopd.teacher.engines.columns import score_from_columns, score_from_full
+from rgopd.teacher.engines.loop import LoopThread
+from rgopd.teacher.items import PAD_ID, Float, Score, ScoreItem, SupportKind
 
 if TYPE_CHECKING:
-    from services.teacher.config import TeacherConfig
+    from rgopd.teacher.config import TeacherConfig
 
 log = logging.getLogger(__name__)
 

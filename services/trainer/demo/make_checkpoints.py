@@ -1,6 +1,6 @@
 """Make the demo's tiny teacher and student from nothing.
 
-``python -m services.trainer.demo.make_checkpoints --out DIR``
+``python -m rgopd.trainer.demo.make_checkpoints --out DIR``
 
 Both are pre-trained on worked solutions of the train split. Each problem is shown now the right way, now with
 the family's slip; how often is what sets the two apart (see ``slip_probability``).
@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
-from services.trainer.demo.families import Problem
-from services.trainer.demo.rollout import accuracy, encode_prompt, to_tensor
-from services.trainer.demo.task import generate, problems
-from services.trainer.demo.tokenizer import build_tokenizer, save_tokenizer
+from rgopd.trainer.demo.families import Problem
+from rgopd.trainer.demo.rollout import accuracy, encode_prompt, to_tensor
+from rgopd.trainer.demo.task import generate, problems
+from rgopd.trainer.demo.tokenizer import build_tokenizer, save_tokenizer
 
 log = logging.getLogger("make_checkpoints")
 

@@ -1,7 +1,7 @@
 """Reward-gated on-policy distillation, the whole algorithm in one file and one process.
 
 Read it beside the distributed system: the same steps in the same order, without services, streams or FSDP.
-``python -m services.trainer.demo.simulate --gate paper --seed 0``
+``python -m rgopd.trainer.demo.simulate --gate paper --seed 0``
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from services.trainer.demo.rollout import accuracy, encode_prompt, is_right, sample, to_tensor
-from services.trainer.demo.task import generate
+from rgopd.trainer.demo.rollout import accuracy, encode_prompt, is_right, sample, to_tensor
+from rgopd.trainer.demo.task import generate
 
 log = logging.getLogger("simulate")
 CHECKPOINTS = Path(__file__).parent / "checkpoints"

@@ -13,7 +13,7 @@ import sys
 import zlib
 from typing import Any, Literal
 
-from services.trainer.demo.families import FAMILIES, Problem
+from rgopd.trainer.demo.families import FAMILIES, Problem
 
 Split = Literal["train", "eval"]
 EVAL_SHARE = 4

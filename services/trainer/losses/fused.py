@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from services.trainer.losses.buckets import TailMode, bucket_logprobs, tail_logprob
-from services.trainer.losses.divergences import reverse_kl
-from services.trainer.losses.head import DEFAULT_CHUNK, HeadStats
-from services.trainer.losses.tiles import (
+from rgopd.trainer.losses.buckets import TailMode, bucket_logprobs, tail_logprob
+from rgopd.trainer.losses.divergences import reverse_kl
+from rgopd.trainer.losses.head import DEFAULT_CHUNK, HeadStats
+from rgopd.trainer.losses.tiles import (
     Kernels,
     RowStats,
     SparseGrad,

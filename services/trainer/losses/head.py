@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from services.trainer.losses.buckets import tail_logprob
-from services.trainer.losses.tiles import (
+from rgopd.trainer.losses.buckets import tail_logprob
+from rgopd.trainer.losses.tiles import (
     Kernels,
     RowStats,
     SparseGrad,

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from services.trainer.losses.buckets import PAD_LOGPROB
+from rgopd.trainer.losses.buckets import PAD_LOGPROB
 
 log = logging.getLogger(__name__)
 
@@ -287,7 +287,7 @@ def choose(kernels: Kernels, hidden_ND: Tensor) -> TileMath:
     if kernels == "torch" or (kernels == "auto" and not (hidden_ND.is_cuda and hidden_ND.dtype != torch.float64)):
         return TorchTiles()
     if kernels == "triton":
-        from services.trainer.losses.triton_tiles import TritonTiles
+        from rgopd.trainer.losses.triton_tiles import TritonTiles
 
         return TritonTiles()
     return _trusted(hidden_ND.device.index or 0, hidden_ND.dtype)
@@ -297,7 +297,7 @@ def choose(kernels: Kernels, hidden_ND: Tensor) -> TileMath:
 def _trusted(device: int, dtype: torch.dtype) -> TileMath:
     """Triton's passes if they compile on this GPU and agree with PyTorch's on a small tile; decided once a process."""
     try:
-        from services.trainer.losses.triton_tiles import TritonTiles
+        from rgopd.trainer.losses.triton_tiles import TritonTiles
 
         worst = disagreement(TritonTiles(), torch.device("cuda", device), dtype)
     except (ImportError, RuntimeError, ValueError, OSError) as error:  # Triton's own errors are RuntimeErrors

@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from services.trainer.losses.buckets import PAD_LOGPROB
-from services.trainer.losses.tiles import RowStats, SparseGrad, project
+from rgopd.trainer.losses.buckets import PAD_LOGPROB
+from rgopd.trainer.losses.tiles import RowStats, SparseGrad, project
 
 _BLOCK = 4096
 """Columns that one program holds at once."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.trainer.objectives import (  # noqa: F401  (imported to be registered)
+from rgopd.trainer.objectives import (  # noqa: F401  (imported to be registered)
     forward_kl,
     grpo,
     jsd,
@@ -14,7 +14,7 @@ from services.trainer.objectives import (  # noqa: F401  (imported to be registe
     tsd_kd,
     weighted_sum,
 )
-from services.trainer.objectives.base import Objective, ObjectiveBase, ObjectiveOutput, TokenBatch
-from services.trainer.objectives.registry import get_objective, names, register
+from rgopd.trainer.objectives.base import Objective, ObjectiveBase, ObjectiveOutput, TokenBatch
+from rgopd.trainer.objectives.registry import get_objective, names, register
 
 __all__ = ["Objective", "ObjectiveBase", "ObjectiveOutput", "TokenBatch", "get_objective", "names", "register"]

@@ -10,9 +10,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from services.trainer.gate import PresetName
-from services.trainer.losses.buckets import TailMode, bucket_logprobs
-from services.trainer.losses.head import HeadStats
+from rgopd.trainer.gating.gate import PresetName
+from rgopd.trainer.losses.buckets import TailMode, bucket_logprobs
+from rgopd.trainer.losses.head import HeadStats
 
 SupportOwner = Literal["student", "teacher", "none"]
 

@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from services.trainer.losses.divergences import forward_kl
-from services.trainer.objectives.base import BucketObjective
-from services.trainer.objectives.registry import register
+from rgopd.trainer.losses.divergences import forward_kl
+from rgopd.trainer.objectives.base import BucketObjective
+from rgopd.trainer.objectives.registry import register
 
 
 @register

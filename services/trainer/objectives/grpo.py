@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from services.trainer.losses.head import HeadStats
-from services.trainer.objectives.base import ObjectiveBase, ObjectiveOutput, SupportOwner, TokenBatch
-from services.trainer.objectives.policy import (
+from rgopd.trainer.losses.head import HeadStats
+from rgopd.trainer.objectives.base import ObjectiveBase, ObjectiveOutput, SupportOwner, TokenBatch
+from rgopd.trainer.objectives.policy import (
     Normalise,
     clipped_surrogate,
     k3,
@@ -18,7 +18,7 @@ from services.trainer.objectives.policy import (
     segment_mean,
     token_weights,
 )
-from services.trainer.objectives.registry import register
+from rgopd.trainer.objectives.registry import register
 
 
 @register

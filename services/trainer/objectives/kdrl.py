@@ -7,11 +7,11 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 
-from services.trainer.losses.head import HeadStats
-from services.trainer.objectives.base import ObjectiveOutput, TokenBatch, teacher_sampled
-from services.trainer.objectives.grpo import GRPO
-from services.trainer.objectives.policy import Normalise, k2, token_weights
-from services.trainer.objectives.registry import register
+from rgopd.trainer.losses.head import HeadStats
+from rgopd.trainer.objectives.base import ObjectiveOutput, TokenBatch, teacher_sampled
+from rgopd.trainer.objectives.grpo import GRPO
+from rgopd.trainer.objectives.policy import Normalise, k2, token_weights
+from rgopd.trainer.objectives.registry import register
 
 
 @register

@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from services.trainer.losses.buckets import TailMode
-from services.trainer.losses.divergences import reverse_kl
-from services.trainer.losses.head import HeadStats
-from services.trainer.objectives.base import (
+from rgopd.trainer.losses.buckets import TailMode
+from rgopd.trainer.losses.divergences import reverse_kl
+from rgopd.trainer.losses.head import HeadStats
+from rgopd.trainer.objectives.base import (
     ObjectiveBase,
     ObjectiveOutput,
     TokenBatch,
@@ -20,8 +20,8 @@ from services.trainer.objectives.base import (
     teacher_sampled,
     token_mean,
 )
-from services.trainer.objectives.policy import clipped_surrogate, discounted_suffix_sum, old_logprobs
-from services.trainer.objectives.registry import register
+from rgopd.trainer.objectives.policy import clipped_surrogate, discounted_suffix_sum, old_logprobs
+from rgopd.trainer.objectives.registry import register
 
 
 @register

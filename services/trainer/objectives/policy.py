@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from services.trainer.objectives.base import TokenBatch
+from rgopd.trainer.objectives.base import TokenBatch
 
 Normalise = Literal["token", "sequence", "constant"]
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from services.trainer.objectives.base import Objective, ObjectiveOptions
+from rgopd.trainer.objectives.base import Objective, ObjectiveOptions
 
 _ObjectiveClass = TypeVar("_ObjectiveClass", bound=type[ObjectiveOptions])
 _KNOWN: dict[str, type[ObjectiveOptions]] = {}

@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from services.trainer.gate import PresetName
-from services.trainer.losses.divergences import reverse_kl
-from services.trainer.objectives.base import BucketObjective
-from services.trainer.objectives.registry import register
+from rgopd.trainer.gating.gate import PresetName
+from rgopd.trainer.losses.divergences import reverse_kl
+from rgopd.trainer.objectives.base import BucketObjective
+from rgopd.trainer.objectives.registry import register
 
 
 @register

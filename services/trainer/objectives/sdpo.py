@@ -7,9 +7,9 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from services.trainer.losses.divergences import generalised_jsd
-from services.trainer.objectives.base import BucketObjective
-from services.trainer.objectives.registry import register
+from rgopd.trainer.losses.divergences import generalised_jsd
+from rgopd.trainer.objectives.base import BucketObjective
+from rgopd.trainer.objectives.registry import register
 
 
 @register

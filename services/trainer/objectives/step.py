@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from services.trainer.gate import GateConfig, GateDecision, decide_gate
-from services.trainer.losses.fused import fused_head_loss
-from services.trainer.losses.head import DEFAULT_CHUNK, HeadStats, head_stats
-from services.trainer.losses.normalise import RawSums, raw_sums
-from services.trainer.losses.tiles import Kernels, compute_dtype
-from services.trainer.objectives.base import Objective, TokenBatch
+from rgopd.trainer.gating.gate import GateConfig, GateDecision, decide_gate
+from rgopd.trainer.losses.fused import fused_head_loss
+from rgopd.trainer.losses.head import DEFAULT_CHUNK, HeadStats, head_stats
+from rgopd.trainer.losses.normalise import RawSums, raw_sums
+from rgopd.trainer.losses.tiles import Kernels, compute_dtype
+from rgopd.trainer.objectives.base import Objective, TokenBatch
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from services.trainer.losses.buckets import PAD_LOGPROB, TailMode
-from services.trainer.losses.divergences import bucket_entropy, generalised_jsd
-from services.trainer.losses.head import HeadStats
-from services.trainer.objectives.base import (
+from rgopd.trainer.losses.buckets import PAD_LOGPROB, TailMode
+from rgopd.trainer.losses.divergences import bucket_entropy, generalised_jsd
+from rgopd.trainer.losses.head import HeadStats
+from rgopd.trainer.objectives.base import (
     ObjectiveBase,
     ObjectiveOutput,
     SupportOwner,
@@ -20,7 +20,7 @@ from services.trainer.objectives.base import (
     student_teacher_buckets,
     token_mean,
 )
-from services.trainer.objectives.registry import register
+from rgopd.trainer.objectives.registry import register
 
 _QUANTILE = {"paper": 0.9, "released": 0.1}
 

@@ -8,10 +8,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from torch import Tensor
 
-from services.trainer.gate import PresetName
-from services.trainer.losses.head import HeadStats
-from services.trainer.objectives.base import Objective, ObjectiveOptions, ObjectiveOutput, SupportOwner, TokenBatch
-from services.trainer.objectives.registry import get_objective, register
+from rgopd.trainer.gating.gate import PresetName
+from rgopd.trainer.losses.head import HeadStats
+from rgopd.trainer.objectives.base import Objective, ObjectiveOptions, ObjectiveOutput, SupportOwner, TokenBatch
+from rgopd.trainer.objectives.registry import get_objective, register
 
 
 class Part(BaseModel):

@@ -5,17 +5,17 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING, Any
 
-from services.verifier.code import extract, plans
-from services.verifier.code.calls import run_calls
-from services.verifier.code.outcome import how_it_ended, summarise
-from services.verifier.sandbox import plain
-from services.verifier.sandbox.limits import Limits
-from services.verifier.sandbox.pool import Command, Finished
-from services.verifier.verdict import Status, TestOutcome, Verdict
+from rgopd.verifier.code import extract, plans
+from rgopd.verifier.code.calls import run_calls
+from rgopd.verifier.code.outcome import how_it_ended, summarise
+from rgopd.verifier.sandbox import plain
+from rgopd.verifier.sandbox.limits import Limits
+from rgopd.verifier.sandbox.pool import Command, Finished
+from rgopd.verifier.verdict import Status, TestOutcome, Verdict
 
 if TYPE_CHECKING:
-    from services.verifier.graders.base import Tools
-    from services.verifier.graders.code import CodeSpec
+    from rgopd.verifier.graders.base import Tools
+    from rgopd.verifier.graders.code import CodeSpec
 
 
 _OUTCOMES_BYTES = 4 << 20

@@ -5,9 +5,9 @@ from __future__ import annotations
 import signal
 from collections.abc import Sequence
 
-from services.verifier.sandbox.limits import Limits
-from services.verifier.sandbox.pool import Finished
-from services.verifier.verdict import Status, TestOutcome, Verdict, error, failed, passed
+from rgopd.verifier.sandbox.limits import Limits
+from rgopd.verifier.sandbox.pool import Finished
+from rgopd.verifier.verdict import Status, TestOutcome, Verdict, error, failed, passed
 
 
 def how_it_ended(end: Finished, limits: Limits) -> str:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from services.common.errors import InvalidInput
-from services.verifier.sandbox import plain
+from rgopd.common.errors import InvalidInput
+from rgopd.verifier.sandbox import plain
 
 _BUILTINS = frozenset(dir(builtins))
 UNPARSABLE = (SyntaxError, ValueError, RecursionError, MemoryError)

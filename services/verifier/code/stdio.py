@@ -6,18 +6,18 @@ import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from services.verifier.code import extract
-from services.verifier.code.compare import same_output
-from services.verifier.code.outcome import how_it_ended, summarise
-from services.verifier.code.toolchains import Toolchain
-from services.verifier.sandbox import plain
-from services.verifier.sandbox.limits import Limits
-from services.verifier.sandbox.pool import Command, SandboxError
-from services.verifier.verdict import Status, TestOutcome, Verdict
+from rgopd.verifier.code import extract
+from rgopd.verifier.code.compare import same_output
+from rgopd.verifier.code.outcome import how_it_ended, summarise
+from rgopd.verifier.code.toolchains import Toolchain
+from rgopd.verifier.sandbox import plain
+from rgopd.verifier.sandbox.limits import Limits
+from rgopd.verifier.sandbox.pool import Command, SandboxError
+from rgopd.verifier.verdict import Status, TestOutcome, Verdict
 
 if TYPE_CHECKING:
-    from services.verifier.graders.base import Tools
-    from services.verifier.graders.code import CodeSpec
+    from rgopd.verifier.graders.base import Tools
+    from rgopd.verifier.graders.code import CodeSpec
 
 _TOLERANCE = 1e-6
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.verifier.sandbox.limits import Limits
+from rgopd.verifier.sandbox.limits import Limits
 
 
 class Toolchain(BaseModel):

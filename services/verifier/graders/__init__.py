@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from services.common.errors import InvalidInput
-from services.common.settings import nearest
-from services.verifier.graders.base import Grader
-from services.verifier.graders.choice import ChoiceGrader
-from services.verifier.graders.code import CodeGrader
-from services.verifier.graders.compose import AllOfGrader, WeightedGrader
-from services.verifier.graders.constraints import ConstraintsGrader
-from services.verifier.graders.exact import ExactGrader
-from services.verifier.graders.format import FormatGrader
-from services.verifier.graders.math import MathGrader
-from services.verifier.graders.python import PythonGrader
+from rgopd.common.errors import InvalidInput
+from rgopd.common.settings import nearest
+from rgopd.verifier.graders.base import Grader
+from rgopd.verifier.graders.choice import ChoiceGrader
+from rgopd.verifier.graders.code import CodeGrader
+from rgopd.verifier.graders.compose import AllOfGrader, WeightedGrader
+from rgopd.verifier.graders.constraints import ConstraintsGrader
+from rgopd.verifier.graders.exact import ExactGrader
+from rgopd.verifier.graders.format import FormatGrader
+from rgopd.verifier.graders.math import MathGrader
+from rgopd.verifier.graders.python import PythonGrader
 
 
 class Registry:

@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from services.common.errors import InvalidInput
-from services.common.settings import explain
-from services.verifier.code.toolchains import Toolchains
-from services.verifier.sandbox.limits import Limits
-from services.verifier.sandbox.pool import SandboxPool
-from services.verifier.symbolic.pool import SymbolicPool
-from services.verifier.verdict import Verdict
+from rgopd.common.errors import InvalidInput
+from rgopd.common.settings import explain
+from rgopd.verifier.code.toolchains import Toolchains
+from rgopd.verifier.sandbox.limits import Limits
+from rgopd.verifier.sandbox.pool import SandboxPool
+from rgopd.verifier.symbolic.pool import SymbolicPool
+from rgopd.verifier.verdict import Verdict
 
 
 class Lane(StrEnum):

@@ -6,8 +6,8 @@ import re
 
 from pydantic import Field, field_validator
 
-from services.verifier.graders.base import Grader, Lane, Spec, Tools
-from services.verifier.verdict import Verdict, failed, passed
+from rgopd.verifier.graders.base import Grader, Lane, Spec, Tools
+from rgopd.verifier.verdict import Verdict, failed, passed
 
 # Every repetition is bounded: two stars beside each other would be tried in all their divisions.
 _LETTER = r"\(?\*{0,3}\(?([A-Z])\)?\*{0,3}\)?(?![\w'’])"

@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
-from services.common.errors import InvalidInput
-from services.common.settings import nearest
-from services.verifier.code import asserts, calls, plans, stdio
-from services.verifier.code.compare import Mode
-from services.verifier.graders.base import Grader, Lane, Spec, Tools
-from services.verifier.sandbox.pool import SandboxError
-from services.verifier.verdict import Verdict, error
+from rgopd.common.errors import InvalidInput
+from rgopd.common.settings import nearest
+from rgopd.verifier.code import asserts, calls, plans, stdio
+from rgopd.verifier.code.compare import Mode
+from rgopd.verifier.graders.base import Grader, Lane, Spec, Tools
+from rgopd.verifier.sandbox.pool import SandboxError
+from rgopd.verifier.verdict import Verdict, error
 
 
 class StdioTest(BaseModel):

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from services.common.errors import InvalidInput
-from services.verifier.graders.base import Grader, Lane, Spec, Tools
-from services.verifier.verdict import Status, TestOutcome, Verdict, error, failed, passed
+from rgopd.common.errors import InvalidInput
+from rgopd.verifier.graders.base import Grader, Lane, Spec, Tools
+from rgopd.verifier.verdict import Status, TestOutcome, Verdict, error, failed, passed
 
 Lookup = Callable[[str], Grader[Any]]
 _LANES = [Lane.inline, Lane.symbolic, Lane.sandbox]  # a composition runs where its heaviest part does

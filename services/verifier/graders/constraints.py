@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from services.verifier.graders.base import Grader, Lane, Spec, Tools
-from services.verifier.verdict import Status, TestOutcome, Verdict, failed, passed
+from rgopd.verifier.graders.base import Grader, Lane, Spec, Tools
+from rgopd.verifier.verdict import Status, TestOutcome, Verdict, failed, passed
 
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")  # a run's last mark; with [.!?]+ each mark would start a try

@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from services.verifier.graders.base import Grader, Lane, Spec, Tools
-from services.verifier.graders.text import answer_tag, boxed, last_line
-from services.verifier.sandbox.plain import short
-from services.verifier.verdict import Verdict, failed, passed
+from rgopd.verifier.graders.base import Grader, Lane, Spec, Tools
+from rgopd.verifier.graders.text import answer_tag, boxed, last_line
+from rgopd.verifier.sandbox.plain import short
+from rgopd.verifier.verdict import Verdict, failed, passed
 
 
 class ExactSpec(Spec):

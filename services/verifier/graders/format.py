@@ -8,9 +8,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from services.verifier.graders.base import Grader, Lane, Spec, Tools
-from services.verifier.graders.text import answer_tag, boxed
-from services.verifier.verdict import Verdict, failed, passed
+from rgopd.verifier.graders.base import Grader, Lane, Spec, Tools
+from rgopd.verifier.graders.text import answer_tag, boxed
+from rgopd.verifier.verdict import Verdict, failed, passed
 
 Requirement = Literal["boxed", "one_boxed", "hashes", "think", "answer_tag", "code_block", "json"]
 

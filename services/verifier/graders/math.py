@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from services.verifier.graders.base import Grader, Lane, Spec, Tools
-from services.verifier.symbolic.pool import DeadlineExceeded, SymbolicError
-from services.verifier.verdict import Verdict, error, failed, passed
+from rgopd.verifier.graders.base import Grader, Lane, Spec, Tools
+from rgopd.verifier.symbolic.pool import DeadlineExceeded, SymbolicError
+from rgopd.verifier.verdict import Verdict, error, failed, passed
 
 _MAKERS: dict[str, Callable[..., Verdict]] = {"passed": passed, "failed": failed, "error": error}
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from pydantic import Field, JsonValue
 
-from services.common.errors import ConfigError, InvalidInput
-from services.common.settings import nearest
-from services.verifier.code.outcome import how_it_ended
-from services.verifier.graders.base import Grader, Lane, Spec, Tools
-from services.verifier.sandbox import plain
-from services.verifier.sandbox.pool import Command, Finished, SandboxError
-from services.verifier.verdict import Status, Verdict, error, failed, passed, printable
+from rgopd.common.errors import ConfigError, InvalidInput
+from rgopd.common.settings import nearest
+from rgopd.verifier.code.outcome import how_it_ended
+from rgopd.verifier.graders.base import Grader, Lane, Spec, Tools
+from rgopd.verifier.sandbox import plain
+from rgopd.verifier.sandbox.pool import Command, Finished, SandboxError
+from rgopd.verifier.verdict import Status, Verdict, error, failed, passed, printable
 
 
 class PythonSpec(Spec):

@@ -14,7 +14,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from services.verifier.sandbox import plain
+from rgopd.verifier.sandbox import plain
 
 PAYLOAD, CHANNEL = 3, 4
 _TYPING = ("List", "Dict", "Set", "Tuple", "Optional", "Union", "Callable", "Iterable", "Iterator", "Deque")

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
-from services.verifier.sandbox import plain
-from services.verifier.sandbox.candidate import CHANNEL, PAYLOAD, new_module, read_all
+from rgopd.verifier.sandbox import plain
+from rgopd.verifier.sandbox.candidate import CHANNEL, PAYLOAD, new_module, read_all
 
 RESULT = 5
 

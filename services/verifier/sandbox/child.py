@@ -9,8 +9,8 @@ import signal
 import sys
 from typing import Any, NamedTuple
 
-from services.verifier.sandbox import candidate, checker, kernel, landlock, limits, namespaces, seccomp
-from services.verifier.sandbox.limits import Limits
+from rgopd.verifier.sandbox import candidate, checker, kernel, landlock, limits, namespaces, seccomp
+from rgopd.verifier.sandbox.limits import Limits
 
 MODES = ("calls", "main", "exec", "check")
 READY = b"R"

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from services.verifier.sandbox.limits import Limits
-from services.verifier.sandbox.pool import Command, SandboxError, SandboxSettings, Slot, interpreter
-from services.verifier.sandbox.probe import require_all_held
+from rgopd.verifier.sandbox.limits import Limits
+from rgopd.verifier.sandbox.pool import Command, SandboxError, SandboxSettings, Slot, interpreter
+from rgopd.verifier.sandbox.probe import require_all_held
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import os
 import struct
 from collections.abc import Iterable
 
-from services.verifier.sandbox import kernel
+from rgopd.verifier.sandbox import kernel
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
 _ALL_V1 = (1 << 13) - 1

@@ -6,7 +6,7 @@ import math
 import resource
 from typing import Any, NamedTuple
 
-from services.verifier.sandbox import kernel
+from rgopd.verifier.sandbox import kernel
 
 _INTERPRETER_MB = 64  # address space of the zygote, and of the stacks of some threads
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from services.verifier.sandbox import kernel
+from rgopd.verifier.sandbox import kernel
 
 ZYGOTE_FLAGS = (
     kernel.CLONE_NEWNS

@@ -19,18 +19,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from services.common.errors import RgopdError
-from services.verifier.sandbox import scratch
-from services.verifier.sandbox.cgroups import SlotGroup
-from services.verifier.sandbox.limits import Limits
-from services.verifier.sandbox.uids import slot_uids
+from rgopd.common.errors import RgopdError
+from rgopd.verifier.sandbox import scratch
+from rgopd.verifier.sandbox.cgroups import SlotGroup
+from rgopd.verifier.sandbox.limits import Limits
+from rgopd.verifier.sandbox.uids import slot_uids
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _BOOT = (
-    "import sys;sys.path.insert(0,sys.argv[1]);from services.verifier.sandbox import zygote;"
+    "import sys;sys.path.insert(0,sys.argv[1]);from rgopd.verifier.sandbox import zygote;"
     "sys.path.pop(0);sys.exit(zygote.main(int(sys.argv[2])))"
 )
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives")

@@ -11,8 +11,8 @@ import platform
 import struct
 from typing import NamedTuple
 
-from services.verifier.sandbox import kernel
-from services.verifier.sandbox.syscall_numbers import AUDIT_ARCH, numbers
+from rgopd.verifier.sandbox import kernel
+from rgopd.verifier.sandbox.syscall_numbers import AUDIT_ARCH, numbers
 
 _LD, _JEQ, _JGE, _JSET, _RET, _AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
 ALLOW, EPERM, ENOSYS = 0x7FFF0000, 0x00050000 | 1, 0x00050000 | 38

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from services.verifier.sandbox import kernel
-from services.verifier.sandbox.limits import Limits
+from rgopd.verifier.sandbox import kernel
+from rgopd.verifier.sandbox.limits import Limits
 
 _PATIENCE = 4.0  # how many times its wall limit a child that is kept from running may take
 _LOOK_EVERY_S = 0.05

@@ -19,10 +19,10 @@ import sys
 import time
 from typing import Any
 
-from services.verifier.sandbox import candidate, child, kernel, landlock, namespaces
-from services.verifier.sandbox.child import Confinement, Order, Prepared
-from services.verifier.sandbox.limits import Limits
-from services.verifier.sandbox.watch import Watch, descendants
+from rgopd.verifier.sandbox import candidate, child, kernel, landlock, namespaces
+from rgopd.verifier.sandbox.child import Confinement, Order, Prepared
+from rgopd.verifier.sandbox.limits import Limits
+from rgopd.verifier.sandbox.watch import Watch, descendants
 
 # What programs import most, and no more: every page of the zygote is copied into, and torn down with, each child.
 PREIMPORT = "bisect collections collections.abc functools heapq itertools json math operator random re string typing"

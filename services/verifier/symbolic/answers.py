@@ -18,11 +18,11 @@ from sympy import FiniteSet as SympyFiniteSet
 from sympy.core.relational import Relational
 from sympy.sets.sets import Interval, Union
 
-from services.verifier.graders.choice import chosen
-from services.verifier.graders.text import last_line
-from services.verifier.symbolic import text as tidy
-from services.verifier.symbolic.numbers import same_number
-from services.verifier.symbolic.units import same_quantity
+from rgopd.verifier.graders.choice import chosen
+from rgopd.verifier.graders.text import last_line
+from rgopd.verifier.symbolic import text as tidy
+from rgopd.verifier.symbolic.numbers import same_number
+from rgopd.verifier.symbolic.units import same_quantity
 
 _SAMPLES = (
     (r"$\frac{1}{2}$", r"so the answer is $\boxed{0.5}$"),

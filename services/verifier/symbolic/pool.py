@@ -18,14 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.common.errors import RgopdError
-from services.verifier.sandbox.kernel import process_cpu_seconds
+from rgopd.common.errors import RgopdError
+from rgopd.verifier.sandbox.kernel import process_cpu_seconds
 
 log = logging.getLogger(__name__)
 
 _BOOT = (
-    "import sys;sys.path.insert(0,sys.argv[1]);"
-    "from services.verifier.symbolic import server;server.main(int(sys.argv[2]))"
+    "import sys;sys.path.insert(0,sys.argv[1]);from rgopd.verifier.symbolic import server;server.main(int(sys.argv[2]))"
 )
 _START_S = 120.0
 _TICK_MS = 100

@@ -14,8 +14,8 @@ import struct
 import sys
 from typing import Any
 
-from services.verifier.sandbox import kernel, landlock, seccomp
-from services.verifier.symbolic import answers
+from rgopd.verifier.sandbox import kernel, landlock, seccomp
+from rgopd.verifier.symbolic import answers
 
 _MEMORY = 2 << 30
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from services.verifier.symbolic.text import bare
+from rgopd.verifier.symbolic.text import bare
 
 _UNITS: dict[str, tuple[str, Fraction]] = {}
 

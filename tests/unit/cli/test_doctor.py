@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from services.cli import doctor
-from services.cli.doctor import Failed
-from services.common.embedded import EmbeddedValkey
-from services.common.errors import RgopdError
+from rgopd.cli import doctor
+from rgopd.cli.doctor import Failed
+from rgopd.common.embedded import EmbeddedValkey
+from rgopd.common.errors import RgopdError
 
-CHECKPOINTS = Path(str(files("services.trainer.demo") / "checkpoints"))
+CHECKPOINTS = Path(str(files("rgopd.trainer.demo") / "checkpoints"))
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from redis import Redis
 from rich.console import Console
 from typer.testing import CliRunner
 
-from services.cli.main import app
-from services.cli.queues import chosen_letters, idle_s, queues, runs, show, sweep
-from services.common.embedded import EmbeddedValkey
-from services.common.errors import InvalidInput
-from services.common.streams import Outcome, Streams
+from rgopd.cli.main import app
+from rgopd.cli.queues import chosen_letters, idle_s, queues, runs, show, sweep
+from rgopd.common.embedded import EmbeddedValkey
+from rgopd.common.errors import InvalidInput
+from rgopd.common.streams import Outcome, Streams
 
 
 def test_depth_leases_age_and_attempts_are_shown(streams: Streams) -> None:

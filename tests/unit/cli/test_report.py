@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from services.cli.report import accuracy_rows, running_mean, summary_table, write_report
-from services.common.errors import ConfigError
+from rgopd.cli.report import accuracy_rows, running_mean, summary_table, write_report
+from rgopd.common.errors import ConfigError
 
 
 def step(number: int) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.demo import demo_sections
-from services.cli.sections import merge, override, up_config
-from services.cli.up import check_sections
-from services.common.errors import ConfigError
+from rgopd.cli.demo import demo_sections
+from rgopd.cli.sections import merge, override, up_config
+from rgopd.cli.up import check_sections
+from rgopd.common.errors import ConfigError
 
 
 def test_overrides_reach_into_sections_and_leave_the_rest() -> None:

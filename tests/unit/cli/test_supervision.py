@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from services.cli import processes
-from services.cli.processes import Child, ProcessFailed, Restarts
-from services.cli.up import Machine, _rebase, run_resume
-from services.common.children import PAUSED, PERMANENT
-from services.common.embedded import EmbeddedValkey
-from services.common.errors import ConfigError
+from rgopd.cli import processes
+from rgopd.cli.processes import Child, ProcessFailed, Restarts
+from rgopd.cli.up import Machine, _rebase, run_resume
+from rgopd.common.children import PAUSED, PERMANENT
+from rgopd.common.embedded import EmbeddedValkey
+from rgopd.common.errors import ConfigError
 
 FOREVER = "import time; time.sleep(60)"
 

@@ -12,10 +12,10 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError, OutOfMemoryError, ResponseError
 
-from services.common.connection import connect, hurry, redact
-from services.common.embedded import EmbeddedValkey
-from services.common.errors import ConfigError, Unavailable
-from services.common.streams import Outcome, Streams
+from rgopd.common.connection import connect, hurry, redact
+from rgopd.common.embedded import EmbeddedValkey
+from rgopd.common.errors import ConfigError, Unavailable
+from rgopd.common.streams import Outcome, Streams
 from tests.chaos.proxy import Proxy
 
 
@@ -84,7 +84,7 @@ def test_a_full_server_is_waited_for(server: EmbeddedValkey, client: Redis, run_
 def test_a_server_that_stays_full_says_what_to_do(
     server: EmbeddedValkey, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.common.connection.TELL_EVERY_S", 0.2)
+    monkeypatch.setattr("rgopd.common.connection.TELL_EVERY_S", 0.2)
     client = connect(server.url, patience_s=0.8)
     admin(server).config_set("maxmemory", "1kb")
     try:

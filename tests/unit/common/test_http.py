@@ -6,8 +6,8 @@ from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry, Counter
 from pydantic import BaseModel
 
-from services.common.errors import InvalidInput, Overloaded, RgopdError, TooLarge, Unavailable
-from services.common.http import PROBLEM_JSON, ServiceState, create_app
+from rgopd.common.errors import InvalidInput, Overloaded, RgopdError, TooLarge, Unavailable
+from rgopd.common.http import PROBLEM_JSON, ServiceState, create_app
 
 
 class Body(BaseModel):

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from services.common.errors import ConfigError
-from services.common.models import check_model
+from rgopd.common.errors import ConfigError
+from rgopd.common.models import check_model
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen2.5-14B-Instruct", "gpt2"])

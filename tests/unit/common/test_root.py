@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from services.common.errors import ConfigError
-from services.common.root import check_root
+from rgopd.common.errors import ConfigError
+from rgopd.common.root import check_root
 
 
 @pytest.mark.parametrize(

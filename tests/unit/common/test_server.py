@@ -4,10 +4,10 @@ import socket
 
 import pytest
 
-from services.common.connection import connect, redact
-from services.common.errors import ConfigError, Unavailable
-from services.common.server import bind, open_streams
-from services.common.settings import ServiceSettings
+from rgopd.common.connection import connect, redact
+from rgopd.common.errors import ConfigError, Unavailable
+from rgopd.common.server import bind, open_streams
+from rgopd.common.settings import ServiceSettings
 
 
 def test_a_port_in_use_is_an_error_that_says_what_to_do() -> None:

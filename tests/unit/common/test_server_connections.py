@@ -8,7 +8,7 @@ import resource
 import uvicorn
 from fastapi import FastAPI
 
-from services.common.server import bounded_protocol, raise_descriptor_limit
+from rgopd.common.server import bounded_protocol, raise_descriptor_limit
 
 
 async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from services.common.errors import ConfigError
-from services.common.settings import ServiceSettings, Settings
+from rgopd.common.errors import ConfigError
+from rgopd.common.settings import ServiceSettings, Settings
 
 
 class Nested(BaseModel):

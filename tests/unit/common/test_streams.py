@@ -5,8 +5,8 @@ import time
 import pytest
 from redis import Redis
 
-from services.common.errors import Overloaded, TooLarge
-from services.common.streams import Outcome, Streams
+from rgopd.common.errors import Overloaded, TooLarge
+from rgopd.common.streams import Outcome, Streams
 
 
 def expire_lease(streams: Streams) -> None:
@@ -116,7 +116,7 @@ def test_a_consumer_with_leases_is_not_forgotten(streams: Streams, redis: Redis)
 
 
 def test_a_blob_over_the_limit_is_refused_before_it_is_sent(streams: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.common.blobs.MAX_BLOB_BYTES", 3)
+    monkeypatch.setattr("rgopd.common.blobs.MAX_BLOB_BYTES", 3)
     with pytest.raises(TooLarge, match="over the blob limit"):
         streams.publish(Outcome(blobs={("rollout", "r"): b"four"}))
 

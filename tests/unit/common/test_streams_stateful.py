@@ -23,8 +23,8 @@ from hypothesis.stateful import (
 )
 from redis import Redis
 
-from services.common.errors import Overloaded
-from services.common.streams import Delivery, Outcome, Streams
+from rgopd.common.errors import Overloaded
+from rgopd.common.streams import Delivery, Outcome, Streams
 
 STREAM = "verify"
 MAXLEN, MAX_ATTEMPTS, MAX_DELIVERIES = 6, 2, 5

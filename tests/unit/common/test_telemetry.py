@@ -4,11 +4,11 @@ import json
 import logging
 import threading
 
-from services.common.telemetry import JsonFormatter, log_context
+from rgopd.common.telemetry import JsonFormatter, log_context
 
 
 def line(message: str = "hello %s", **extra: object) -> dict[str, object]:
-    record = logging.LogRecord("services.x", logging.INFO, __file__, 1, message, ("you",), None)
+    record = logging.LogRecord("rgopd.x", logging.INFO, __file__, 1, message, ("you",), None)
     vars(record).update(extra)
     return dict(json.loads(JsonFormatter("teacher").format(record)))
 

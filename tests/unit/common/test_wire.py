@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from protos import common_pb2, rollout_pb2
-from services.common import wire
-from services.common.errors import InvalidInput, Malformed
+from rgopd.common import wire
+from rgopd.common.errors import InvalidInput, Malformed
+from rgopd.protos import common_pb2, rollout_pb2
 
 DTYPES = ["int32", "int64", "float16", "float32"]
 

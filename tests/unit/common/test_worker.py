@@ -9,11 +9,11 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError
 
-from protos import rollout_pb2, verifier_pb2
-from services.common import wire
-from services.common.errors import InvalidInput, Overloaded
-from services.common.streams import Delivery, Outcome, Streams
-from services.common.worker import StreamWorker, announce_failure
+from rgopd.common import wire
+from rgopd.common.errors import InvalidInput, Overloaded
+from rgopd.common.streams import Delivery, Outcome, Streams
+from rgopd.common.worker import StreamWorker, announce_failure
+from rgopd.protos import rollout_pb2, verifier_pb2
 
 
 def eventually(condition: Callable[[], object], timeout_s: float = 10.0) -> None:

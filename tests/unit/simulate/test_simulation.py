@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.cli.simulate import simulate_gpus
-from services.common.errors import ConfigError
-from services.simulate.costs import Costs, SamplerCosts, StoreCosts, TeacherCosts, TrainerCosts, VerifierCosts
-from services.simulate.engine import Report, Simulation
-from services.simulate.presets import PAPER, gpu_costs
-from services.simulate.sizing import balanced, demand
-from services.simulate.workload import Cluster, Workload
+from rgopd.cli.simulate import simulate_gpus
+from rgopd.common.errors import ConfigError
+from rgopd.simulate.costs import Costs, SamplerCosts, StoreCosts, TeacherCosts, TrainerCosts, VerifierCosts
+from rgopd.simulate.engine import Report, Simulation
+from rgopd.simulate.presets import PAPER, gpu_costs
+from rgopd.simulate.sizing import balanced, demand
+from rgopd.simulate.workload import Cluster, Workload
 
 FREE_STORE = StoreCosts(0.0, 0.0)
 COSTS = Costs(

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from services.teacher.config import TeacherConfig
-from services.teacher.engines.transformers import TransformersEngine
-from services.teacher.items import ScoreItem, Scoring, SupportKind
+from rgopd.teacher.config import TeacherConfig
+from rgopd.teacher.engines.transformers import TransformersEngine
+from rgopd.teacher.items import ScoreItem, Scoring, SupportKind
 
 VOCAB, SHARED = 320, 300
 

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2ForCausalLM
 
-from protos import rollout_pb2
-from services.common.errors import ConfigError
-from services.teacher.engines import EngineFault, make_engine
-from services.teacher.engines.self_teacher import SelfTeacherEngine
+from rgopd.common.errors import ConfigError
+from rgopd.protos import rollout_pb2
+from rgopd.teacher.engines import EngineFault, make_engine
+from rgopd.teacher.engines.self_teacher import SelfTeacherEngine
 from tests.unit.teacher.conftest import SHARED, make_config, random_item
 
 

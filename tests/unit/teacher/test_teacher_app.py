@@ -10,13 +10,13 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
 
-from protos import common_pb2, teacher_pb2
-from services.common import wire
-from services.common.http import ServiceState
-from services.teacher.app import TeacherDoor, make_app
-from services.teacher.batching import TeacherService
-from services.teacher.metrics import TeacherMetrics
-from services.teacher.schemas import EXAMPLES
+from rgopd.common import wire
+from rgopd.common.http import ServiceState
+from rgopd.protos import common_pb2, teacher_pb2
+from rgopd.teacher.app import TeacherDoor, make_app
+from rgopd.teacher.batching import TeacherService
+from rgopd.teacher.metrics import TeacherMetrics
+from rgopd.teacher.schemas import EXAMPLES
 from tests.unit.teacher.conftest import SHARED, make_config, random_item
 
 JSON_TYPE = {"Content-Type": "application/json"}

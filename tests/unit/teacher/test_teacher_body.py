@@ -17,14 +17,14 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry
 
-from protos import teacher_pb2
-from services.common import wire
-from services.common.errors import TooLarge
-from services.common.http import ServiceState
-from services.teacher.app import TeacherDoor, make_app
-from services.teacher.batching import TeacherService
-from services.teacher.codec import check_rollout_count
-from services.teacher.metrics import TeacherMetrics
+from rgopd.common import wire
+from rgopd.common.errors import TooLarge
+from rgopd.common.http import ServiceState
+from rgopd.protos import teacher_pb2
+from rgopd.teacher.app import TeacherDoor, make_app
+from rgopd.teacher.batching import TeacherService
+from rgopd.teacher.codec import check_rollout_count
+from rgopd.teacher.metrics import TeacherMetrics
 from tests.unit.teacher.conftest import make_config, random_item
 from tests.unit.teacher.test_teacher_app import as_json, proto_request
 

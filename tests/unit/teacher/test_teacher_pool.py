@@ -11,10 +11,10 @@ import httpx
 import numpy as np
 import pytest
 
-from protos import teacher_pb2
-from services.common import wire
-from services.common.errors import InvalidInput, TooLarge, Unavailable
-from services.common.teacher_client import PoolSettings, TeacherPool, choose_teacher, score_stream
+from rgopd.common import wire
+from rgopd.common.errors import InvalidInput, TooLarge, Unavailable
+from rgopd.common.teacher_client import PoolSettings, TeacherPool, choose_teacher, score_stream
+from rgopd.protos import teacher_pb2
 
 NONE = teacher_pb2.SUPPORT_NONE
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.errors import Overloaded, TooLarge
-from services.teacher.items import ScoreItem, Scoring
-from services.teacher.queueing import TokenQueue
+from rgopd.common.errors import Overloaded, TooLarge
+from rgopd.teacher.items import ScoreItem, Scoring
+from rgopd.teacher.queueing import TokenQueue
 
 NONE = Scoring("none", 0)
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.common.errors import Overloaded, Unavailable
-from services.teacher.batching import TeacherService
-from services.teacher.engines import Engine, EngineFault
-from services.teacher.metrics import TeacherMetrics
+from rgopd.common.errors import Overloaded, Unavailable
+from rgopd.teacher.batching import TeacherService
+from rgopd.teacher.engines import Engine, EngineFault
+from rgopd.teacher.metrics import TeacherMetrics
 from tests.unit.teacher.conftest import random_item
 
 

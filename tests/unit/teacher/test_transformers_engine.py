@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from services.common.errors import ConfigError
-from services.teacher.engines import EngineFault
-from services.teacher.engines.forward import plan_batches
-from services.teacher.engines.loading import folder_digest
-from services.teacher.engines.transformers import TransformersEngine, score_rows
-from services.teacher.items import PAD_LOGPROB, TAIL_FLOOR, ScoreItem, Scoring
+from rgopd.common.errors import ConfigError
+from rgopd.teacher.engines import EngineFault
+from rgopd.teacher.engines.forward import plan_batches
+from rgopd.teacher.engines.loading import folder_digest
+from rgopd.teacher.engines.transformers import TransformersEngine, score_rows
+from rgopd.teacher.items import PAD_LOGPROB, TAIL_FLOOR, ScoreItem, Scoring
 from tests.unit.teacher.conftest import SHARED, make_config, random_item
 
 SHAPES = [(1, 1), (3, 1), (40, 17), (5, 60), (200, 3), (2, 8), (2, 8)]

@@ -16,14 +16,14 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from services.common.errors import ConfigError, InvalidInput
-from services.teacher.config import TeacherConfig
-from services.teacher.engines import EngineFault
-from services.teacher.engines.columns import score_from_columns, tail_from_topk
-from services.teacher.engines.vllm import _columns_wanted, _read
-from services.teacher.engines.vllm_server import VllmServerEngine
-from services.teacher.items import PAD_LOGPROB, TAIL_FLOOR
-from services.teacher.validation import make_scoring
+from rgopd.common.errors import ConfigError, InvalidInput
+from rgopd.teacher.config import TeacherConfig
+from rgopd.teacher.engines import EngineFault
+from rgopd.teacher.engines.columns import score_from_columns, tail_from_topk
+from rgopd.teacher.engines.vllm import _columns_wanted, _read
+from rgopd.teacher.engines.vllm_server import VllmServerEngine
+from rgopd.teacher.items import PAD_LOGPROB, TAIL_FLOOR
+from rgopd.teacher.validation import make_scoring
 from tests.unit.teacher.conftest import SHARED, VOCAB, random_item
 
 

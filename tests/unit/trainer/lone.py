@@ -13,15 +13,15 @@ from torch import Tensor
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from services.trainer.batch import Part, assemble
-from services.trainer.fsdp_options import FsdpConfig, make_mesh
-from services.trainer.gate import GateConfig
-from services.trainer.lora import LoraOptions
-from services.trainer.objectives import get_objective
-from services.trainer.plan import RolloutPlan
-from services.trainer.reference import make_reference
-from services.trainer.student import Student, full_weights, shard
-from services.trainer.train_step import TrainStep
+from rgopd.trainer.batch.micro_batch import Part, assemble
+from rgopd.trainer.batch.plan import RolloutPlan
+from rgopd.trainer.gating.gate import GateConfig
+from rgopd.trainer.objectives import get_objective
+from rgopd.trainer.run.train_step import TrainStep
+from rgopd.trainer.student.fsdp_options import FsdpConfig, make_mesh
+from rgopd.trainer.student.lora import LoraOptions
+from rgopd.trainer.student.model import Student, full_weights, shard
+from rgopd.trainer.student.reference import make_reference
 from tests.unit.trainer.ranks import make_part
 
 

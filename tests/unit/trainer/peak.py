@@ -14,12 +14,12 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from services.trainer.batch import Part, assemble
-from services.trainer.gate import GateConfig
-from services.trainer.objectives import get_objective
-from services.trainer.plan import RolloutPlan
-from services.trainer.student import Student, shard
-from services.trainer.train_step import TrainStep
+from rgopd.trainer.batch.micro_batch import Part, assemble
+from rgopd.trainer.batch.plan import RolloutPlan
+from rgopd.trainer.gating.gate import GateConfig
+from rgopd.trainer.objectives import get_objective
+from rgopd.trainer.run.train_step import TrainStep
+from rgopd.trainer.student.model import Student, shard
 
 
 def status(key: str) -> int:

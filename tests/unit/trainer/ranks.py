@@ -14,16 +14,16 @@ from safetensors.torch import save_file
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from services.common.leave import leave
-from services.trainer.batch import Part, assemble
-from services.trainer.fsdp_options import FsdpConfig, make_mesh
-from services.trainer.gate import GateConfig
-from services.trainer.lora import LoraOptions
-from services.trainer.objectives import get_objective
-from services.trainer.plan import RolloutPlan, cut_micro_batches
-from services.trainer.reference import make_reference
-from services.trainer.student import Student, full_weights, shard
-from services.trainer.train_step import TrainStep
+from rgopd.common.leave import leave
+from rgopd.trainer.batch.micro_batch import Part, assemble
+from rgopd.trainer.batch.plan import RolloutPlan, cut_micro_batches
+from rgopd.trainer.gating.gate import GateConfig
+from rgopd.trainer.objectives import get_objective
+from rgopd.trainer.run.train_step import TrainStep
+from rgopd.trainer.student.fsdp_options import FsdpConfig, make_mesh
+from rgopd.trainer.student.lora import LoraOptions
+from rgopd.trainer.student.model import Student, full_weights, shard
+from rgopd.trainer.student.reference import make_reference
 
 
 def make_part(index: int, vocab: int, k: int) -> Part:

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from services.cli.sections import read_sections
-from services.cli.up import check_sections
-from services.common.errors import ConfigError
-from services.common.settings import read_files
-from services.trainer.config import TrainConfig
-from services.trainer.gate import gate_preset
+from rgopd.cli.sections import read_sections
+from rgopd.cli.up import check_sections
+from rgopd.common.errors import ConfigError
+from rgopd.common.settings import read_files
+from rgopd.trainer.config import TrainConfig
+from rgopd.trainer.gating.gate import gate_preset
 
-FOLDER = Path(str(files("services.configs")))
+FOLDER = Path(str(files("rgopd.configs")))
 PAPER = FOLDER / "qwen2.5-1.5b-ultrainteract.yaml"
 OVERLAYS = sorted(p for p in FOLDER.glob("*.yaml") if p not in (PAPER, FOLDER / "demo.yaml"))
 

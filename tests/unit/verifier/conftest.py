@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from services.verifier.config import VerifierConfig
-from services.verifier.engine import VerifierEngine
-from services.verifier.main import build_engine
-from services.verifier.schemas import Item
-from services.verifier.verdict import Verdict
+from rgopd.verifier.config import VerifierConfig
+from rgopd.verifier.engine import VerifierEngine
+from rgopd.verifier.main import build_engine
+from rgopd.verifier.schemas import Item
+from rgopd.verifier.verdict import Verdict
 
 GRADER = """
 def grade(response, length=0, mode="bool"):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.common.errors import InvalidInput
+from rgopd.common.errors import InvalidInput
 from tests.unit.verifier.conftest import Judge
 
 ADD = "def add(a, b):\n    return a + b\n"

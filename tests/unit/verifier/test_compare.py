@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.verifier.code.compare import same_output, same_value
+from rgopd.verifier.code.compare import same_output, same_value
 
 OUTPUTS = [
     ("exact", "1\n", "1\n", True),

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.verifier.code.extract import complete, program
-from services.verifier.graders.text import answer_tag, boxed
+from rgopd.verifier.code.extract import complete, program
+from rgopd.verifier.graders.text import answer_tag, boxed
 
 RESPONSES = [
     ("def f(): pass", "def f(): pass"),

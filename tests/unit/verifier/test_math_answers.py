@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.verifier.symbolic.answers import judge
+from rgopd.verifier.symbolic.answers import judge
 
 YES = [
     (r"\{1,2\}", r"\{2,1\}"),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.verifier.sandbox import plain
+from rgopd.verifier.sandbox import plain
 
 _LEAVES = (
     st.none()

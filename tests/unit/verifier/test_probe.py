@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from services.verifier.config import VerifierConfig
-from services.verifier.main import sandbox_settings
-from services.verifier.sandbox import probe
-from services.verifier.sandbox.ladder import choose_rung
+from rgopd.verifier.config import VerifierConfig
+from rgopd.verifier.main import sandbox_settings
+from rgopd.verifier.sandbox import probe
+from rgopd.verifier.sandbox.ladder import choose_rung
 
 
 def test_a_service_started_by_init_is_not_blamed_for_the_sandboxs_own_first_process(

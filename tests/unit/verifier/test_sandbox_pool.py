@@ -11,9 +11,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from services.verifier.sandbox.ladder import choose_rung
-from services.verifier.sandbox.limits import Limits
-from services.verifier.sandbox.pool import Command, SandboxError, SandboxPool, SandboxSettings
+from rgopd.verifier.sandbox.ladder import choose_rung
+from rgopd.verifier.sandbox.limits import Limits
+from rgopd.verifier.sandbox.pool import Command, SandboxError, SandboxPool, SandboxSettings
 
 WORKS = Command("main", Limits(), {"program": "print(6 * 7)"})
 

@@ -7,8 +7,8 @@ import struct
 
 import pytest
 
-from services.verifier.sandbox import seccomp
-from services.verifier.sandbox.syscall_numbers import AUDIT_ARCH, numbers
+from rgopd.verifier.sandbox import seccomp
+from rgopd.verifier.sandbox.syscall_numbers import AUDIT_ARCH, numbers
 
 
 def evaluate(program: bytes, number: int, args: tuple[int, ...] = (), arch: int | None = None) -> int:

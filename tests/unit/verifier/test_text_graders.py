@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from services.common.errors import InvalidInput
-from services.verifier.graders import default_registry
-from services.verifier.graders.base import Lane, Tools
-from services.verifier.verdict import Verdict
+from rgopd.common.errors import InvalidInput
+from rgopd.verifier.graders import default_registry
+from rgopd.verifier.graders.base import Lane, Tools
+from rgopd.verifier.verdict import Verdict
 
 NO_TOOLS = cast(Tools, None)  # these kinds use none
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.common.errors import InvalidInput, Overloaded, TooLarge, Unavailable
-from services.verifier.engine import VerifierEngine
-from services.verifier.graders import default_registry
-from services.verifier.schemas import Item
-from services.verifier.verdict import Status, Verdict
+from rgopd.common.errors import InvalidInput, Overloaded, TooLarge, Unavailable
+from rgopd.verifier.engine import VerifierEngine
+from rgopd.verifier.graders import default_registry
+from rgopd.verifier.schemas import Item
+from rgopd.verifier.verdict import Status, Verdict
 from tests.unit.verifier.conftest import Judge
 
 

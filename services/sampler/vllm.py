@@ -1,0 +1,199 @@
+"""The vLLM sampler: continuous batching and paged attention; new weights without a restart."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+from rgopd.common.errors import ConfigError, Unavailable
+from rgopd.sampler.engine import OnSample, Sample, SampleSpec, SamplingOptions
+
+EXTENSION = "rgopd.sampler.vllm_worker.SamplingExtension"
+
+
+class VllmSampler:
+    """An LLM engine, stepped by the caller of `generate` so that each rollout is reported as it ends.
+
+    Rollouts of one prompt share its prefill through the prefix cache. Equal seeds give equal samples as long as
+    vLLM's kernels do not depend on what else is in the batch (its batch-invariant mode on a GPU; always in float32 up
+    to the rounding of a draw).
+
+    Args:
+        model: Hugging Face folder or id.
+        dtype: of weights and activations; the head and the log-probs are float32.
+        shared_vocab_size: ids from here on are never sampled; 0: all exist.
+        tensor_parallel_size: GPUs to spread over.
+        sleeps: `sleep` will be called; needs vLLM's sleep mode, and so a GPU.
+        arguments: further engine arguments of vLLM, e.g. {"gpu_memory_utilization": 0.5}.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        dtype: str = "float32",
+        shared_vocab_size: int = 0,
+        tensor_parallel_size: int = 1,
+        arguments: dict[str, Any] | None = None,
+        sleeps: bool = False,
+    ) -> None:
+        config = AutoConfig.from_pretrained(model)
+        self.tokenizer = AutoTokenizer.from_pretrained(model)
+        self.vocab_size = shared_vocab_size or int(config.vocab_size)
+        self.eos_ids = _eos_ids(model, config, self.tokenizer)
+        self._llm = _start(model, dtype, tensor_parallel_size, sleeps, arguments or {})
+        self._asleep = False
+        self._max_len = int(self._llm.llm_engine.model_config.max_model_len)
+        self._ids = itertools.count()
+        self._temperature = 0.0
+        self._set_temperature(1.0)
+
+    def generate(self, specs: Sequence[SampleSpec], options: SamplingOptions, on_sample: OnSample) -> None:
+        """See `SamplerEngine`."""
+        if not specs:
+            return
+        longest = max(len(s.prompt_ids_C) for s in specs)
+        if longest + options.max_new_tokens > self._max_len:
+            raise ConfigError(
+                f"prompt of {longest} tokens + max_new_tokens {options.max_new_tokens} is over vLLM's max_model_len of "
+                f"{self._max_len}; lower sampling.max_new_tokens or dataset.max_prompt_tokens, or raise "
+                "vllm.max_model_len"
+            )
+        self._set_temperature(options.temperature or 1.0)
+        engine, waiting = self._llm.llm_engine, {}
+        for index, spec in enumerate(specs):
+            name = f"r{next(self._ids)}"
+            waiting[name] = index
+            engine.add_request(name, {"prompt_token_ids": spec.prompt_ids_C.tolist()}, self._params(spec, options))
+        while waiting:
+            for output in self._step():
+                if output.finished:
+                    on_sample(waiting.pop(_own_name(output.request_id, waiting)), _sample(output.outputs[0]))
+
+    def _step(self) -> list[Any]:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            return list(self._llm.llm_engine.step())
+        except EngineDeadError as error:
+            # It does not come back within this process: drain, and let whoever supervises start a new one.
+            signal.raise_signal(signal.SIGTERM)
+            raise Unavailable("vLLM's engine died; its log says why, and this sampler stops") from error
+
+    def load_weights(self, folder: Path) -> None:
+        """Read a policy version's safetensors into the running engine; cached prefixes of the old one are dropped."""
+        try:
+            self._llm.collective_rpc("load_policy", args=(str(folder),))
+        except (KeyError, ValueError) as error:
+            raise ConfigError(
+                f"{folder} does not fit the student: {error}; start the sampler from the same model as the trainer"
+            ) from error
+        self._llm.reset_prefix_cache()
+
+    def sleep(self) -> None:
+        """vLLM's level 1: weights to the host, the KV cache dropped, and with it every cached prefix."""
+        self._llm.sleep(level=1)
+        self._asleep = True
+
+    def wake(self) -> None:
+        """Weights and an empty KV cache are on the device again."""
+        if self._asleep:
+            self._llm.wake_up()
+            self._asleep = False
+
+    def decode(self, response_ids_T: NDArray[np.int32]) -> str:
+        """Text without special tokens."""
+        return str(self.tokenizer.decode(response_ids_T.tolist(), skip_special_tokens=True))
+
+    def close(self) -> None:
+        """Stop vLLM and its processes."""
+        self._llm.llm_engine.engine_core.shutdown()
+
+    def _params(self, spec: SampleSpec, options: SamplingOptions) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        return SamplingParams(
+            temperature=1.0 if options.temperature else 0.0,  # the head has applied it
+            top_p=options.top_p,
+            top_k=options.top_k,
+            seed=spec.seed,
+            max_tokens=options.max_new_tokens,
+            stop_token_ids=sorted(self.eos_ids),
+            logprobs=min(options.support_k, self.vocab_size),
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _set_temperature(self, temperature: float) -> None:
+        """Nothing runs between two calls of `generate`, so the head may change there."""
+        if temperature == self._temperature:
+            return
+        heads = self._llm.collective_rpc("set_sampling_head", args=(temperature, self.vocab_size))
+        if not all(heads):
+            raise ConfigError("this model's head is not vLLM's LogitsProcessor; use engine=transformers for it")
+        self._temperature = temperature
+
+
+def _start(model: str, dtype: str, tensor_parallel_size: int, sleeps: bool, arguments: dict[str, Any]) -> Any:
+    try:
+        from vllm import LLM
+    except ImportError as error:
+        raise ConfigError(f"engine: vllm is not installed here ({error}); pip install 'rgopd[vllm]'") from error
+    settings: dict[str, Any] = {
+        "model": model,
+        "dtype": dtype,
+        "tensor_parallel_size": tensor_parallel_size,
+        "skip_tokenizer_init": True,
+        "trust_remote_code": False,
+        "enable_prefix_caching": True,
+        "logprobs_mode": "raw_logprobs",  # of the head's logits, before top-p and top-k
+        "max_logprobs": -1,
+        "worker_extension_cls": EXTENSION,
+        "disable_log_stats": True,
+        "enable_sleep_mode": sleeps,
+        **arguments,
+    }
+    if dtype != "float32":
+        # Logits rounded to bfloat16 cost up to 0.06 a log-prob; the head alone in float32 costs little.
+        settings["hf_overrides"] = {"head_dtype": "float32", **settings.get("hf_overrides", {})}
+    try:
+        return LLM(**settings)
+    except (TypeError, ValueError, OSError) as error:
+        raise ConfigError(f"engine: vLLM refused the settings: {error}") from error
+
+
+def _own_name(request_id: str, waiting: dict[str, int]) -> str:
+    """vLLM may append to a request's id."""
+    return request_id if request_id in waiting else request_id.rpartition("-")[0]
+
+
+def _sample(output: Any) -> Sample:
+    ids_T, flat = np.array(output.token_ids, dtype=np.int32), output.logprobs
+    columns = len(flat.token_ids) // len(ids_T)
+    # Column 0 is the sampled id, whatever its rank; then the top k, best first.
+    ids_TN = np.array(flat.token_ids, dtype=np.int32).reshape(len(ids_T), columns)
+    logprobs_TN = np.array(flat.logprobs, dtype=np.float32).reshape(len(ids_T), columns)
+    return Sample(ids_T, logprobs_TN[:, 0].copy(), np.ascontiguousarray(ids_TN[:, 1:]), output.finish_reason == "stop")
+
+
+def _eos_ids(model: str, config: Any, tokenizer: Any) -> frozenset[int]:
+    """Every id that ends a response: those of the generation config, the model's and the tokenizer's."""
+    sources = [config, tokenizer]
+    if not Path(model).is_dir() or (Path(model) / "generation_config.json").exists():
+        sources.append(GenerationConfig.from_pretrained(model))
+    found: set[int] = set()
+    for source in sources:
+        value = getattr(source, "eos_token_id", None)
+        found.update([value] if isinstance(value, int) else value or [])
+    if not found:
+        raise ConfigError("the student has no EOS token; set eos_token_id in its generation_config.json")
+    return frozenset(found)

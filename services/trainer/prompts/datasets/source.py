@@ -1,0 +1,105 @@
+"""Where rows come from: a local file or folder, or a dataset repository on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from rgopd.common.errors import ConfigError
+from rgopd.trainer.prompts.data import read_rows
+from rgopd.trainer.prompts.datasets.base import Row
+
+SUFFIXES = (".parquet", ".arrow", ".jsonl", ".json")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def open_rows(source: str, *, split: str = "train", subset: str = "", revision: str = "") -> Iterator[Row]:
+    """Rows of a local path, or else of a hub id such as `openai/gsm8k`.
+
+    Args:
+        split: of a folder or repository, the files whose path names it; if no path names any split, all files.
+        subset: of a folder or repository, only files below a folder of this name.
+        revision: commit, tag or branch of a hub repository.
+
+    Raises:
+        ConfigError: nothing there, no file fits, or the hub cannot be reached.
+    """
+    path = Path(source)
+    if path.is_file():
+        yield from _rows_of(path)
+    elif path.is_dir():
+        names = sorted(f.relative_to(path).as_posix() for f in path.rglob("*") if f.is_file())
+        for name in choose_files(names, source, split, subset):
+            yield from _rows_of(path / name)
+    elif _HUB_ID.fullmatch(source) and not source.endswith(SUFFIXES):
+        for file in _download(source, split, subset, revision):
+            yield from _rows_of(file)
+    else:
+        raise ConfigError(f"--input {source}: no such file or folder, and not a hub id like openai/gsm8k")
+
+
+def choose_files(names: Sequence[str], source: str, split: str, subset: str) -> list[str]:
+    """The data files of a folder or repository that hold a split."""
+    files = [
+        n for n in names if n.endswith(SUFFIXES) and not PurePosixPath(n).name.startswith(("dataset_info", "state"))
+    ]
+    if subset:
+        files = [n for n in files if subset in PurePosixPath(n).parts[:-1]]
+    splits = {s for n in files for s in _words(n) & {"train", "test", "validation", "valid", "dev", "val"}}
+    chosen = [n for n in files if split in _words(n)] if splits else files
+    if not chosen:
+        known = ", ".join(sorted(splits)) or "none"
+        raise ConfigError(
+            f"--input {source}: no {', '.join(SUFFIXES)} file for split {split!r}"
+            f"{f' in subset {subset!r}' if subset else ''}; splits found: {known}"
+        )
+    return chosen
+
+
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[^a-z0-9]+", name.lower()))
+
+
+def _rows_of(file: Path) -> Iterator[Row]:
+    if file.suffix != ".json":
+        yield from read_rows(file)
+        return
+    # `.json` may be lines, one array, or (the original MATH) one object a file.
+    raw = file.read_text(encoding="utf-8")
+    try:
+        loaded = json.loads(raw)
+    except json.JSONDecodeError:
+        yield from read_rows(file)
+        return
+    yield from loaded if isinstance(loaded, list) else [loaded]
+
+
+def _download(repo: str, split: str, subset: str, revision: str) -> list[Path]:
+    try:
+        import huggingface_hub as hub
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError as error:
+        raise ConfigError(
+            f"--input {repo} is no local path, and reading the hub needs huggingface_hub: pip install 'rgopd[trainer]'"
+        ) from error
+    hub_errors: tuple[type[Exception], ...] = (HfHubHTTPError, *_http_errors(), OSError)
+    wanted = revision or None
+    try:
+        names = hub.list_repo_files(repo, repo_type="dataset", revision=wanted)
+        chosen = choose_files(names, repo, split, subset)
+        return [Path(hub.hf_hub_download(repo, n, repo_type="dataset", revision=wanted)) for n in chosen]
+    except hub_errors as error:
+        raise ConfigError(
+            f"--input {repo}: not a local path, and the hub did not give it: {error}. Without network, download it "
+            "elsewhere and name the folder; for gated datasets, log in with `hf auth login`"
+        ) from error
+
+
+def _http_errors() -> tuple[type[Exception], ...]:
+    """Of whichever of the two libraries the installed huggingface_hub talks with."""
+    found = [importlib.import_module(name).HTTPError for name in ("httpx", "httpx2") if importlib.util.find_spec(name)]
+    return tuple(found)

@@ -1,0 +1,233 @@
+"""The join: which stages of which rollouts are done. Messages wake it; the blob store is what it believes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from rgopd.common import wire
+from rgopd.common.errors import InvalidInput, RolloutGone, Unavailable
+from rgopd.common.identity import rollout_id
+from rgopd.common.streams import (
+    GENERATE,
+    RESULTS,
+    ROLLOUT,
+    SCORE,
+    TEACHER_SCORE,
+    VERDICT,
+    VERIFY,
+    Outcome,
+    Streams,
+)
+from rgopd.common.teacher_client import score_stream
+from rgopd.protos import rollout_pb2
+
+log = logging.getLogger(__name__)
+
+STAGE_BLOB = {GENERATE: ROLLOUT, VERIFY: VERDICT, SCORE: TEACHER_SCORE}
+SWEEP_S = 2.0
+"""With no news for this long, look into the blob store: a notification may have been lost with its server."""
+
+ALIVE_MS = 30_000
+"""A consumer asks its stream several times a second; one that has not for this long is gone or stopped."""
+
+SERVICE = {GENERATE: "sampler", VERIFY: "verifier", SCORE: "teacher"}
+
+
+@dataclass
+class Entry:
+    """One rollout on its way. `failed[stage]` says why a stage gave up on it."""
+
+    rollout_id: str
+    done: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Group:
+    """The rollouts of one prompt. `wanted` are the stages that have to end before the group is complete."""
+
+    group_id: str
+    prompt: rollout_pb2.Prompt
+    n: int
+    seed: int
+    policy_version: int
+    wanted: set[str]
+    redraw: int = 0
+    entries: dict[str, Entry] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.entries = {rollout_id(self.group_id, i): Entry(rollout_id(self.group_id, i)) for i in range(self.n)}
+
+    def open(self, stage: str) -> list[str]:
+        """Rollouts that still wait for a stage. Nothing later comes for one that was never generated."""
+        return [
+            e.rollout_id
+            for e in self.entries.values()
+            if stage in self.wanted and stage not in e.done and stage not in e.failed and GENERATE not in e.failed
+        ]
+
+    def stream(self, stage: str) -> str:
+        """Where a stage's work for this group is asked for: each named teacher has a stream of its own."""
+        return score_stream(self.prompt.teacher) if stage == SCORE else stage
+
+    @property
+    def complete(self) -> bool:
+        """Every wanted stage of every rollout has ended, one way or the other."""
+        return not any(self.open(stage) for stage in self.wanted)
+
+
+class Join:
+    """Waits for groups. One per run; not thread-safe."""
+
+    def __init__(self, streams: Streams, consumer: str) -> None:
+        self.streams = streams
+        self.consumer = consumer
+        self.groups: dict[str, Group] = {}
+        self._group_of: dict[str, str] = {}
+        self._last_news = time.monotonic()
+        streams.ensure(RESULTS)
+
+    def expect(self, group: Group) -> None:
+        """Start waiting for a group; what is already in the blob store counts at once."""
+        self.groups[group.group_id] = group
+        self._group_of.update(dict.fromkeys(group.entries, group.group_id))
+        self.sweep([group])
+
+    def forget(self, group: Group) -> None:
+        """Stop waiting; late twins of its messages are ignored."""
+        self.groups.pop(group.group_id, None)
+        for entry in group.entries:
+            self._group_of.pop(entry, None)
+
+    def recheck(self, groups: Iterable[Group]) -> None:
+        """Forget what was seen and believe the blob store alone: something has vanished from it."""
+        groups = list(groups)
+        for group in groups:
+            for entry in group.entries.values():
+                entry.done.clear()
+            # A rollout that is gone is made again, perhaps with another text: what was said of the old one goes too.
+            items = list(group.entries)
+            gone = [i for i, there in zip(items, self._present(ROLLOUT, items), strict=True) if not there]
+            for stage in (VERDICT, TEACHER_SCORE):
+                self.streams.blobs.delete(stage, gone)
+        self.sweep(groups)
+
+    def sweep(self, groups: Iterable[Group]) -> None:
+        """Believe the blob store."""
+        for group in groups:
+            for stage in group.wanted:
+                open_ids = group.open(stage)
+                for item, blob in zip(open_ids, self._present(STAGE_BLOB[stage], open_ids), strict=True):
+                    if blob:
+                        group.entries[item].done.add(stage)
+                        self._last_news = time.monotonic()
+
+    def wait(
+        self,
+        groups: list[Group],
+        *,
+        quiet_s: float,
+        timeout_s: float,
+        tend: Callable[[list[Group]], None] = lambda _: None,
+    ) -> Iterator[Group]:
+        """Yield each group once, when it is complete.
+
+        tend: called several times a second with the groups that are still incomplete; may raise to end the wait.
+
+        Raises:
+            Unavailable: no stage answered for `quiet_s`, or not all is complete after `timeout_s`; names the stage.
+        """
+        waiting = {g.group_id: g for g in groups}
+        deadline = time.monotonic() + timeout_s
+        self._last_news = next_sweep = time.monotonic()
+        while True:
+            for group in [g for g in waiting.values() if g.complete]:
+                del waiting[group.group_id]
+                yield group
+            if not waiting:
+                return
+            now = time.monotonic()
+            if now - self._last_news > quiet_s or now > deadline:  # e.g. nobody has started a verifier
+                raise Unavailable(self.diagnosis(list(waiting.values())))
+            tend(list(waiting.values()))
+            if not self._pump() and now > next_sweep + SWEEP_S:
+                self.sweep(list(waiting.values()))
+                next_sweep = now
+
+    def _pump(self) -> bool:
+        """Take what the stages announced. Acknowledged at once: everything said is also in the blob store."""
+        deliveries = self.streams.read(RESULTS, self.consumer, count=512, block_ms=200)
+        if not deliveries:
+            # What another trainer of this run read and never finished, before it died.
+            deliveries = self.streams.reclaim(RESULTS, self.consumer, count=512)
+        for delivery in deliveries:
+            try:
+                message = wire.parse(rollout_pb2.StageDone, delivery.payload)
+                wire.check_schema(message.header)
+            except InvalidInput as error:
+                self.streams.dead_letter(delivery, str(error))
+                continue
+            self._note(message)
+            self.streams.complete(delivery, Outcome())
+        if deliveries:
+            self._last_news = time.monotonic()
+        return bool(deliveries)
+
+    def _note(self, message: rollout_pb2.StageDone) -> None:
+        group = self.groups.get(self._group_of.get(message.header.rollout_id, message.group_id))
+        if group is None:  # a late twin: its step is over, so nobody will delete what it has just stored
+            for stage in STAGE_BLOB.values():
+                self.streams.blobs.delete(stage, [message.header.rollout_id])
+            return
+        entry = group.entries.get(message.header.rollout_id)
+        entries = [entry] if entry else list(group.entries.values())  # a failed request concerns the whole group
+        lost: list[Group] = []
+        for each in entries:
+            if message.HasField("failure"):
+                if message.stage in each.done:
+                    continue  # a twin gave up on what is done
+                if message.failure.kind == RolloutGone.kind:  # Redis lost the rollout before its job came to be read
+                    lost.append(group)
+                    continue
+                log.warning("%s of %s failed: %s", message.stage, each.rollout_id, message.failure.reason)
+                each.failed[message.stage] = message.failure.reason
+            else:
+                each.done.add(message.stage)
+        self.recheck(lost)  # what is open then is asked for again
+
+    def _present(self, stage: str, item_ids: list[str]) -> list[bool]:
+        if not item_ids:
+            return []
+        pipe = self.streams.redis.pipeline(transaction=False)
+        for item in item_ids:
+            pipe.exists(self.streams.blobs.key(stage, item))
+        return [bool(found) for found in pipe.execute()]
+
+    @property
+    def quiet_s(self) -> float:
+        """Seconds since a stage last answered."""
+        return time.monotonic() - self._last_news
+
+    def diagnosis(self, waiting: list[Group]) -> str:
+        """Who owes what, and whether anybody is there to answer."""
+        lines = []
+        for stage, service in SERVICE.items():
+            missing: Counter[tuple[str, str]] = Counter()
+            for group in waiting:
+                missing[group.stream(stage), group.prompt.teacher if stage == SCORE else ""] += len(group.open(stage))
+            for (stream, teacher), count in missing.items():
+                if not count:
+                    continue
+                depth = self.streams.depth(stream)
+                alive = [c for c in self.streams.consumers(stream) if c.idle_ms < ALIVE_MS]
+                with_name = f" with teacher_name={teacher}" if teacher else ""
+                who = f"{len(alive)} {service}s are alive" if alive else f"no {service} of this run is alive: start one"
+                lines.append(
+                    f"{count} rollouts miss stage {stage!r} "
+                    f"({depth['backlog']} messages wait, {depth['leased']} of them leased; {who}{with_name})"
+                )
+        return f"no stage answered for {self.quiet_s:.0f} s: " + "; ".join(lines)

@@ -1,0 +1,258 @@
+"""What a run needs before its first step: bytes by process and purpose, bytes in Redis, seconds a step.
+
+The formulas, what they leave out and how far they were off when measured are in docs/runs.md. P: parameters, R: ranks,
+b: bytes of the computing dtype, T: tokens of a micro-batch, D, F, A: widths of residual stream, MLP and attention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from rgopd.common.errors import ConfigError
+from rgopd.trainer.config import TrainConfig
+from rgopd.trainer.losses.head import DEFAULT_CHUNK
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+MASTER = 4
+"""Bytes of a master weight, of its reduced gradient, and of each of Adam's two moments: all float32."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a causal language model; numbers of parameters and widths."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    mlp: int
+    attention: int
+    kv: int
+    """Width of keys (or values) of a layer: kv heads x head dimension."""
+    vocab: int
+    layer_parameters: int
+
+    @property
+    def root_parameters(self) -> int:
+        """Those outside the decoder layers: embedding, last norm, head. FSDP2 keeps them in one group."""
+        return self.parameters - self.layers * self.layer_parameters
+
+    @classmethod
+    def of(cls, model: str) -> ModelShape:
+        """Of a Hugging Face folder or id, from its config.json; no weights are read.
+
+        Raises:
+            ConfigError: the config cannot be had.
+        """
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        try:
+            config: Any = AutoConfig.from_pretrained(model)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{model}: no config.json there, nor on the hub: {error}") from error
+        with torch.device("meta"):
+            built = AutoModelForCausalLM.from_config(config)
+        heads = int(config.num_attention_heads)
+        head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+        kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+        return cls(
+            parameters=sum(p.numel() for p in built.parameters()),
+            layers=int(config.num_hidden_layers),
+            hidden=int(config.hidden_size),
+            mlp=int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size),
+            attention=heads * head_dim,
+            kv=kv_heads * head_dim,
+            vocab=int(config.vocab_size),
+            layer_parameters=sum(p.numel() for p in built.get_decoder().layers[0].parameters()),
+        )
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of one process on one device, by purpose."""
+
+    process: str
+    parts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """All of them: the peak, as if the parts' peaks met."""
+        return sum(self.parts.values())
+
+
+def layer_activations(shape: ModelShape, b: int) -> int:
+    """Bytes a token that the backward pass of one decoder layer needs, without gradient checkpointing.
+
+    Two norms: their input (a float32 copy where b = 2), the normalised input and the output. Attention: query, key and
+    value repeated for all heads, the result, and its copy for the output projection. MLP: gate, its activation, up,
+    and their product. No attention weights: SDPA does not keep them.
+    """
+    norms = 2 * shape.hidden * (4 + 2 * b if b < 4 else 3 * b)
+    return norms + b * (5 * shape.attention + 4 * shape.mlp)
+
+
+def trainer_need(config: TrainConfig, shape: ModelShape, *, on_gpu: bool) -> Need:
+    """One trainer rank at the end of the backward pass of its fullest micro-batch."""
+    ranks, b = config.nproc, BYTES[config.dtype]
+    longest = config.dataset.max_prompt_tokens + config.sampling.max_new_tokens
+    tokens = max(config.batch.micro_batch_tokens, longest)  # a longer rollout makes a micro-batch of its own
+    states = MASTER * shape.parameters // ranks
+    layer = tokens * layer_activations(shape, b)
+    inputs = tokens * shape.hidden * b * shape.layers
+    chunk = MASTER * min(DEFAULT_CHUNK // shape.vocab, tokens) * shape.vocab
+    backward = b * tokens * (2 * shape.mlp + shape.hidden) + (layer if config.gradient_checkpointing else 0)
+    k = config.distillation.k
+    return _with_overhead(
+        f"trainer (1 of {ranks} ranks)" if ranks > 1 else "trainer",
+        {
+            "weights (float32 shard)": states,
+            "gradients (float32 shard)": states,
+            "Adam moments (float32 shard)": 2 * states,
+            "gathered weights (root and two layers)": b * (shape.root_parameters + 2 * shape.layer_parameters),
+            "gradient of the head's weight, whole": (MASTER + b) * shape.vocab * shape.hidden,
+            "activations": inputs if config.gradient_checkpointing else shape.layers * layer,
+            "the head's logits, or the backward of a layer": max(chunk, backward),
+            "hidden states into the head, and their gradient": tokens * shape.hidden * (MASTER + 2 * b),
+            f"log-probs of the support (K={k})": tokens * (k + 2) * 40,
+        },
+        on_gpu,
+    )
+
+
+def _with_overhead(process: str, parts: dict[str, int], on_gpu: bool) -> Need:
+    overhead = {"allocator, copies while gathering (20%)": sum(parts.values()) // 5, "framework": framework(on_gpu)}
+    return Need(process, {**parts, **overhead})
+
+
+def sampler_need(config: TrainConfig, shape: ModelShape, dtype: str, *, on_gpu: bool) -> Need:
+    """A sampler with the transformers engine at the longest its rollouts can get; a new policy is read beside the old.
+
+    vLLM takes a set share of its device instead.
+    """
+    b, sampling = BYTES[dtype], config.sampling
+    groups = sampling.groups_per_request * sampling.n
+    evaluation = config.eval.groups_per_request if config.eval.dataset else 0
+    rows = max(groups, evaluation)
+    length = config.dataset.max_prompt_tokens + sampling.max_new_tokens
+    return Need(
+        "sampler",
+        {
+            "weights": b * shape.parameters,
+            "next weights while loading": BYTES[config.dtype] * shape.parameters if not on_gpu else 0,
+            f"KV cache ({rows} rollouts x {length})": 2 * shape.kv * shape.layers * b * rows * length,
+            "logits and probabilities": rows * shape.vocab * (4 + 4 + 8 + 8),
+            "framework": framework(on_gpu),
+        },
+    )
+
+
+@dataclass(frozen=True)
+class TeacherSetup:
+    """What of the teacher's settings matters here."""
+
+    shape: ModelShape
+    dtype: str
+    tensor_parallel: int
+    max_batch_tokens: int
+    head_chunk_rows: int
+    share: float
+    """vLLM's gpu_memory_utilization; 0 for the transformers engine."""
+
+
+def teacher_need(setup: TeacherSetup, device_bytes: int, *, on_gpu: bool) -> Need:
+    """The teacher on one of its devices. vLLM fills its share with KV cache, but the weights must fit in it first."""
+    shape, b = setup.shape, BYTES[setup.dtype]
+    weights = b * shape.parameters // setup.tensor_parallel
+    if setup.share:
+        rest = max(int(setup.share * device_bytes) - weights, 2 << 30)  # prefill workspace: below this it cannot start
+        return Need(f"teacher (vLLM, 1 of {setup.tensor_parallel})", {"weights": weights, "vLLM's share": rest})
+    tokens = setup.max_batch_tokens
+    return Need(
+        "teacher",
+        {
+            "weights": weights,
+            "activations of a layer": tokens * b * (4 * shape.hidden + 3 * shape.attention + 3 * shape.mlp),
+            "logits of a chunk": 3 * MASTER * setup.head_chunk_rows * shape.vocab,
+            "framework": framework(on_gpu),
+        },
+    )
+
+
+def framework(on_gpu: bool) -> int:
+    """Interpreter, libraries and (on a GPU) context and workspaces, as measured with torch 2.13 on a CPU."""
+    return (1536 << 20) if on_gpu else (400 << 20)
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a device can hold and do: bytes, dense bf16 FLOP/s, bytes/s from its memory (data sheets)."""
+
+    name: str
+    memory: int
+    flops: float
+    bandwidth: float
+
+
+DEVICES = {
+    name: Device(name, int(gib * (1 << 30)), tera * 1e12, gigabytes * 1e9)
+    for name, gib, tera, gigabytes in (
+        ("h200", 139, 989, 4800),
+        ("h100", 79, 989, 3350),
+        ("a100-80", 79, 312, 2039),
+        ("a100-40", 39.5, 312, 1555),
+        ("l40s", 44, 362, 864),
+        ("l4", 22, 121, 300),
+        ("rtx4090", 23.5, 165, 1008),
+    )
+}
+TRAIN_UTILISATION, SCORE_UTILISATION, DECODE_UTILISATION = 0.35, 0.4, 0.5
+"""Assumed shares of FLOP/s, FLOP/s and bandwidth that training, scoring and vLLM's decoding reach; measure yours."""
+
+
+def step_seconds(
+    config: TrainConfig,
+    student: ModelShape,
+    teacher: ModelShape,
+    device: Device,
+    *,
+    mean_response: float,
+    mean_prompt: float,
+    tensor_parallel: int,
+    samplers: int,
+) -> dict[str, float]:
+    """Assumed seconds of each stage of a step, when nothing has been measured.
+
+    Decoding reads all weights (and the rollouts so far) for every token of a batch; scoring takes 2 P FLOPs a token,
+    training 6 P, and 8 P where activations are made again.
+    """
+    sampling = config.sampling
+    count = sampling.prompts_per_step * sampling.n
+    rows = min(count, sampling.groups_per_request * sampling.n)
+    cache = 2 * 2 * student.kv * student.layers * rows * (mean_prompt + mean_response / 2)
+    token = (2 * student.parameters + cache) / (device.bandwidth * DECODE_UTILISATION)
+    sequence = count * (mean_prompt + mean_response)
+    passes = 8 if config.gradient_checkpointing else 6
+    return {
+        "sample": sampling.max_new_tokens * token * count / rows / samplers,  # a batch ends with its longest rollout
+        "score": 2 * teacher.parameters * sequence / (tensor_parallel * device.flops * SCORE_UTILISATION),
+        "train": passes * student.parameters * sequence / (config.nproc * device.flops * TRAIN_UTILISATION),
+        "publish": 2 * 2 * student.parameters / 1e9,  # written and read once at 1 GB/s
+    }
+
+
+def redis_bytes(config: TrainConfig, mean_response: float, mean_prompt: float) -> dict[str, int]:
+    """Bytes that one step leaves in Redis until it has been trained on, and what is there at once.
+
+    A rollout: prompt, response and support ids (int32), sampled log-probs (float32), text. A score: sampled and top-K
+    log-probs (float32) and the tail; the ids too where the teacher chose them.
+    """
+    k, tokens = config.distillation.k, mean_response
+    needs_teacher = config.build_objective().needs_teacher
+    student_support = config.distillation.support == "student"
+    rollout = 4 * mean_prompt + tokens * (4 + 4 + 4) + (4 * tokens * k if student_support else 0)
+    score = tokens * (4 + 4 + 4 * k + (0 if student_support else 4 * k)) if needs_teacher else 0
+    count = config.sampling.prompts_per_step * config.sampling.n
+    step = int(count * (rollout + score + 1500))  # names, headers and the check of each rollout's messages
+    return {"a rollout": int(rollout + score), "a step": step, "at once": step * (1 + config.max_staleness)}

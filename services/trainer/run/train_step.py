@@ -1,0 +1,179 @@
+"""One optimiser step over a plan: forward, gate, loss, backward a micro-batch; one global normaliser; step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from rgopd.trainer.batch.micro_batch import MicroBatch
+from rgopd.trainer.gating.gate import GateConfig
+from rgopd.trainer.losses.normalise import all_reduce_sums, gradient_scale
+from rgopd.trainer.losses.tiles import Kernels
+from rgopd.trainer.objectives import Objective
+from rgopd.trainer.objectives.step import HeadLoss, head_loss
+from rgopd.trainer.student.model import CPU, Student
+from rgopd.trainer.student.reference import Reference
+
+OnMicroBatch = Callable[[MicroBatch, HeadLoss], None]
+
+
+@dataclass
+class TrainStep:
+    """What a step needs besides its batch; built once."""
+
+    student: Student
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    objective: Objective
+    gate: GateConfig
+    temperature: float
+    grad_clip: float
+    single_pass: bool = False
+    """Make the gradient while the head's logits are at hand, on the gate that the behaviour log-probs predict, and
+    repair what they predicted wrongly: exact either way, cheaper where behaviour and student are one policy."""
+    reference: Reference | None = None
+    """Gives `reference_logprobs_N` to objectives that ask for it."""
+    importance_clip: float | None = None
+    """For the metrics: where the objective truncates importance weights."""
+    device: torch.device = CPU
+    kernels: Kernels = "auto"
+
+    def run(
+        self,
+        micro_batches: list[MicroBatch],
+        on_micro_batch: OnMicroBatch | None = None,
+        *,
+        unscored_tokens: float = 0.0,
+    ) -> dict[str, float]:
+        """Take the step; returns metrics that are equal on all ranks. `micro_batches`: as many on every rank.
+
+        `unscored_tokens`: of all ranks' rollouts that the teacher was not asked about: gated out like the others.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        for host in micro_batches:
+            micro = host.to(self.device)
+            if self.reference is not None:
+                micro = self.reference.add_to(micro)
+            result = self._forward_backward(micro)
+            _accumulate(sums, _sums_of(micro, result, self.importance_clip), self.device)
+            if on_micro_batch is not None and not micro.empty:
+                on_micro_batch(micro, result)
+        totals = all_reduce_sums(sums)  # empty micro-batches too go through gate and objective: keys agree on all ranks
+        metrics = _metrics(totals, unscored_tokens)
+        scale = gradient_scale(
+            totals["count"],
+            kept_fraction=metrics["kept_fraction"],
+            min_kept_fraction=self.gate.min_kept_fraction,
+            averaged_over=dist.get_world_size(),
+        )
+        metrics["lr"] = float(self.scheduler.get_last_lr()[0])
+        metrics["skipped"] = float(scale is None)
+        metrics["grad_norm"] = 0.0 if scale is None else self._apply(scale)
+        self.scheduler.step()
+        return metrics
+
+    def _forward_backward(self, micro: MicroBatch) -> HeadLoss:
+        def head(hidden_ND: Tensor, weight_VD: Tensor) -> tuple[Tensor, HeadLoss]:
+            result = head_loss(
+                hidden_ND,
+                weight_VD,
+                micro.tokens,
+                self.objective,
+                self.gate,
+                temperature=self.temperature,
+                vocab_size=self.student.vocab_size,
+                single_pass=self.single_pass,
+                kernels=self.kernels,
+            )
+            return result.sums.loss, result
+
+        result: HeadLoss
+        loss, result = self.student(micro.input_ids_BS, micro.attention_mask_BS, micro.rows_N, head, micro.packed)
+        loss.backward()
+        return result
+
+    def _apply(self, scale: float) -> float:
+        """Divide once, clip, step. Returns the gradient norm before clipping.
+
+        Raises:
+            FloatingPointError: the gradient is not finite; nothing was changed.
+        """
+        parameters = [p for p in self.student.parameters() if p.grad is not None]
+        for parameter in parameters:
+            assert parameter.grad is not None
+            parameter.grad.mul_(scale)
+        norm = clip_grad_norm_(parameters, self.grad_clip)
+        value = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        if value != value or value in (float("inf"), float("-inf")):
+            raise FloatingPointError(
+                f"the gradient's norm is {value}; the weights were not changed. Look at the last rollouts and their "
+                "teacher scores; lower optim.lr, or set dtype to float32"
+            )
+        self.optimizer.step()
+        return value
+
+
+def _sums_of(micro: MicroBatch, result: HeadLoss, importance_clip: float | None) -> dict[str, Tensor]:
+    log_ratio_N = result.stats.sampled_logprobs_N - micro.tokens.behaviour_logprobs_N
+    ratio_N = log_ratio_N.clamp(-20.0, 20.0).exp()
+    sums = {
+        "count": result.sums.count,
+        "loss": result.sums.loss.detach(),
+        "tokens": torch.tensor(float(ratio_N.numel())),
+        "sequence_tokens": torch.tensor(float(micro.sequence_tokens)),
+        "padded_tokens": torch.tensor(float(micro.input_ids_BS.numel() * (not micro.empty))),
+        "behaviour_drift": log_ratio_N.abs().sum(),
+        "ratio": ratio_N.sum(),
+        "ratio_squared": ratio_N.square().sum(),
+        "ratio_truncated": (ratio_N > importance_clip).sum() if importance_clip else torch.zeros(()),
+        "dropped": torch.tensor(float(micro.dropped.tokens if micro.dropped else 0)),
+        **{f"gate/{k}": v for k, v in result.decision.stats.items()},
+        **{f"objective/{k}": v for k, v in result.metrics.items()},
+    }
+    for key, value in (micro.dropped.stats if micro.dropped else {}).items():
+        sums[f"gate/{key}"] = sums[f"gate/{key}"] + value.to(sums[f"gate/{key}"].device)
+    return sums
+
+
+def _accumulate(sums: dict[str, Tensor], more: dict[str, Tensor], device: torch.device) -> None:
+    """On the device that computes: a sum moved to the host would wait for it."""
+    for key, value in more.items():
+        value = value.detach().to(device, torch.float64)
+        sums[key] = sums[key] + value if key in sums else value
+
+
+def _metrics(totals: dict[str, float], unscored: float) -> dict[str, float]:
+    """Ratios of global sums. Tokens dropped before the forward, or never scored, count as gated out, not as padding."""
+    forwarded, everything = max(1.0, totals["tokens"]), max(1.0, totals["tokens"] + totals["dropped"])
+    kept = sum(totals.get(f"gate/tokens_kept_{s}", 0.0) for s in ("positive", "zero", "negative"))
+    metrics = {
+        "loss": totals["loss"] / totals["count"] if totals["count"] else 0.0,
+        "response_tokens": totals["tokens"] + totals["dropped"],
+        "kept_tokens": kept,
+        "kept_fraction": kept / max(1.0, totals["tokens"] + totals["dropped"] + unscored),
+        "prefiltered_fraction": totals["dropped"] / everything,
+        "padding_fraction": 1 - totals["sequence_tokens"] / max(1.0, totals["padded_tokens"]),
+        "behaviour_drift": totals["behaviour_drift"] / forwarded,
+        "importance_mean": totals["ratio"] / forwarded,
+        "importance_effective_fraction": totals["ratio"] ** 2 / max(1e-30, totals["ratio_squared"]) / forwarded,
+        "importance_truncated_fraction": totals["ratio_truncated"] / forwarded,
+    }
+    for sign in ("positive", "zero", "negative"):
+        total = totals.get(f"gate/tokens_total_{sign}", 0.0)
+        rollouts = totals.get(f"gate/rollouts_total_{sign}", 0.0)
+        metrics[f"tokens_{sign}"] = total
+        metrics[f"kept_fraction_{sign}"] = totals.get(f"gate/tokens_kept_{sign}", 0.0) / max(1.0, total)
+        metrics[f"teacher_gap_{sign}"] = totals.get(f"gate/gap_{sign}", 0.0) / max(1.0, total)
+        metrics[f"teacher_above_{sign}"] = totals.get(f"gate/teacher_above_{sign}", 0.0) / max(1.0, rollouts)
+    for key, value in totals.items():
+        if key.startswith("objective/"):
+            metrics[key.removeprefix("objective/")] = value / forwarded
+    return metrics

@@ -1,0 +1,98 @@
+"""LoRA (arXiv 2106.09685) through peft: adapters train, the base is frozen, and what is published is merged.
+
+Samplers, the export and whoever loads the result see an ordinary model: they need neither peft nor the adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from rgopd.common.errors import ConfigError
+
+ADAPTER = "default"
+
+
+class LoraOptions(BaseModel):
+    """Which layers get adapters, and of what size."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    r: int = Field(16, ge=1, description="Rank of the adapters.")
+    alpha: float = Field(32.0, gt=0, description="Their output is scaled by alpha/r (alpha/sqrt(r) with rslora).")
+    rslora: bool = Field(False, description="Rank-stabilised scaling, arXiv 2312.03732.")
+    target_modules: list[str] | Literal["all-linear"] = Field(
+        "all-linear", description="Names of linear layers, e.g. [q_proj, v_proj]; all-linear: all but the head."
+    )
+
+    @property
+    def scaling(self) -> float:
+        """The factor before B A."""
+        return self.alpha / (self.r**0.5 if self.rslora else self.r)
+
+
+def add_adapters(model: Any, options: LoraOptions) -> Any:
+    """Insert adapters into a causal LM in place and freeze the rest. B starts at 0: nothing changes yet.
+
+    A is drawn from torch's generator: every rank must have the same seed.
+
+    Raises:
+        ConfigError: peft is not installed, or a layer is not there.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ConfigError("lora needs peft: pip install 'rgopd[peft]'") from error
+    settings = LoraConfig(
+        r=options.r,
+        lora_alpha=options.alpha,  # type: ignore[arg-type]  # typed int, used as a factor
+        use_rslora=options.rslora,
+        target_modules=options.target_modules,
+        lora_dropout=0.0,  # the policy that is trained must be the one that sampled
+        task_type="CAUSAL_LM",
+    )
+    try:
+        model = inject_adapter_in_model(settings, model, adapter_name=ADAPTER)
+    except ValueError as error:
+        raise ConfigError(f"lora.target_modules={options.target_modules!r}: {error}") from error
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".lora_" in name)
+    return model
+
+
+def merged(state: Mapping[str, Tensor], scaling: float) -> dict[str, Tensor]:
+    """Weights under their names without adapters: W + scaling * B A, computed in float32.
+
+    Args:
+        state: whole tensors of a model with adapters, by name.
+    """
+    result: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if ".lora_" in name:
+            continue
+        layer, found, kind = name.partition(".base_layer.")
+        if found and kind == "weight":
+            a_RI, b_OR = (state[f"{layer}.lora_{side}.{ADAPTER}.weight"].float() for side in "AB")
+            value = (value.float() + scaling * (b_OR @ a_RI)).to(value.dtype)
+        result[f"{layer}.{kind}" if found else name] = value
+    return result
+
+
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """The base model for a while: scale 0, so that nothing is moved, resharded or unfrozen."""
+    from peft.tuners.lora import LoraLayer
+
+    layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
+    scales = [dict(layer.scaling) for layer in layers]
+    try:
+        for layer in layers:
+            layer.scaling.update(dict.fromkeys(layer.scaling, 0.0))
+        yield
+    finally:
+        for layer, scale in zip(layers, scales, strict=True):
+            layer.scaling.update(scale)

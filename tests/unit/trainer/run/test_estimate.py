@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import AutoModelForCausalLM
+
+from rgopd.cli.plan import Planner, _steps_of, advise, find_device, measured_seconds, run_plan
+from rgopd.common import wire
+from rgopd.common.errors import ConfigError
+from rgopd.common.settings import parse_overrides, read_files
+from rgopd.protos import rollout_pb2, teacher_pb2
+from rgopd.trainer.config import TrainConfig
+from rgopd.trainer.run.estimate import DEVICES, ModelShape, redis_bytes, trainer_need
+
+PAPER = Path(__file__).parents[4] / "services" / "configs" / "qwen2.5-1.5b-ultrainteract.yaml"
+SMALL: dict[str, Any] = {
+    "vocab_size": 8192,
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": False,
+}
+QWEN_1_5B = dict(
+    SMALL,
+    vocab_size=151_936,
+    hidden_size=1536,
+    intermediate_size=8960,
+    num_hidden_layers=28,
+    num_attention_heads=12,
+    tie_word_embeddings=True,
+)
+QWEN_14B = dict(
+    SMALL,
+    vocab_size=152_064,
+    hidden_size=5120,
+    intermediate_size=13_824,
+    num_hidden_layers=48,
+    num_attention_heads=40,
+    num_key_value_heads=8,
+)
+
+
+def model_folder(folder: Path, settings: dict[str, Any]) -> str:
+    folder.mkdir()
+    (folder / "config.json").write_text(
+        json.dumps({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", **settings})
+    )
+    return str(folder)
+
+
+def settings(**changes: Any) -> TrainConfig:
+    base = {"student": "x", "dataset": {"path": "x", "max_prompt_tokens": 256}, "distillation": {"k": 16}}
+    return TrainConfig.from_mapping({**base, **changes})
+
+
+def test_shapes_come_from_the_config_alone_and_count_what_the_model_has(tmp_path: Path, student_folder: Path) -> None:
+    shape = ModelShape.of(str(student_folder))
+    assert shape.parameters == AutoModelForCausalLM.from_pretrained(student_folder).num_parameters()
+    qwen = ModelShape.of(model_folder(tmp_path / "q", QWEN_1_5B))
+    assert qwen.parameters == 1_543_714_304  # what Qwen2.5-1.5B's model card calls 1.54B
+    assert qwen.root_parameters == 151_936 * 1536 + 1536
+    assert (qwen.attention, qwen.kv) == (1536, 256)
+    with pytest.raises(ConfigError, match="no config.json there"):
+        ModelShape.of(str(tmp_path / "absent"))
+
+
+def test_the_estimate_is_near_the_measured_peak_of_a_real_step(tmp_path: Path) -> None:
+    """Peak resident memory of a process that takes two steps of two micro-batches on this CPU, within 20%."""
+    case = {"model": SMALL, "dtype": "float32", "gradient_checkpointing": False, "k": 16}
+    case |= {"rollouts": 2, "prompt": 128, "response": 256}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    program = [sys.executable, "-W", "ignore", "-m", "tests.unit.trainer.peak", json.dumps(case)]
+    root = Path(__file__).parents[4]
+    done = subprocess.run(program, cwd=root, env=environment, capture_output=True, text=True, check=True)
+    measured = json.loads(done.stdout.strip().splitlines()[-1])
+    config = settings(sampling={"max_new_tokens": 256}, batch={"micro_batch_tokens": 768})
+    need = trainer_need(config, ModelShape.of(model_folder(tmp_path / "m", SMALL)), on_gpu=False)
+    assert need.total == pytest.approx(measured["peak"], rel=0.20)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gradient_checkpointing": True},
+        {"batch": {"micro_batch_tokens": 4096}},
+        {"nproc": 4},
+        {"dtype": "bfloat16"},
+    ],
+)
+def test_every_knob_of_the_trainer_saves_memory(tmp_path: Path, change: dict[str, Any]) -> None:
+    shape = ModelShape.of(model_folder(tmp_path / "m", QWEN_1_5B))
+    before, after = settings(), settings(**change)
+    assert trainer_need(after, shape, on_gpu=True).total < 0.95 * trainer_need(before, shape, on_gpu=True).total
+
+
+@pytest.mark.parametrize("support", ["student", "teacher"])
+def test_redis_bytes_are_those_of_real_messages(support: str) -> None:
+    config = settings(distillation={"k": 50, "support": support})
+    tokens, k, floats = 300, 50, np.float32
+    rollout = rollout_pb2.Rollout(
+        prompt_ids=wire.to_tensor(np.zeros(100, np.int32)),
+        response_ids=wire.to_tensor(np.zeros(tokens, np.int32)),
+        sampled_logprobs=wire.to_tensor(np.zeros(tokens, floats)),
+        support_ids=wire.to_tensor(np.zeros((tokens, k if support == "student" else 0), np.int32)),
+        response_text="word" * tokens,
+    )
+    score = teacher_pb2.TeacherScore(
+        sampled_logprobs=wire.to_tensor(np.zeros(tokens, floats)),
+        topk_logprobs=wire.to_tensor(np.zeros((tokens, k), floats)),
+        tail_logprob=wire.to_tensor(np.zeros(tokens, floats)),
+    )
+    if support == "teacher":
+        score.topk_ids.CopyFrom(wire.to_tensor(np.zeros((tokens, k), np.int32)))
+    real = rollout.ByteSize() + score.ByteSize()
+    estimate = redis_bytes(config, tokens, 100)
+    assert estimate["a rollout"] == pytest.approx(real, rel=0.02)
+    assert estimate["at once"] == estimate["a step"]
+    assert redis_bytes(config.model_copy(update={"max_staleness": 2}), tokens, 100)["at once"] == 3 * estimate["a step"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("models")
+    student, teacher = model_folder(folder / "s", QWEN_1_5B), model_folder(folder / "t", QWEN_14B)
+    return [f"train.student={student}", f"sampler.student={student}", f"teacher.model={teacher}"]
+
+
+def test_the_papers_run_fits_four_h100_and_says_so(models: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_plan([PAPER], models, "h100", 0.0, 700, None) == 0
+    out = capsys.readouterr().out
+    assert "fits: h100" in out
+    assert [f"GPU {n} (h100)" in out for n in range(5)] == [True] * 4 + [False]
+    assert "700 response tokens, given" in out
+
+
+def test_an_overfull_plan_names_settings_that_make_it_fit(
+    models: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = [*models, "train.gradient_checkpointing=false"]
+    assert run_plan([PAPER], overrides, "a100-40", 0.0, 0, None) == 1
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip().startswith("--set ")]
+    assert "--set train.gradient_checkpointing=true" in lines
+    for line in lines:
+        more = [word for word in line.split() if word != "--set"]
+        assert run_plan([PAPER], [*overrides, *more], "a100-40", 0.0, 0, None) == 0, line
+
+
+def test_where_one_setting_is_not_enough_several_are_named(models: list[str]) -> None:
+    device, on_gpu = find_device("l4", 0.0)
+    sections = read_files([PAPER])
+    overrides = [*models, "train.gradient_checkpointing=false"]
+    from rgopd.cli.sections import override
+
+    planner = Planner(override(sections, overrides), device, on_gpu=on_gpu)
+    [advice] = advise(planner, planner.plan())
+    assert advice.startswith("all of: --set train.gradient_checkpointing=true")
+    more = [word for word in advice.removeprefix("all of: ").split() if word != "--set"]
+    assert not Planner(override(sections, [*overrides, *more]), device, on_gpu=on_gpu).plan().overfull
+    assert parse_overrides(more)
+
+
+def test_times_measured_in_a_run_replace_the_assumed_ones(tmp_path: Path) -> None:
+    rows = [
+        {"event": "step", "step": i, "collect_s": c, "train_s": 2.0, "publish_s": 0.5} for i, c in enumerate((9, 3, 5))
+    ]
+    (tmp_path / "timings.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert measured_seconds(tmp_path) == {"collect": 4.0, "train": 2.0, "publish": 0.5}
+    with pytest.raises(ConfigError, match=r"no timings\.jsonl"):
+        measured_seconds(tmp_path / "absent")
+
+
+def test_devices() -> None:
+    assert find_device("h200", 0.0)[0].memory > find_device("h100", 0.0)[0].memory
+    assert find_device("h100", 40.0) == (DEVICES["h100"].__class__("h100", 40 << 30, 989e12, 3350e9), True)
+    assert find_device("cpu", 0.0)[1] is False
+    with pytest.raises(ConfigError, match="did you mean 'h100'"):
+        find_device("h10", 0.0)
+
+
+def test_a_step_of_few_rollouts_does_not_fill_the_micro_batch(models: list[str]) -> None:
+    from rgopd.cli.sections import override
+
+    def tokens_need(*changes: str) -> int:
+        small = ["train.sampling.prompts_per_step=2", "train.sampling.n=2", "train.nproc=2", "up.gpus={}"]
+        sections = override(read_files([PAPER]), [*models, *small, *changes])
+        plan = Planner(sections, *find_device("h100", 0.0)[:1], on_gpu=True).plan()
+        return next(need.total for need in plan.loads[0] if need.process.startswith("trainer"))
+
+    two_rollouts = 2 * (1024 + 1024)  # what each of the two ranks gets
+    exact = tokens_need(f"train.batch.micro_batch_tokens={two_rollouts}")
+    assert tokens_need("train.batch.micro_batch_tokens=65536") == exact
+    assert tokens_need("train.batch.micro_batch_tokens=65536", "train.batch.packing=false") > exact
+    assert tokens_need("train.batch.micro_batch_tokens=2048") < exact
+    assert tokens_need("train.batch.micro_batch_tokens=65536", "train.batch.micro_batch_rollouts=1") < exact
+
+
+def test_the_steps_of_a_run_respect_the_limit_of_its_dataset(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("{}\n" * 100)
+    sampling = {"prompts_per_step": 8}
+    assert _steps_of(settings(dataset={"path": path}, sampling=sampling, epochs=2)) == 25
+    assert _steps_of(settings(dataset={"path": path, "limit": 40}, sampling=sampling, epochs=2)) == 10
+    assert _steps_of(settings(dataset={"path": path, "limit": 400}, sampling=sampling, epochs=2)) == 25
