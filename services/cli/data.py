@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -12,6 +12,7 @@ from rich.console import Console
 from rgopd.common.errors import ConfigError
 from rgopd.trainer.prompts.datasets import Options, get_converter
 from rgopd.trainer.prompts.datasets.base import Judge, Tally
+from rgopd.trainer.prompts.datasets.exclude import read_excluded
 from rgopd.trainer.prompts.datasets.source import open_rows
 from rgopd.trainer.prompts.datasets.write import clean, write, write_report
 
@@ -36,16 +37,19 @@ def run_data(
     code_examples: bool = False,
     functions: bool = False,
     max_tests: int = 32,
+    exclude: Sequence[str] = (),
 ) -> int:
     """The command; returns an exit code."""
     aside = heldout_output or output.with_name(f"{output.stem}-heldout{output.suffix}")
     tally = Tally()
+    excluded = read_excluded(exclude) if exclude else None
     with symbolic_judge() if check else literal_judge() as judge:
         converter = get_converter(layout, Options(judge, code_examples, functions, max_tests))
         rows = converter.convert(open_rows(source, split=split, subset=subset, revision=revision), tally)
-        rows = clean(rows, tally, judge if check else None)
+        rows = clean(rows, tally, judge if check else None, excluded)
         written, held = write(rows, tally, output, limit=limit, heldout=heldout, heldout_output=aside, seed=seed)
-    write_report(output, tally, dataset=source, layout=layout, split=split, revision=revision, seed=seed, checked=check)
+    about = {"dataset": source, "layout": layout, "split": split, "revision": revision, "seed": seed, "checked": check}
+    write_report(output, tally, **about, excluded=list(exclude))
     _say(tally, written, held, output, aside)
     return 0
 

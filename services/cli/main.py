@@ -186,12 +186,17 @@ def data(
     code_examples: Annotated[bool, typer.Option(help="ultrainteract: codecontest's examples as tests.")] = False,
     functions: Annotated[bool, typer.Option(help="eurus: take problems whose tests call a function.")] = False,
     max_tests: Annotated[int, typer.Option(min=0, help="eurus: tests kept a problem; 0: all.")] = 32,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(help="Problems to leave out (test sets): file, folder or hub id, split test; may be repeated."),
+    ] = None,
 ) -> None:
     """Turn a published dataset into checkable prompts, and say what was left out and why."""
     from rgopd.cli.data import run_data
 
     options = {"split": split, "subset": subset, "revision": revision, "heldout_output": heldout_output, "check": check}
     more = {"limit": limit, "heldout": heldout, "seed": seed, "max_tests": max_tests, "functions": functions}
+    more["exclude"] = exclude or []
     raise typer.Exit(run_data(layout, source, output, code_examples=code_examples, **options, **more))  # type: ignore[arg-type]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rgopd.cli.sections import read_sections
 from rgopd.cli.up import check_sections
 from rgopd.common.errors import ConfigError
 from rgopd.common.settings import read_files
+from rgopd.trainer.batch.plan import RolloutPlan, cut_micro_batches
 from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.gating.gate import gate_preset
 
@@ -100,3 +102,29 @@ def test_a_misspelt_key_of_an_overlay_is_told(tmp_path: Path) -> None:
     over = write(tmp_path, "over.yaml", {"train": {"distillation": {"tial": "none"}}})
     with pytest.raises(ConfigError, match=r"unknown key 'distillation\.tial'; did you mean 'tail'"):
         TrainConfig.from_sources("train", [PAPER, over])
+
+
+def commands(text: str) -> list[str]:
+    """Every `rgopd` command of a page or a file's header, one a line, as a shell reads it."""
+    joined = re.sub(r"\\\n[#\s]*", " ", text)
+    found = (line.strip(" #") for line in joined.splitlines())
+    return [re.sub(r"\s+", " ", line).replace("--input", "-i").replace("--output ", "-o ") for line in found]
+
+
+def test_the_paper_runs_page_and_the_files_header_prepare_the_same_data() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "runs.md").read_text()
+    mine = [line for line in commands(PAPER.read_text()) if line.startswith("rgopd data")]
+    assert mine
+    assert mine == [line for line in commands(page) if line.startswith("rgopd data ultrainteract")]
+    assert "--limit 8000" in mine[0]
+
+
+@pytest.mark.parametrize(("overlays", "count"), [((), 8), (("length-8k",), 7), (("as-released",), 6)])
+def test_micro_batches_are_cut_by_tokens_not_by_rollouts(overlays: tuple[str, ...], count: int) -> None:
+    """64 rollouts of 1,749 tokens are six to eight forwards of 16,384 to 20,480 tokens, not 32 of two rollouts."""
+    config = train(*overlays)
+    rollouts = [RolloutPlan(f"r{i}", 256, 1493, 0.0, 0.0, 0) for i in range(64)]
+    cut = cut_micro_batches(
+        rollouts, 1, config.batch.micro_batch_tokens, config.batch.micro_batch_rollouts, packing=config.batch.packing
+    )
+    assert len(cut[0]) == count

@@ -13,13 +13,19 @@ from typing import Any, TextIO
 from rgopd.common.errors import ConfigError
 from rgopd.common.identity import derive_seed
 from rgopd.trainer.prompts.datasets.base import Judge, Row, Tally, prompt_text
+from rgopd.trainer.prompts.datasets.exclude import Excluded
 
 
-def clean(rows: Iterable[Row], tally: Tally, judge: Judge | None) -> Iterator[Row]:
-    """Each prompt once, and (given a judge) each mathematical reference only if it would be passed as an answer."""
+def clean(rows: Iterable[Row], tally: Tally, judge: Judge | None, excluded: Excluded | None = None) -> Iterator[Row]:
+    """Each prompt once, none that holds an excluded problem, and (given a judge) each mathematical reference only if it
+    would be passed as an answer."""
     seen: set[int] = set()
     for row in rows:
-        key = derive_seed(prompt_text(row["prompt"]))
+        prompt = prompt_text(row["prompt"])
+        if excluded is not None and excluded.holds(prompt):
+            tally.left_out["the problem is in a set given with --exclude"] += 1
+            continue
+        key = derive_seed(prompt)
         if key in seen:
             tally.left_out["duplicate prompt"] += 1
             continue
