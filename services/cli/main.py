@@ -196,8 +196,9 @@ def data(
 
     options = {"split": split, "subset": subset, "revision": revision, "heldout_output": heldout_output, "check": check}
     more = {"limit": limit, "heldout": heldout, "seed": seed, "max_tests": max_tests, "functions": functions}
-    more["exclude"] = exclude or []
-    raise typer.Exit(run_data(layout, source, output, code_examples=code_examples, **options, **more))  # type: ignore[arg-type]
+    raise typer.Exit(
+        run_data(layout, source, output, code_examples=code_examples, exclude=exclude or [], **options, **more)
+    )  # type: ignore[arg-type]
 
 
 @app.command()
