@@ -194,11 +194,24 @@ def data(
     """Turn a published dataset into checkable prompts, and say what was left out and why."""
     from rgopd.cli.data import run_data
 
-    options = {"split": split, "subset": subset, "revision": revision, "heldout_output": heldout_output, "check": check}
-    more = {"limit": limit, "heldout": heldout, "seed": seed, "max_tests": max_tests, "functions": functions}
-    raise typer.Exit(
-        run_data(layout, source, output, code_examples=code_examples, exclude=exclude or [], **options, **more)
-    )  # type: ignore[arg-type]
+    code = run_data(
+        layout,
+        source,
+        output,
+        split=split,
+        subset=subset,
+        revision=revision,
+        limit=limit,
+        heldout=heldout,
+        heldout_output=heldout_output,
+        seed=seed,
+        check=check,
+        code_examples=code_examples,
+        functions=functions,
+        max_tests=max_tests,
+        exclude=exclude or [],
+    )
+    raise typer.Exit(code)
 
 
 @app.command()
