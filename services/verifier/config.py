@@ -9,9 +9,9 @@ from typing import Literal
 from pydantic import Field
 
 from rgopd.common.settings import ServiceSettings
-from rgopd.verifier.code.toolchains import Toolchain
-from rgopd.verifier.graders.base import OnTruncated
 from rgopd.verifier.sandbox.limits import Limits
+from rgopd.verifier.spec import OnTruncated
+from rgopd.verifier.toolchains import Toolchain
 
 
 def default_workers() -> int:

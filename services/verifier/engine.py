@@ -16,8 +16,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from rgopd.common.errors import InvalidInput, Overloaded, TooLarge, Unavailable
 from rgopd.verifier.cache import VerdictCache, content_key
 from rgopd.verifier.graders import Registry
-from rgopd.verifier.graders.base import Grader, Lane, OnTruncated, Spec, Tools
+from rgopd.verifier.graders.base import Grader, Lane
 from rgopd.verifier.schemas import Item
+from rgopd.verifier.spec import OnTruncated, Spec
+from rgopd.verifier.tools import Tools
 from rgopd.verifier.verdict import Verdict, error, failed
 
 log = logging.getLogger(__name__)

@@ -14,15 +14,15 @@ from rgopd.common.server import bind, open_streams, run_http
 from rgopd.common.telemetry import configure_logging
 from rgopd.common.worker import StreamWorker
 from rgopd.verifier.app import build_app
-from rgopd.verifier.code.toolchains import find_toolchains
 from rgopd.verifier.config import VerifierConfig, default_workers
 from rgopd.verifier.engine import VerifierEngine
 from rgopd.verifier.graders import default_registry
-from rgopd.verifier.graders.base import Tools
 from rgopd.verifier.graders.python import read_graders
 from rgopd.verifier.sandbox.ladder import choose_rung
 from rgopd.verifier.sandbox.pool import SandboxPool, SandboxSettings
 from rgopd.verifier.symbolic.pool import SymbolicPool
+from rgopd.verifier.toolchains import find_toolchains
+from rgopd.verifier.tools import Tools
 from rgopd.verifier.worker import stream_worker
 
 log = logging.getLogger(__name__)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rgopd.verifier.code import extract
 from rgopd.verifier.code.compare import same_value
 from rgopd.verifier.code.outcome import how_it_ended, summarise
+from rgopd.verifier.code.spec import CodeSpec
 from rgopd.verifier.sandbox import plain
+from rgopd.verifier.sandbox.command import Command, Finished
 from rgopd.verifier.sandbox.limits import Limits
-from rgopd.verifier.sandbox.pool import Command, Finished
+from rgopd.verifier.tools import Tools
 from rgopd.verifier.verdict import Status, TestOutcome, Verdict
-
-if TYPE_CHECKING:
-    from rgopd.verifier.graders.base import Tools
-    from rgopd.verifier.graders.code import CodeSpec
 
 Judge = Callable[[int, Any], str]
 """(index, value) -> '' or why it is wrong."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 from collections.abc import Sequence
 
+from rgopd.verifier.sandbox.command import Finished
 from rgopd.verifier.sandbox.limits import Limits
-from rgopd.verifier.sandbox.pool import Finished
 from rgopd.verifier.verdict import Status, TestOutcome, Verdict, error, failed, passed
 
 

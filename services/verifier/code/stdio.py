@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rgopd.verifier.code import extract
 from rgopd.verifier.code.compare import same_output
 from rgopd.verifier.code.outcome import how_it_ended, summarise
-from rgopd.verifier.code.toolchains import Toolchain
+from rgopd.verifier.code.spec import CodeSpec
 from rgopd.verifier.sandbox import plain
+from rgopd.verifier.sandbox.command import Command, SandboxError
 from rgopd.verifier.sandbox.limits import Limits
-from rgopd.verifier.sandbox.pool import Command, SandboxError
+from rgopd.verifier.toolchains import Toolchain
+from rgopd.verifier.tools import Tools
 from rgopd.verifier.verdict import Status, TestOutcome, Verdict
-
-if TYPE_CHECKING:
-    from rgopd.verifier.graders.base import Tools
-    from rgopd.verifier.graders.code import CodeSpec
 
 _TOLERANCE = 1e-6
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from rgopd.common.errors import InvalidInput
 from rgopd.common.settings import explain
-from rgopd.verifier.code.toolchains import Toolchains
-from rgopd.verifier.sandbox.limits import Limits
-from rgopd.verifier.sandbox.pool import SandboxPool
-from rgopd.verifier.symbolic.pool import SymbolicPool
+from rgopd.verifier.spec import Spec
+from rgopd.verifier.tools import Tools
 from rgopd.verifier.verdict import Verdict
 
 
@@ -26,58 +23,7 @@ class Lane(StrEnum):
     sandbox = "sandbox"
 
 
-OnTruncated = Literal["grade", "failed", "error"]
-"""What a response cut at the length limit gets: judged as it is, `failed`, or `error` (no reward)."""
-
-
-class LimitOverrides(BaseModel):
-    """An item's `limits`: each may lower or raise the configured default, up to the configured maximum."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    cpu_s: float | None = Field(None, gt=0, le=3600)
-    wall_s: float | None = Field(None, gt=0, le=3600)
-    memory_mb: int | None = Field(None, ge=32, le=1 << 16)
-    processes: int | None = Field(None, ge=1, le=4096)
-    file_mb: int | None = Field(None, ge=1, le=1 << 14)
-    output_bytes: int | None = Field(None, ge=1, le=1 << 28)
-
-    def over(self, default: Limits, maximum: Limits) -> Limits:
-        """The limits to use."""
-        asked = {k: v for k, v in self.model_dump().items() if v is not None}
-        if "cpu_s" in asked and "wall_s" not in asked:
-            asked["wall_s"] = max(default.wall_s, 4 * asked["cpu_s"])
-        merged = {**default.as_dict(), **asked}
-        return Limits(**{k: min(v, getattr(maximum, k)) for k, v in merged.items()})
-
-
-class Spec(BaseModel):
-    """Base of the fields of a kind. Unknown fields are errors, so that a misspelt `tests` is not ignored."""
-
-    model_config = ConfigDict(extra="forbid", strict=False)
-
-    limits: LimitOverrides | None = None
-    truncated: bool = Field(False, description="The response was cut at the length limit.")
-    on_truncated: OnTruncated | None = Field(None, description="None: as the service is configured.")
-
-
 S = TypeVar("S", bound=Spec)
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What graders may use."""
-
-    sandbox: SandboxPool
-    symbolic: SymbolicPool
-    default_limits: Limits
-    maximum_limits: Limits
-    toolchains: Toolchains = field(default_factory=lambda: Toolchains({}))
-
-    def limits(self, spec: Spec) -> Limits:
-        """The limits of an item."""
-        overrides = spec.limits or LimitOverrides()
-        return overrides.over(self.default_limits, self.maximum_limits)
 
 
 class Grader(ABC, Generic[S]):
@@ -112,3 +58,6 @@ def _advice(spec: type[Spec], problem: ValidationError) -> str:
     if missing:
         return f"missing field {', '.join(map(repr, missing))}; add it to the item"
     return explain(spec, problem)
+
+
+__all__ = ["Grader", "Lane", "Spec", "Tools"]

@@ -17,7 +17,7 @@ from rgopd.common.settings import nearest
 from rgopd.verifier.code.outcome import how_it_ended
 from rgopd.verifier.graders.base import Grader, Lane, Spec, Tools
 from rgopd.verifier.sandbox import plain
-from rgopd.verifier.sandbox.pool import Command, Finished, SandboxError
+from rgopd.verifier.sandbox.command import Command, Finished, SandboxError
 from rgopd.verifier.verdict import Status, Verdict, error, failed, passed, printable
 
 

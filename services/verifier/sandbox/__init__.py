@@ -1,2 +1,5 @@
-"""Running hostile code. Nothing in this package below `pool` imports anything but the standard library:
-it is imported by the zygote, an interpreter started without site-packages."""
+"""Running hostile code. Enters: a `Command` (program, input, limits). Leaves: a `Finished` (how it ended, its bytes).
+The service's side is `pool` > `slot` > `processes` > `zygote_process`, `streams`, `command`; `ladder` and `probe`
+choose and attack the isolation. The far side is `zygote` > `child` > `candidate`, `checker` > `plain`.
+The far side imports nothing but the standard library: its interpreter is started without site-packages.
+Nothing here imports `code`, `graders` or `engine`, or knows what a right answer is."""

@@ -6,9 +6,11 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from rgopd.verifier.sandbox.command import Command, SandboxError
 from rgopd.verifier.sandbox.limits import Limits
-from rgopd.verifier.sandbox.pool import Command, SandboxError, SandboxSettings, Slot, interpreter
 from rgopd.verifier.sandbox.probe import require_all_held
+from rgopd.verifier.sandbox.slot import Slot
+from rgopd.verifier.sandbox.zygote_process import SandboxSettings, interpreter
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from rgopd.verifier.sandbox.command import Command, Finished, SandboxError
 from rgopd.verifier.sandbox.limits import Limits
-from rgopd.verifier.sandbox.pool import Command, Finished, SandboxError, Slot
+from rgopd.verifier.sandbox.slot import Slot
 
 _LIMITS = Limits(cpu_s=3.0, wall_s=10.0, memory_mb=128, processes=24, file_mb=4)
 

@@ -1,1 +1,4 @@
-"""math-verify in processes that can be killed."""
+"""Mathematics. Enters: a response and its references. Leaves: whether they are the same, or that it cannot be told.
+`pool` keeps workers (`server`) that can be killed, since symbolic algebra cannot be bounded from inside;
+`answers` decides there, with `text`, `numbers` and `units`, and math-verify for the rest.
+May import the text helpers of `graders` and the confinement of `sandbox`; nothing hostile is executed as a program."""
