@@ -18,18 +18,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rgopd.trainer.losses.buckets import TailMode, bucket_logprobs, tail_logprob
+from rgopd.trainer.losses.choice import choose
 from rgopd.trainer.losses.divergences import reverse_kl
 from rgopd.trainer.losses.head import DEFAULT_CHUNK, HeadStats
-from rgopd.trainer.losses.tiles import (
-    Kernels,
-    RowStats,
-    SparseGrad,
-    TileMath,
-    check_inputs,
-    choose,
-    compute_dtype,
-    matmul_grad,
-)
+from rgopd.trainer.losses.inputs import check_inputs
+from rgopd.trainer.losses.products import matmul_grad
+from rgopd.trainer.losses.tiles import Kernels, RowStats, SparseGrad, TileMath, compute_dtype
 
 TokenLoss = Callable[[HeadStats, Tensor], Tensor]
 """``(stats of C rows, their indices [C]) -> losses [C]``, differentiable, each depending on its own row alone."""

@@ -17,15 +17,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rgopd.trainer.losses.buckets import tail_logprob
-from rgopd.trainer.losses.tiles import (
-    Kernels,
-    RowStats,
-    SparseGrad,
-    check_inputs,
-    choose,
-    compute_dtype,
-    matmul_grad,
-)
+from rgopd.trainer.losses.choice import choose
+from rgopd.trainer.losses.inputs import check_inputs
+from rgopd.trainer.losses.products import matmul_grad
+from rgopd.trainer.losses.tiles import Kernels, RowStats, SparseGrad, compute_dtype
 
 DEFAULT_CHUNK = 1 << 26
 """Logits held at once: 67 million, 256 MiB in float32 (441 rows of Qwen2.5's vocabulary)."""

@@ -1,7 +1,7 @@
 """The passes over a tile of logits as Triton kernels: one read for the statistics, one read and one write for the
 gradient, where PyTorch's operators take eight. The products with the head's weight stay cuBLAS's.
 
-Needs a GPU, or TRITON_INTERPRET=1, under which the tests run. ``tiles.choose`` compares the kernels with PyTorch's
+Needs a GPU, or TRITON_INTERPRET=1, under which the tests run. ``choice.choose`` compares the kernels with PyTorch's
 operators on the device before it trusts them.
 """
 
@@ -15,14 +15,15 @@ import triton.language as tl
 from torch import Tensor
 
 from rgopd.trainer.losses.buckets import PAD_LOGPROB
-from rgopd.trainer.losses.tiles import RowStats, SparseGrad, project
+from rgopd.trainer.losses.products import project
+from rgopd.trainer.losses.tiles import RowStats, SparseGrad
 
 _BLOCK = 4096
 """Columns that one program holds at once."""
 
 
 class TritonTiles:
-    """See ``tiles.TorchTiles``, whose methods these are. The tile keeps its raw logits until it becomes a gradient."""
+    """See ``tiles.TileMath``. The tile keeps its raw logits until it becomes a gradient."""
 
     name = "triton"
 
@@ -163,7 +164,7 @@ def _stats(
 
 @triton.jit
 def _dense_grad(logprob, total, slope, entropy, inverse_temperature, HAS_ENTROPY: tl.constexpr):
-    """Gradient of the logits from everything but the named ids' own entries; see ``tiles.logits_grad_``."""
+    """Gradient of the logits from everything but the named ids' own entries; see ``torch_tiles.logits_grad_``."""
     weight = -total
     if HAS_ENTROPY:
         weight = -slope * (logprob + entropy) - total

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 import torch.distributed as dist
 
 from rgopd.common.errors import Unavailable
+
+
+def local_rank() -> int:
+    """Which of the ranks on this machine this process is, as torchrun says."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def agree(code: int) -> int:

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from rgopd.trainer.losses import tiles
 from rgopd.trainer.losses.buckets import tail_logprob
+from rgopd.trainer.losses.choice import choose, disagreement
 from rgopd.trainer.losses.fused import fused_topk_kl
 from rgopd.trainer.losses.head import HeadStats, head_stats
+from rgopd.trainer.losses.tiles import RowStats
 from rgopd.trainer.losses.triton_tiles import TritonTiles
 from tests.unit.trainer.losses.test_losses_head import case, scalar
 
@@ -94,17 +95,17 @@ def test_the_one_pass_loss(chunk: int) -> None:
 
 
 def test_what_a_gpu_is_asked_before_it_is_trusted() -> None:
-    assert tiles.disagreement(TritonTiles(), torch.device("cpu"), torch.float32) < 1e-5
+    assert disagreement(TritonTiles(), torch.device("cpu"), torch.float32) < 1e-5
 
     class Wrong(TritonTiles):
-        def reduce_(self, *args: object) -> tiles.RowStats:
+        def reduce_(self, *args: object) -> RowStats:
             stats = super().reduce_(*args)  # type: ignore[arg-type]
             stats.sampled_N.add_(0.5)
             return stats
 
-    assert tiles.disagreement(Wrong(), torch.device("cpu"), torch.float32) > 1e-3
+    assert disagreement(Wrong(), torch.device("cpu"), torch.float32) > 1e-3
 
 
 def test_pytorchs_own_are_used_without_a_gpu() -> None:
-    assert tiles.choose("auto", torch.zeros(1, 1)).name == "torch"
-    assert tiles.choose("triton", torch.zeros(1, 1)).name == "triton"
+    assert choose("auto", torch.zeros(1, 1)).name == "torch"
+    assert choose("triton", torch.zeros(1, 1)).name == "triton"

@@ -5,7 +5,6 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,7 +28,6 @@ from rgopd.trainer.rollouts.claim import Claim
 from rgopd.trainer.rollouts.dispatch import Dispatch
 from rgopd.trainer.rollouts.evaluation import BestTracker, Evaluator, accuracy, keep_best, pass_at_k, sampled_accuracy
 from rgopd.trainer.rollouts.join import Join
-from rgopd.trainer.run.main import _Lead
 
 
 @given(st.integers(1, 7).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
@@ -234,38 +232,3 @@ def test_the_best_student_is_a_folder_that_loads_on_its_own(student_folder: Path
     assert json.loads((best / "best.json").read_text())["accuracy"] == 0.5
     assert AutoModelForCausalLM.from_pretrained(best).num_parameters() > 1000
     assert AutoTokenizer.from_pretrained(best)("1+1=")["input_ids"] == tokenizer("1+1=")["input_ids"]
-
-
-def test_the_best_student_is_kept_before_its_row_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A life that ends in between must evaluate again: one that finds the row would leave an older best in place."""
-    written: list[dict[str, Any]] = []
-
-    def lead() -> _Lead:
-        made = _Lead.__new__(_Lead)
-        made.trainer: Any = SimpleNamespace(  # type: ignore[misc]
-            folder=tmp_path,
-            tokenizer=None,
-            student=SimpleNamespace(hf=SimpleNamespace(generation_config=None)),
-            _policy_folder=lambda version: tmp_path / str(version),
-        )
-        made.config = SimpleNamespace(eval=EvalConfig())  # type: ignore[assignment]
-        made.eval_prompts = object()  # type: ignore[assignment]
-        made.orchestrator = SimpleNamespace(evaluate=lambda *_: {"accuracy": 0.5, "problems": 3})  # type: ignore[assignment]
-        made.metrics = made.timings = SimpleNamespace(write=written.append)  # type: ignore[assignment]
-        made.best, made.evaluated = BestTracker(EvalConfig()), set()
-        return made
-
-    def full_disk(*_: object) -> Path:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("rgopd.trainer.run.main.keep_best", full_disk)
-    first = lead()
-    with pytest.raises(OSError, match="No space left"):
-        first.evaluate(10)
-    assert not written
-    assert not first.has_evaluated(10)
-    kept: list[dict[str, Any]] = []
-    monkeypatch.setattr("rgopd.trainer.run.main.keep_best", lambda *args: kept.append(args[-1]))
-    assert lead().evaluate(10)
-    assert kept == [row for row in written if "accuracy" in row]
-    assert [row["event"] for row in written] == ["eval", "eval"]  # its metrics and its time

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rgopd.common.errors import ConfigError
 from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.run.export import Run, export
-from rgopd.trainer.run.main import write_resolved
+from rgopd.trainer.run.resolved import write_resolved
 
 
 def evaluation(step: int, accuracy: float) -> dict[str, Any]:

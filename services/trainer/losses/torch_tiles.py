@@ -1,0 +1,89 @@
+"""The passes over a tile of logits with PyTorch's own operators: any device, any dtype."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rgopd.trainer.losses.buckets import PAD_LOGPROB
+from rgopd.trainer.losses.products import project
+from rgopd.trainer.losses.tiles import RowStats, SparseGrad
+
+_ENTROPY_BLOCKS = 8
+"""The entropy needs p beside log p; it takes them this fraction of a chunk at a time."""
+
+
+class TorchTiles:
+    """`TileMath` in PyTorch's operators. The tile holds log-probs between `reduce_` and `grad_`."""
+
+    name = "torch"
+
+    def project(self, hidden_CD: Tensor, weight_TD: Tensor, temperature: float, *, out: Tensor) -> Tensor:
+        """See ``project``."""
+        return project(hidden_CD, weight_TD, temperature, out=out)
+
+    def reduce_(
+        self, logits_CV: Tensor, sampled_ids_C: Tensor, support_ids_CK: Tensor, need_entropy: bool, temperature: float
+    ) -> RowStats:
+        """See ``reduce_rows_``; the temperature was applied by ``project``."""
+        return reduce_rows_(logits_CV, sampled_ids_C, support_ids_CK, need_entropy)
+
+    def grad_(
+        self,
+        tile_NT: Tensor,
+        log_normaliser_N: Tensor,
+        grad: SparseGrad,
+        start: int,
+        entropy: tuple[Tensor, Tensor] | None,
+        temperature: float,
+        *,
+        reduced: bool,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """See ``logits_grad_``; always in the tile, ``matmul_grad`` narrows it slice by slice."""
+        if not reduced:
+            tile_NT.sub_(log_normaliser_N[:, None])
+        logits_grad_(tile_NT, grad, start, entropy, 1.0 / temperature)
+        return tile_NT
+
+
+def reduce_rows_(logits_CV: Tensor, sampled_ids_C: Tensor, support_ids_CK: Tensor, need_entropy: bool) -> RowStats:
+    """The row statistics of whole rows of logits, which are overwritten by their log-probs.
+
+    The kernel subtracts the row's maximum before the logarithm of the sum. ``logit - logsumexp`` would not do: at a
+    logsumexp of 20 float32 steps by 2e-6, which would drown a tail of that size.
+    """
+    sampled_logit_C = logits_CV.gather(1, sampled_ids_C[:, None]).squeeze(1)
+    # Written over its own input: each element is read before it is written, and no second [C, V] is needed.
+    torch.ops.aten._log_softmax.out(logits_CV, 1, False, out=logits_CV)
+    sampled_C = logits_CV.gather(1, sampled_ids_C[:, None]).squeeze(1)
+    support_CK = logits_CV.gather(1, support_ids_CK.clamp(min=0)).masked_fill_(support_ids_CK < 0, PAD_LOGPROB)
+    entropy_C = torch.zeros_like(sampled_C)
+    block = 1 + logits_CV.shape[0] // _ENTROPY_BLOCKS
+    for start in range(0, logits_CV.shape[0] if need_entropy else 0, block):
+        logprobs_BV = logits_CV[start : start + block]
+        entropy_C[start : start + block] = -torch.linalg.vecdot(logprobs_BV.exp(), logprobs_BV)
+    return RowStats(sampled_logit_C - sampled_C, sampled_C, support_CK, entropy_C)
+
+
+def logits_grad_(
+    logprobs_NT: Tensor,
+    grad: SparseGrad,
+    start: int,
+    entropy: tuple[Tensor, Tensor] | None,
+    scale: float,
+) -> None:
+    """Overwrites log-probs of the ids ``[start, start + T)`` with ``scale *`` the gradient of their logits.
+
+    A log-prob's gradient is ``onehot - p``, so the row's named entries sum to a multiple of ``-p`` plus a few single
+    entries. The entropy's is ``-p (log p + H)``; ``entropy`` is (its incoming gradient ``[N]``, H ``[N]``).
+    """
+    total_N1 = grad.values_NJ.sum(dim=1, keepdim=True)
+    if entropy is None:
+        logprobs_NT.exp_().mul_(total_N1 * -scale)
+    else:
+        grad_entropy_N, entropy_N = entropy
+        slope_N1 = grad_entropy_N[:, None]
+        weight_NT = (logprobs_NT + entropy_N[:, None]).mul_(-slope_N1).sub_(total_N1).mul_(scale)
+        logprobs_NT.exp_().mul_(weight_NT)
+    grad.add_to_(logprobs_NT, start, scale)
