@@ -37,7 +37,7 @@ class Tally:
 
 
 class Converter(Protocol):
-    """Turns the rows of one dataset's layout into rows that `train.dataset` reads (see `trainer/data.py`)."""
+    """Turns the rows of one dataset's layout into rows that `train.dataset` reads (see `trainer/prompts/data.py`)."""
 
     def convert(self, rows: Iterable[Row], tally: Tally) -> Iterator[Row]:
         """Rows with `id`, `prompt`, `kind`, `domain` and the kind's own columns; the rest is counted in `tally`."""
