@@ -1,6 +1,7 @@
 """What lies in a run's folder, for whoever watches: readers that follow growing files, and the formats of the new ones.
 
-Every file and field is listed in docs/run-folder.md. Nothing here imports torch or needs the trainer to be alive.
+In: a folder that a trainer writes, or wrote; it need not be alive. Out: rows, kept rollouts, events, status, warnings.
+Every file and field is listed in docs/run-folder.md. Not imported: torch, the trainer.
 """
 
 from rgopd.common.run_files.events import EventLog, Events

@@ -1,4 +1,10 @@
-"""Engines: the one thing that holds a model. Every engine passes tests/contract/test_teacher_conformance.py."""
+"""Engines: the one thing that holds a model. Every engine passes tests/contract/test_teacher_conformance.py.
+
+In: `ScoreItem`s that `rgopd.teacher.validation` has checked, as many as fit the token budget.
+Out: a `Score` each: log-probs in nats at the run's temperature over the shared vocabulary, float32.
+Not imported: the queue, the doors, the codec. An engine knows neither HTTP nor Redis; torch and vLLM are imported by
+the file that needs them, so that `make_engine` costs nothing that is not used.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Objectives over one batch format, each a small pure file with its source; see docs/objectives.md."""
+"""Objectives over one batch format, each a small pure file with its source; see docs/objectives.md.
+
+In: `HeadStats` (the student's log-probs, with gradients) and a `TokenBatch` of N response tokens.
+Out: `ObjectiveOutput`: losses `[N]` in nats and sums for the metrics; `step` makes of it a gated sum.
+Not imported: batches' making, the student, orchestration. A new one is one file here and one line below.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """One file a kind. Enters: an item's fields (`prepare`) and a response (`grade`). Leaves: a verdict.
 A new kind is one file here and one line in `default_registry` below; `base` says what a grader is, `exact` is a whole
-small one, `text` holds what several need for reading responses.
+small one; `rgopd.verifier.reading` finds the parts of a response that several kinds look at.
 May import `code`, `symbolic`, `sandbox`, never `engine` or the doors; what runs inline must be linear in the text."""
 
 from __future__ import annotations

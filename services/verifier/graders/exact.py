@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from rgopd.verifier.graders.base import Grader, Lane, Spec, Tools
-from rgopd.verifier.graders.text import answer_tag, boxed, last_line
+from rgopd.verifier.reading import answer_tag, boxed, last_line
 from rgopd.verifier.sandbox.plain import short
 from rgopd.verifier.verdict import Verdict, failed, passed
 

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from rgopd.verifier.graders.base import Grader, Lane, Spec, Tools
-from rgopd.verifier.graders.text import answer_tag, boxed
+from rgopd.verifier.reading import answer_tag, boxed
 from rgopd.verifier.verdict import Verdict, failed, passed
 
 Requirement = Literal["boxed", "one_boxed", "hashes", "think", "answer_tag", "code_block", "json"]

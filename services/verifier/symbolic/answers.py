@@ -18,8 +18,8 @@ from sympy import FiniteSet as SympyFiniteSet
 from sympy.core.relational import Relational
 from sympy.sets.sets import Interval, Union
 
-from rgopd.verifier.graders.choice import chosen
-from rgopd.verifier.graders.text import last_line
+from rgopd.verifier.letters import chosen
+from rgopd.verifier.reading import last_line
 from rgopd.verifier.symbolic import text as tidy
 from rgopd.verifier.symbolic.numbers import same_number
 from rgopd.verifier.symbolic.units import same_quantity

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from rgopd.verifier.graders.text import answer_tag, boxed, boxes, last_line
+from rgopd.verifier.reading import answer_tag, boxed, boxes, last_line
 
 MAX_ANSWER = 20_000
 """Characters of a response that are looked at, from its end. Answers stand there, and parsers are superlinear."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rgopd.verifier.code.extract import complete, program
-from rgopd.verifier.graders.text import answer_tag, boxed
+from rgopd.verifier.reading import answer_tag, boxed
 
 RESPONSES = [
     ("def f(): pass", "def f(): pass"),

@@ -1,4 +1,9 @@
-"""Converters from published datasets to checkable prompts, by name."""
+"""Converters from published datasets to checkable prompts, by name.
+
+In: rows as their authors published them, and a judge of whether two references are equal.
+Out: rows with `prompt`, `kind` and a check, and the counts of what was left out and why.
+Not imported: the hub's `datasets` library (docs/decisions/091-datasets-without-a-datasets-library.md), the verifier.
+"""
 
 from __future__ import annotations
 
