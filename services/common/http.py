@@ -71,6 +71,7 @@ class BodyLimit:
         self.max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI; other scopes than HTTP pass through."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

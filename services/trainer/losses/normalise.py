@@ -20,11 +20,16 @@ class TokenLosses(Protocol):
     """What ``raw_sums`` reads of an objective's output; see ``objectives.base.ObjectiveOutput``."""
 
     @property
-    def loss_N(self) -> Tensor: ...
+    def loss_N(self) -> Tensor:
+        """``[N]`` the gated part, already weighted."""
+
     @property
-    def count_N(self) -> Tensor: ...
+    def count_N(self) -> Tensor:
+        """``[N]`` what each token adds to the denominator."""
+
     @property
-    def ungated_loss_N(self) -> Tensor | None: ...
+    def ungated_loss_N(self) -> Tensor | None:
+        """``[N]`` the part that the gate leaves alone, or None."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ class RowStats:
 
     @staticmethod
     def cat(parts: list[RowStats], hidden_ND: Tensor, k: int, dtype: torch.dtype) -> RowStats:
+        """Chunks of rows as one; without any, ``[0]`` and ``[0, k]`` on the device of the hidden states."""
         if not parts:
             empty = torch.zeros(0, dtype=dtype, device=hidden_ND.device)
             return RowStats(empty, empty.clone(), empty.new_zeros(0, k), empty.clone())
@@ -50,15 +51,18 @@ class SparseGrad:
 
     @staticmethod
     def of(sampled_ids_N: Tensor, support_ids_NK: Tensor, sampled_N: Tensor, support_NK: Tensor) -> SparseGrad:
+        """From ids ``[N]`` and ``[N, K]`` (-1: padding) and the gradients of their log-probs, of the same shapes."""
         ids_NJ = torch.cat([sampled_ids_N[:, None], support_ids_NK], dim=1)
         values_NJ = torch.cat([sampled_N[:, None], support_NK], dim=1)
         pad_NJ = ids_NJ < 0
         return SparseGrad(ids_NJ.masked_fill(pad_NJ, 0), values_NJ.masked_fill(pad_NJ, 0.0))
 
     def take(self, rows_A: Tensor) -> SparseGrad:
+        """The same of some rows ``[A]``; the order by id is not kept."""
         return SparseGrad(self.ids_NJ[rows_A], self.values_NJ[rows_A])
 
     def sorted_by_id(self) -> SparseGrad:
+        """With ``order_E``, E = N * J: for many tiles one sort instead of a scatter over all entries each."""
         return SparseGrad(self.ids_NJ, self.values_NJ, self.ids_NJ.flatten().argsort())
 
     def add_to_(self, grad_NT: Tensor, start: int, scale: float) -> None:
@@ -85,11 +89,13 @@ class TileMath(Protocol):
 
     name: str
 
-    def project(self, hidden_CD: Tensor, weight_TD: Tensor, temperature: float, *, out: Tensor) -> Tensor: ...
+    def project(self, hidden_CD: Tensor, weight_TD: Tensor, temperature: float, *, out: Tensor) -> Tensor:
+        """Logits of T ids from hidden states ``[C, D]`` and weight rows ``[T, D]``, into ``out`` ``[C, T]``."""
 
     def reduce_(
         self, logits_CV: Tensor, sampled_ids_C: Tensor, support_ids_CK: Tensor, need_entropy: bool, temperature: float
-    ) -> RowStats: ...
+    ) -> RowStats:
+        """What ``RowStats`` says of C whole rows ``[C, V]``, in nats; ids are int64, -1 pads a support."""
 
     def grad_(
         self,
@@ -102,7 +108,8 @@ class TileMath(Protocol):
         *,
         reduced: bool,
         dtype: torch.dtype,
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """``[N, T]``: gradient of the logits of T ids from ``start``; ``entropy``: (its gradient, H), ``[N]`` each."""
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:

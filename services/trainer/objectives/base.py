@@ -81,9 +81,13 @@ class Objective(Protocol):
     """One training objective: pure, and the same on any cut of a batch into micro-batches of whole rollouts."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """How configurations and metrics call it."""
+
     @property
-    def needs_teacher(self) -> bool: ...
+    def needs_teacher(self) -> bool:
+        """Reads the teacher's log-probs: False, and the teacher is not asked."""
+
     @property
     def needs_entropy(self) -> bool:
         """Asks ``head_stats`` for the entropy over the whole vocabulary."""
@@ -112,7 +116,8 @@ class Objective(Protocol):
     def supports(self) -> frozenset[SupportOwner]:
         """Support owners that it works with."""
 
-    def token_losses(self, stats: HeadStats, batch: TokenBatch) -> ObjectiveOutput: ...
+    def token_losses(self, stats: HeadStats, batch: TokenBatch) -> ObjectiveOutput:
+        """Losses of N response tokens, before gate and normaliser; ValueError where the batch lacks what it needs."""
 
 
 class ObjectiveOptions(BaseModel):
@@ -136,6 +141,7 @@ class ObjectiveBase(ObjectiveOptions):
 
     @property
     def needs_reference(self) -> bool:
+        """Whether the batch must hold ``reference_logprobs_N``."""
         return False
 
 
@@ -185,9 +191,11 @@ class BucketObjective(ObjectiveBase):
     """Weigh a token by ``min(pi_theta / mu, clip)`` where rollouts are stale; None: no weight."""
 
     def divergence(self, student_NB: Tensor, teacher_NB: Tensor) -> Tensor:
+        """``[N]`` nats from two ``[N, B]`` sets of bucket log-probs; ``losses.divergences`` has the functions."""
         raise NotImplementedError(f"{type(self).__name__} has no divergence")
 
     def token_losses(self, stats: HeadStats, batch: TokenBatch) -> ObjectiveOutput:
+        """The divergence of each token, times its importance weight where rollouts are stale."""
         loss_N = self.divergence(*student_teacher_buckets(stats, batch, self.tail))
         metrics = {self.name: loss_N.sum()}
         weight_N = importance_weight(stats, batch, self.importance_clip)

@@ -23,4 +23,5 @@ class ForwardKL(BucketObjective):
     name: ClassVar[str] = "forward_kl"
 
     def divergence(self, student_NB: Tensor, teacher_NB: Tensor) -> Tensor:
+        """``KL(q || p)``."""
         return forward_kl(student_NB, teacher_NB)

@@ -48,9 +48,11 @@ class GRPO(ObjectiveBase):
 
     @property
     def needs_reference(self) -> bool:
+        """With a KL to the reference policy."""
         return self.reference_kl > 0.0
 
     def token_losses(self, stats: HeadStats, batch: TokenBatch) -> ObjectiveOutput:
+        """The clipped surrogate and, with a coefficient, k3 to the reference, weighted by ``normalise``."""
         logprobs_N = stats.sampled_logprobs_N
         loss_N, clipped_N = self.surrogate(logprobs_N - old_logprobs(batch), batch)
         metrics = {"policy_loss": loss_N.sum(), "clipped_tokens": clipped_N.sum()}

@@ -22,4 +22,5 @@ class JSD(BucketObjective):
     beta: float = Field(default=0.5, ge=0.0, le=1.0)
 
     def divergence(self, student_NB: Tensor, teacher_NB: Tensor) -> Tensor:
+        """``losses.divergences.generalised_jsd`` at ``beta``."""
         return generalised_jsd(student_NB, teacher_NB, self.beta)

@@ -43,6 +43,7 @@ class KDRL(GRPO):
         return max(self.beta_end, self.beta_start - self.beta_decrement * step)
 
     def token_losses(self, stats: HeadStats, batch: TokenBatch) -> ObjectiveOutput:
+        """GRPO in the ungated part, ``beta * k2`` in the gated one."""
         policy = super().token_losses(stats, batch)
         kd_N = k2(stats.sampled_logprobs_N, teacher_sampled(batch).to(stats.sampled_logprobs_N.dtype))
         if self.skip_correct:

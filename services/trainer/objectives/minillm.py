@@ -45,6 +45,7 @@ class MiniLLM(ObjectiveBase):
     tail: TailMode = "tail"
 
     def token_losses(self, stats: HeadStats, batch: TokenBatch) -> ObjectiveOutput:
+        """The clipped surrogate of the returns, and with ``single_step`` the reverse KL of each token."""
         logprobs_N = stats.sampled_logprobs_N
         reward_N = (teacher_sampled(batch).to(logprobs_N.dtype) - logprobs_N).detach()
         return_N = self.returns(reward_N, batch.rollout_N)

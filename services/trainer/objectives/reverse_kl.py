@@ -23,6 +23,7 @@ class ReverseKL(BucketObjective):
     name: ClassVar[str] = "reverse_kl"
 
     def divergence(self, student_NB: Tensor, teacher_NB: Tensor) -> Tensor:
+        """``KL(p || q)``: Eq. 4."""
         return reverse_kl(student_NB, teacher_NB)
 
 

@@ -31,6 +31,7 @@ class RLAD(GRPO):
     alpha: float = Field(default=0.5, ge=0.0, le=1.0)
 
     def token_losses(self, stats: HeadStats, batch: TokenBatch) -> ObjectiveOutput:
+        """The clipped surrogate, its ratio taken to a mixture of old policy and teacher."""
         logprobs_N = stats.sampled_logprobs_N
         teacher_N = teacher_sampled(batch).to(logprobs_N.dtype)
         anchor_N = self.alpha * old_logprobs(batch) + (1.0 - self.alpha) * teacher_N

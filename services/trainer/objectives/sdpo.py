@@ -27,4 +27,5 @@ class SDPO(BucketObjective):
     importance_clip: float | None = Field(default=2.0, gt=0.0)
 
     def divergence(self, student_NB: Tensor, teacher_NB: Tensor) -> Tensor:
+        """``losses.divergences.generalised_jsd`` at ``alpha``."""
         return generalised_jsd(student_NB, teacher_NB, self.alpha)

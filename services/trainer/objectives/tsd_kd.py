@@ -60,6 +60,7 @@ class TSDKD(ObjectiveBase):
     tail: TailMode = "tail"
 
     def token_losses(self, stats: HeadStats, batch: TokenBatch) -> ObjectiveOutput:
+        """The three parts; each mean is scaled to the tokens of its segment, so that one denominator serves all."""
         if stats.entropy_N is None:
             raise ValueError("tsd_kd needs the student's entropy: call head_stats with need_entropy=True")
         entropy_N = stats.entropy_N

@@ -49,27 +49,33 @@ class WeightedSum(ObjectiveOptions):
 
     @property
     def needs_teacher(self) -> bool:
+        """Where any part does."""
         return any(part.needs_teacher for part in self._objectives)
 
     @property
     def needs_entropy(self) -> bool:
+        """Where any part does."""
         return any(part.needs_entropy for part in self._objectives)
 
     @property
     def needs_reference(self) -> bool:
+        """Where any part does."""
         return any(part.needs_reference for part in self._objectives)
 
     @property
     def distills(self) -> bool:
+        """Where any part does."""
         return any(part.distills for part in self._objectives)
 
     @property
     def wholly_gated(self) -> bool:
+        """Where all parts are gated, or none distils and the gate acts on the whole."""
         kinds = {part.distills for part in self._objectives}
         return len(kinds) == 1 and all(part.wholly_gated for part in self._objectives)
 
     @property
     def default_gate(self) -> PresetName:
+        """The first that a part asks for."""
         return next((part.default_gate for part in self._objectives if part.default_gate != "off"), "off")
 
     @property
@@ -80,9 +86,11 @@ class WeightedSum(ObjectiveOptions):
 
     @property
     def supports(self) -> frozenset[SupportOwner]:
+        """The support owners that all parts work with."""
         return frozenset.intersection(*(part.supports for part in self._objectives))
 
     def token_losses(self, stats: HeadStats, batch: TokenBatch) -> ObjectiveOutput:
+        """Gated and ungated sums; ValueError where the parts have different denominators."""
         gated: list[Tensor] = []
         ungated: list[Tensor] = []
         metrics: dict[str, Tensor] = {}

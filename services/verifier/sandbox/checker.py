@@ -36,6 +36,7 @@ class Remote:
         object.__setattr__(self, "_target", target)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Called over there, with arguments that the link can carry."""
         return self._link.call(self._target, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
