@@ -22,8 +22,8 @@ from redis.exceptions import RedisError
 from rgopd.common import wire
 from rgopd.common.connection import hurry
 from rgopd.common.errors import Malformed, Overloaded, RgopdError, TooLarge, Unavailable
-from rgopd.common.streams import GENERATE, RESULTS, SCORE, VERIFY, Delivery, Outcome, Streams
-from rgopd.protos import common_pb2, rollout_pb2
+from rgopd.common.stage import stage_failed
+from rgopd.common.streams import GENERATE, SCORE, VERIFY, Delivery, Outcome, Streams
 
 log = logging.getLogger(__name__)
 
@@ -57,16 +57,9 @@ def announce_failure(message_type: type[Message], stage: str) -> GiveUp:
             job: Any = wire.parse(message_type, delivery.payload)
         except Malformed:
             return Outcome()  # nobody's message: it stays readable among the dead letters
-        failure = common_pb2.Failure(
-            header=job.header,
-            stage=stage,
-            kind=kind,
-            reason=reason[:4000],
-            attempts=delivery.attempt,
-            group_id=getattr(job, "group_id", ""),
-        )
-        done = rollout_pb2.StageDone(header=job.header, stage=stage, group_id=failure.group_id, failure=failure)
-        return Outcome(announce=[(RESULTS, done.SerializeToString())])
+        group_id = getattr(job, "group_id", "")
+        failed = stage_failed(job.header, stage, group_id, kind=kind, reason=reason, attempts=delivery.attempt)
+        return Outcome(announce=[failed])
 
     return give_up
 

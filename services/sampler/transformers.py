@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from rgopd.common.errors import ConfigError
 from rgopd.common.kv_cache import cache_argument
 from rgopd.sampler.engine import OnSample, Sample, SampleSpec, SamplingOptions
+from rgopd.sampler.eos import eos_ids
 
 
 class TransformersSampler:
@@ -33,7 +34,7 @@ class TransformersSampler:
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         loaded = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
         self.model: Any = loaded.to(self.device).eval()
-        self.eos_ids = eos_ids(loaded, self.tokenizer)
+        self.eos_ids = eos_ids(getattr(loaded, "generation_config", None), loaded.config, self.tokenizer)
         self.vocab_size = shared_vocab_size or int(loaded.config.vocab_size)
         self.max_positions = int(getattr(loaded.config, "max_position_embeddings", 1 << 30))
 
@@ -227,14 +228,3 @@ def draw(logprobs_BV: Tensor, uniforms_B: Tensor, options: SamplingOptions) -> T
     # right=True: the first entry that exceeds the target, so an id of probability 0 is never drawn.
     chosen_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True)
     return chosen_B1[:, 0].clamp(max=probs_BV.shape[1] - 1)
-
-
-def eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every id that ends a response: those of the generation config and the tokenizer's own."""
-    found: set[int] = set()
-    for source in (getattr(model, "generation_config", None), model.config, tokenizer):
-        value = getattr(source, "eos_token_id", None)
-        found.update([value] if isinstance(value, int) else value or [])
-    if not found:
-        raise ConfigError("the student has no EOS token; set eos_token_id in its generation_config.json")
-    return frozenset(found)

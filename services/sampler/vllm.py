@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from rgopd.common.errors import ConfigError, Unavailable
 from rgopd.sampler.engine import OnSample, Sample, SampleSpec, SamplingOptions
+from rgopd.sampler.eos import eos_ids
 
 EXTENSION = "rgopd.sampler.vllm_worker.SamplingExtension"
 
@@ -47,7 +48,7 @@ class VllmSampler:
         config = AutoConfig.from_pretrained(model)
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         self.vocab_size = shared_vocab_size or int(config.vocab_size)
-        self.eos_ids = _eos_ids(model, config, self.tokenizer)
+        self.eos_ids = eos_ids(_generation_config(model), config, self.tokenizer)
         self._llm = _start(model, dtype, tensor_parallel_size, sleeps, arguments or {})
         self._asleep = False
         self._max_len = int(self._llm.llm_engine.model_config.max_model_len)
@@ -137,7 +138,7 @@ class VllmSampler:
         """Nothing runs between two calls of `generate`, so the head may change there."""
         if temperature == self._temperature:
             return
-        heads = self._llm.collective_rpc("set_sampling_head", args=(temperature, self.vocab_size))
+        heads = self._llm.collective_rpc("set_head", args=(temperature, self.vocab_size))
         if not all(heads):
             raise ConfigError("this model's head is not vLLM's LogitsProcessor; use engine=transformers for it")
         self._temperature = temperature
@@ -185,15 +186,7 @@ def _sample(output: Any) -> Sample:
     return Sample(ids_T, logprobs_TN[:, 0].copy(), np.ascontiguousarray(ids_TN[:, 1:]), output.finish_reason == "stop")
 
 
-def _eos_ids(model: str, config: Any, tokenizer: Any) -> frozenset[int]:
-    """Every id that ends a response: those of the generation config, the model's and the tokenizer's."""
-    sources = [config, tokenizer]
-    if not Path(model).is_dir() or (Path(model) / "generation_config.json").exists():
-        sources.append(GenerationConfig.from_pretrained(model))
-    found: set[int] = set()
-    for source in sources:
-        value = getattr(source, "eos_token_id", None)
-        found.update([value] if isinstance(value, int) else value or [])
-    if not found:
-        raise ConfigError("the student has no EOS token; set eos_token_id in its generation_config.json")
-    return frozenset(found)
+def _generation_config(model: str) -> Any:
+    if Path(model).is_dir() and not (Path(model) / "generation_config.json").exists():
+        return None
+    return GenerationConfig.from_pretrained(model)

@@ -1,31 +1,16 @@
-"""Runs inside vLLM's worker processes: what the vocabulary head does before vLLM samples from it.
+"""Runs inside vLLM's worker processes: the head at the temperature, and new weights.
 
-vLLM reports log-probs either before the temperature or after truncation; a rollout needs them at the temperature and
-before truncation. Scaling the logits where they are made, and sampling at temperature 1, gives exactly those.
+A rollout needs log-probs at the temperature and before truncation. Scaling the logits where they are made, and sampling
+at temperature 1, gives exactly those.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from rgopd.common.vllm_head import VllmHead
 
 
-class SamplingExtension:
+class SamplingExtension(VllmHead):
     """Mixed into vLLM's worker (`worker_extension_cls`); called through `collective_rpc`."""
-
-    model_runner: Any
-
-    def set_sampling_head(self, temperature: float, vocab_size: int) -> int:
-        """Divide logits by `temperature` and cut them at `vocab_size`; returns how many heads were set."""
-        from vllm.model_executor.layers.logits_processor import LogitsProcessor
-
-        heads = [m for m in self.model_runner.get_model().modules() if isinstance(m, LogitsProcessor)]
-        for head in heads:
-            if not hasattr(head, "as_loaded"):
-                head.as_loaded = (head.scale, head.org_vocab_size)
-            scale, vocab = head.as_loaded
-            head.scale = scale / temperature
-            head.org_vocab_size = min(vocab, vocab_size)
-        return len(heads)
 
     def load_policy(self, folder: str) -> None:
         """Read a folder's safetensors into the running model, its head too where that is the embedding.

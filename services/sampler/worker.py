@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -15,10 +16,11 @@ from rgopd.common import wire
 from rgopd.common.errors import InvalidInput, Malformed
 from rgopd.common.identity import derive_seed, rollout_id
 from rgopd.common.policies import PolicyStore, verified
-from rgopd.common.streams import GENERATE, RESULTS, ROLLOUT, VERIFY, Delivery, Outcome, Streams
+from rgopd.common.stage import stage_done, stage_failed
+from rgopd.common.streams import GENERATE, ROLLOUT, VERIFY, Delivery, Outcome, Streams
 from rgopd.common.teacher_client import score_stream
 from rgopd.common.telemetry import log_context
-from rgopd.protos import common_pb2, rollout_pb2, teacher_pb2, verifier_pb2
+from rgopd.protos import rollout_pb2, teacher_pb2, verifier_pb2
 from rgopd.sampler.engine import Sample, SamplerEngine, SampleSpec, SamplingOptions
 
 log = logging.getLogger(__name__)
@@ -125,30 +127,30 @@ class SamplerWorker:
         self.streams.publish(
             Outcome(
                 blobs={(ROLLOUT, slot.rollout_id): rollout.SerializeToString()},
-                announce=[(stream, m.SerializeToString()) for stream, m in self._next(request, slot, rollout)],
+                announce=self._next(request, slot, rollout),
             )
         )
 
     def _next(
         self, request: rollout_pb2.GenerateRequest, slot: _Slot, rollout: rollout_pb2.Rollout
-    ) -> Sequence[tuple[str, rollout_pb2.StageDone | verifier_pb2.VerifyJob | teacher_pb2.ScoreJob]]:
+    ) -> list[tuple[str, bytes]]:
         """What follows from a finished rollout, in one transaction with it: nobody hears of one that is not there."""
         header, group_id = rollout.header, slot.group.group_id
-        messages: list[tuple[str, rollout_pb2.StageDone | verifier_pb2.VerifyJob | teacher_pb2.ScoreJob]] = []
+        messages: list[tuple[str, bytes]] = []
         if request.verify:
             check = verifier_pb2.Check()
             check.CopyFrom(slot.group.prompt.check)
             check.response = rollout.response_text
-            messages.append((VERIFY, verifier_pb2.VerifyJob(header=header, group_id=group_id, check=check)))
+            verify = verifier_pb2.VerifyJob(header=header, group_id=group_id, check=check)
+            messages.append((VERIFY, verify.SerializeToString()))
         if request.HasField("score_job"):
             job = teacher_pb2.ScoreJob()
             job.CopyFrom(request.score_job)
             job.header.CopyFrom(header)
             job.group_id = group_id
             job.teacher = slot.group.prompt.teacher
-            messages.append((score_stream(job.teacher), job))
-        messages.append((RESULTS, rollout_pb2.StageDone(header=header, stage=GENERATE, group_id=group_id)))
-        return messages
+            messages.append((score_stream(job.teacher), job.SerializeToString()))
+        return [*messages, stage_done(header, GENERATE, group_id)]
 
     def close(self) -> None:
         """Wait for the batch in hand."""
@@ -161,19 +163,8 @@ def give_up(delivery: Delivery, kind: str, reason: str) -> Outcome:
         request = wire.parse(rollout_pb2.GenerateRequest, delivery.payload)
     except Malformed:
         return Outcome()
-    announce = []
-    for group in request.groups:
-        failure = common_pb2.Failure(
-            header=request.header,
-            stage=GENERATE,
-            kind=kind,
-            reason=reason[:4000],
-            attempts=delivery.attempt,
-            group_id=group.group_id,
-        )
-        done = rollout_pb2.StageDone(header=request.header, stage=GENERATE, group_id=group.group_id, failure=failure)
-        announce.append((RESULTS, done.SerializeToString()))
-    return Outcome(announce=announce)
+    failed = partial(stage_failed, request.header, GENERATE, kind=kind, reason=reason, attempts=delivery.attempt)
+    return Outcome(announce=[failed(group.group_id) for group in request.groups])
 
 
 def _options(params: rollout_pb2.SamplingParams) -> SamplingOptions:

@@ -8,13 +8,14 @@ from prometheus_client import CollectorRegistry
 
 from rgopd.common import wire
 from rgopd.common.errors import InvalidInput, RolloutGone
-from rgopd.common.streams import RESULTS, ROLLOUT, SCORE, TEACHER_SCORE, Delivery, Outcome, Streams
+from rgopd.common.stage import outcome_of, stage_done
+from rgopd.common.streams import ROLLOUT, SCORE, TEACHER_SCORE, Delivery, Outcome, Streams
 from rgopd.common.teacher_client import score_stream
 from rgopd.common.worker import StreamWorker, announce_failure
 from rgopd.protos import rollout_pb2, teacher_pb2
 from rgopd.teacher.batching import TeacherService
 from rgopd.teacher.codec import score_to_proto, set_temperature, support_kind, tensor_ids
-from rgopd.teacher.items import Score, ScoreItem
+from rgopd.teacher.items import ScoreItem
 from rgopd.teacher.validation import make_item, make_scoring
 
 
@@ -61,15 +62,14 @@ class ScoreWorker:
                 f"the job of rollout {job.header.rollout_id!r} is for teacher {job.teacher!r}, and this is "
                 f"{self._teacher!r} (teacher_name; '' is the default); it belongs on {score_stream(job.teacher)!r}"
             )
-        outcome: Future[Outcome] = Future()
         if self._streams.blobs.get(TEACHER_SCORE, job.header.rollout_id) is not None:
             # A replayed message: the first result stands and costs no second forward.
-            outcome.set_result(_outcome(job, None))
-            return outcome
+            known: Future[Outcome] = Future()
+            known.set_result(_outcome(job, None))
+            return known
         item = self._item(job)
         (scored,) = self._service.submit([item], job.header.trace_id)
-        scored.add_done_callback(lambda done: _forward(done, outcome, item, job))
-        return outcome
+        return outcome_of(scored, lambda score: _outcome(job, score_to_proto(item, score).SerializeToString()))
 
     def _item(self, job: teacher_pb2.ScoreJob) -> ScoreItem:
         rollout_id = job.header.rollout_id
@@ -95,16 +95,6 @@ class ScoreWorker:
         )
 
 
-def _forward(done: Future[Score], outcome: Future[Outcome], item: ScoreItem, job: teacher_pb2.ScoreJob) -> None:
-    if done.cancelled():
-        outcome.cancel()
-    elif (error := done.exception()) is not None:
-        outcome.set_exception(error)
-    else:
-        outcome.set_result(_outcome(job, score_to_proto(item, done.result()).SerializeToString()))
-
-
 def _outcome(job: teacher_pb2.ScoreJob, blob: bytes | None) -> Outcome:
-    done = rollout_pb2.StageDone(header=job.header, stage=SCORE, group_id=job.group_id)
     blobs = {} if blob is None else {(TEACHER_SCORE, job.header.rollout_id): blob}
-    return Outcome(blobs=blobs, announce=[(RESULTS, done.SerializeToString())])
+    return Outcome(blobs=blobs, announce=[stage_done(job.header, SCORE, job.group_id)])

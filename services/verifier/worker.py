@@ -10,9 +10,10 @@ from prometheus_client import CollectorRegistry
 from rgopd.common import wire
 from rgopd.common.errors import InvalidInput
 from rgopd.common.server import consumer_name
-from rgopd.common.streams import RESULTS, VERDICT, VERIFY, Delivery, Outcome, Streams
+from rgopd.common.stage import outcome_of, stage_done
+from rgopd.common.streams import VERDICT, VERIFY, Delivery, Outcome, Streams
 from rgopd.common.worker import StreamWorker, announce_failure
-from rgopd.protos import rollout_pb2, verifier_pb2
+from rgopd.protos import verifier_pb2
 from rgopd.verifier import schemas
 from rgopd.verifier.engine import VerifierEngine
 from rgopd.verifier.verdict import Verdict
@@ -29,28 +30,15 @@ def submitter(engine: VerifierEngine) -> Callable[[Delivery], Future[Outcome]]:
         if not job.header.rollout_id:
             raise InvalidInput("a VerifyJob needs header.rollout_id: the verdict is stored under it")
         running = engine.submit(schemas.item_from_check(job.header.rollout_id, job.check))
-        outcome: Future[Outcome] = Future()
-
-        def finish(done: Future[Verdict]) -> None:
-            problem = done.exception()
-            if problem is not None:
-                outcome.set_exception(problem)
-            else:
-                outcome.set_result(_outcome(job, done.result()))
-
-        running.add_done_callback(finish)
-        return outcome
+        return outcome_of(running, lambda verdict: _outcome(job, verdict))
 
     return submit
 
 
 def _outcome(job: verifier_pb2.VerifyJob, verdict: Verdict) -> Outcome:
-    done = rollout_pb2.StageDone(header=job.header, stage=STAGE, group_id=job.group_id)
     blob = schemas.to_message(verdict).SerializeToString()
-    return Outcome(
-        blobs={(VERDICT, job.header.rollout_id): blob},
-        announce=[(RESULTS, done.SerializeToString())],
-    )
+    done = stage_done(job.header, STAGE, job.group_id)
+    return Outcome(blobs={(VERDICT, job.header.rollout_id): blob}, announce=[done])
 
 
 def stream_worker(streams: Streams, engine: VerifierEngine, metrics: CollectorRegistry, inflight: int) -> StreamWorker:

@@ -164,7 +164,7 @@ class _Head:
 
     async def check(self) -> None:
         """Refuse a model whose head cannot be set."""
-        counts = await self._llm.collective_rpc("set_scoring_head", args=(1.0, self._vocab))
+        counts = await self._llm.collective_rpc("set_head", args=(1.0, self._vocab))
         if not all(counts):
             raise ConfigError("this architecture has no vLLM LogitsProcessor; use engine=transformers")
         self._temperature = 1.0
@@ -174,7 +174,7 @@ class _Head:
         async with self._idle:
             await self._idle.wait_for(lambda: self._running == 0 or self._temperature == temperature)
             if self._temperature != temperature:
-                await self._llm.collective_rpc("set_scoring_head", args=(temperature, self._vocab))
+                await self._llm.collective_rpc("set_head", args=(temperature, self._vocab))
                 self._temperature = temperature
             self._running += 1
         try:
@@ -203,7 +203,7 @@ async def _start(config: TeacherConfig) -> Any:
         "trust_remote_code": False,
         "enable_prefix_caching": not config.deterministic,
         "max_logprobs": -1,  # requests are held to max_k by this service
-        "worker_extension_cls": "rgopd.teacher.engines.vllm_worker.ScoringExtension",
+        "worker_extension_cls": "rgopd.common.vllm_head.VllmHead",
         **config.vllm,
     }
     if config.dtype != "float32" and not config.quantization:

@@ -45,6 +45,14 @@ def worker(streams: Streams, submit: Callable[[Delivery], Future[Outcome]], cons
     )
 
 
+def work(streams: Streams, submit: Callable[[Delivery], Future[Outcome]], *, until: Callable[[], object]) -> None:
+    """One worker, until the condition holds; then it has stopped."""
+    running = worker(streams, submit)
+    running.start()
+    eventually(until)
+    running.stop()
+
+
 def failures(streams: Streams) -> list[rollout_pb2.StageDone]:
     streams.ensure("results")
     return [wire.parse(rollout_pb2.StageDone, d.payload) for d in streams.read("results", "test", count=10, block_ms=5)]
@@ -60,10 +68,7 @@ def test_results_are_stored_before_the_message_is_acknowledged(streams: Streams,
         seen.append(rollout_id)
         return done(Outcome(blobs={("verdict", rollout_id): b"ok"}))
 
-    running = worker(streams, submit)
-    running.start()
-    eventually(lambda: streams.depth("verify")["backlog"] == 0)
-    running.stop()
+    work(streams, submit, until=lambda: streams.depth("verify")["backlog"] == 0)
     assert sorted(seen) == sorted(f"r{i}" for i in range(20))
     assert streams.blobs.get_many("verdict", seen) == [b"ok"] * 20
 
@@ -74,10 +79,7 @@ def test_a_permanent_error_is_dead_lettered_at_once_and_announced(streams: Strea
     def submit(_: Delivery) -> Future[Outcome]:
         raise InvalidInput("unknown kind 'poem'")
 
-    running = worker(streams, submit)
-    running.start()
-    eventually(lambda: streams.dead_letters())
-    running.stop()
+    work(streams, submit, until=lambda: streams.dead_letters())
     [message] = failures(streams)
     assert message.header.rollout_id == "r0"
     assert (message.failure.stage, message.failure.kind, message.failure.attempts) == ("verify", "invalid_input", 1)
@@ -94,10 +96,7 @@ def test_a_passing_error_is_tried_again(streams: Streams, run_id: str) -> None:
             raise OSError("fork: no memory")
         return done(Outcome(blobs={("verdict", "r0"): b"ok"}))
 
-    running = worker(streams, submit)
-    running.start()
-    eventually(lambda: streams.blobs.get("verdict", "r0"))
-    running.stop()
+    work(streams, submit, until=lambda: streams.blobs.get("verdict", "r0"))
     assert attempts == [1, 2, 3]
 
 
@@ -107,10 +106,7 @@ def test_attempts_end_in_a_dead_letter_with_the_last_reason(streams: Streams, ru
     def submit(_: Delivery) -> Future[Outcome]:
         raise OSError("fork: no memory")
 
-    running = worker(streams, submit)
-    running.start()
-    eventually(lambda: streams.dead_letters())
-    running.stop()
+    work(streams, submit, until=lambda: streams.dead_letters())
     [letter] = streams.dead_letters()
     assert letter.attempts == 3
     assert "fork: no memory" in letter.reason
@@ -129,10 +125,7 @@ def test_a_message_that_kills_its_holders_is_dead_lettered(redis: Redis, run_id:
     def submit(_: Delivery) -> Future[Outcome]:
         raise AssertionError("must not be handed out a fourth time")
 
-    running = worker(streams, submit)
-    running.start()
-    eventually(lambda: streams.dead_letters())
-    running.stop()
+    work(streams, submit, until=lambda: streams.dead_letters())
     [letter] = streams.dead_letters()
     assert "gave up after 3 deliveries" in letter.reason
     assert "stopped renewing the lease" in letter.reason
@@ -170,10 +163,7 @@ def test_overload_holds_the_message_and_tries_again(streams: Streams, run_id: st
             raise Overloaded("full", retry_after=0.01)
         return done(Outcome(blobs={("verdict", "r0"): b"ok"}))
 
-    running = worker(streams, submit)
-    running.start()
-    eventually(lambda: streams.blobs.get("verdict", "r0"))
-    running.stop()
+    work(streams, submit, until=lambda: streams.blobs.get("verdict", "r0"))
     assert calls == [1, 1, 1, 1]
 
 
@@ -203,10 +193,7 @@ def test_garbage_on_the_stream_does_not_stop_the_worker(streams: Streams, run_id
         rollout_id = wire.parse(verifier_pb2.VerifyJob, delivery.payload).header.rollout_id
         return done(Outcome(blobs={("verdict", rollout_id): b"ok"}))
 
-    running = worker(streams, submit)
-    running.start()
-    eventually(lambda: streams.blobs.get("verdict", "r1") and streams.dead_letters())
-    running.stop()
+    work(streams, submit, until=lambda: streams.blobs.get("verdict", "r1") and streams.dead_letters())
     assert streams.dead_letters()[0].payload == garbage
 
 
@@ -219,10 +206,11 @@ def test_a_death_of_the_holder_is_not_an_attempt(redis: Redis, run_id: str) -> N
         time.sleep(0.12)
         [again] = streams.reclaim("verify", f"victim-{n}")
         assert (again.attempt, again.failures, again.orphaned) == (n + 1, 0, n)
-    running = worker(streams, lambda _: done(Outcome(blobs={("verdict", "unlucky"): b"ok"})))
-    running.start()
-    eventually(lambda: streams.blobs.get("verdict", "unlucky"))
-    running.stop()
+    work(
+        streams,
+        lambda _: done(Outcome(blobs={("verdict", "unlucky"): b"ok"})),
+        until=lambda: streams.blobs.get("verdict", "unlucky"),
+    )
     assert streams.dead_letters() == []
 
 
@@ -236,10 +224,7 @@ def test_redis_being_away_is_not_an_attempt(streams: Streams, run_id: str) -> No
             raise ConnectionError("cut")
         return done(Outcome(blobs={("verdict", "r0"): b"ok"}))
 
-    running = worker(streams, submit)
-    running.start()
-    eventually(lambda: streams.blobs.get("verdict", "r0"))
-    running.stop()
+    work(streams, submit, until=lambda: streams.blobs.get("verdict", "r0"))
     assert calls == [0] * 6
 
 

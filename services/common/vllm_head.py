@@ -1,0 +1,29 @@
+"""Runs inside vLLM's worker processes, of the teacher and of the sampler: what the vocabulary head does to its logits.
+
+vLLM's own log-probs come either before the temperature or after truncation, and know no shared vocabulary. Its logits
+layer has a scale and a cut, both applied outside the compiled graph, so setting them on every worker makes every path
+exact. vLLM is imported where it runs: this module needs neither it nor torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class VllmHead:
+    """Base of what is mixed into vLLM's worker (`worker_extension_cls`); called through `collective_rpc`."""
+
+    model_runner: Any
+
+    def set_head(self, temperature: float, vocab_size: int) -> int:
+        """Divide logits by `temperature` and cut them at `vocab_size`; returns how many heads were set."""
+        from vllm.model_executor.layers.logits_processor import LogitsProcessor
+
+        heads = [m for m in self.model_runner.get_model().modules() if isinstance(m, LogitsProcessor)]
+        for head in heads:
+            if not hasattr(head, "as_loaded"):
+                head.as_loaded = (head.scale, head.org_vocab_size)
+            scale, vocab = head.as_loaded
+            head.scale = scale / temperature
+            head.org_vocab_size = min(vocab, vocab_size)
+        return len(heads)
