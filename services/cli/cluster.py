@@ -13,9 +13,9 @@ from pydantic import Field
 from redis import Redis
 
 from rgopd.cli.doctor import Check, Failed
-from rgopd.cli.queues import stream_names
 from rgopd.common.connection import connect, redact
 from rgopd.common.errors import ConfigError
+from rgopd.common.queues import stream_names
 from rgopd.common.settings import Settings
 from rgopd.common.streams import GENERATE, SCORE, VERIFY, Streams
 

@@ -46,12 +46,16 @@ def demo_sections(
     return override(base, overrides)
 
 
-def run_demo(config: ConfigFiles, overrides: list[str], gate: str, seed: int, output_dir: Path | None) -> int:
+def run_demo(
+    config: ConfigFiles, overrides: list[str], gate: str, seed: int, output_dir: Path | None, watch: bool = True
+) -> int:
     """The command; returns an exit code."""
     if gate not in ("", "paper", "released", "off"):
         raise ConfigError(f"--gate {gate!r}: use paper, released or off")
     folder = (output_dir or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")).resolve()
     sections = demo_sections(config, overrides, gate, seed, folder)
+    if not watch:
+        sections.setdefault("up", {})["watch"] = False
     check_sections(sections)  # before anything is written
     _write_rows(folder / "data" / "train.jsonl", generate(seed, TRAIN_ROWS, "train"))
     _write_rows(folder / "data" / "eval.jsonl", generate(0, EVAL_ROWS, "eval"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from enum import StrEnum
@@ -20,6 +21,8 @@ Config = Annotated[
     typer.Option("--config", "-c", help="YAML file: flat, or one section a service; repeatable, later ones win."),
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", "-s", help="key=value, dotted for nested keys; repeatable.")]
+
+Watch = Annotated[bool, typer.Option("--watch/--no-watch", help="Serve the live page of the run beside it.")]
 
 S = TypeVar("S", bound=Settings)
 
@@ -89,14 +92,14 @@ def train(config: Config = None, overrides: Set = None) -> None:
 
 
 @app.command()
-def up(config: Config = None, overrides: Set = None) -> None:
+def up(config: Config = None, overrides: Set = None, page: Watch = True) -> None:
     """Run everything of one sectioned config on this machine: Redis, teacher, verifier, samplers, trainer.
 
     --set takes the section first: --set train.steps=10 --set teacher.model=PATH.
     """
     from rgopd.cli.up import run_up
 
-    raise typer.Exit(run_up(config, overrides or []))
+    raise typer.Exit(run_up(config, overrides or [], page))
 
 
 @app.command()
@@ -106,11 +109,12 @@ def demo(
     gate: Annotated[str, typer.Option(help="paper, released or off.")] = "",
     seed: Annotated[int, typer.Option(help="The run's seed.")] = 0,
     output_dir: Annotated[Path | None, typer.Option(help="Default: runs/demo-<time>.")] = None,
+    page: Watch = True,
 ) -> None:
     """The whole loop on a toy task with tiny bundled models: a few minutes on two CPU cores."""
     from rgopd.cli.demo import run_demo
 
-    raise typer.Exit(run_demo(config, overrides or [], gate, seed, output_dir))
+    raise typer.Exit(run_demo(config, overrides or [], gate, seed, output_dir, page))
 
 
 @app.command()
@@ -140,11 +144,12 @@ def doctor(
 def resume(
     run: Annotated[Path, typer.Argument(help="The folder of a run that `rgopd up` or `demo` started.")],
     overrides: Set = None,
+    page: Watch = True,
 ) -> None:
     """Go on with a run from its newest whole checkpoint, also on another machine that its folder was brought to."""
     from rgopd.cli.up import run_resume
 
-    raise typer.Exit(run_resume(run, overrides or []))
+    raise typer.Exit(run_resume(run, overrides or [], page))
 
 
 @app.command()
@@ -168,6 +173,23 @@ def report(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None
     from rgopd.cli.report import write_report
 
     typer.echo(str(write_report(run)))
+
+
+@app.command()
+def watch(
+    runs: Annotated[list[Path] | None, typer.Argument(help="Run folders, or folders of runs. Default: runs.")] = None,
+    config: Config = None,
+    overrides: Set = None,
+) -> None:
+    """Serve a live page of runs at a URL that is printed: curves, rollouts token by token, queues and faults.
+
+    It only reads, needs no trainer, and works on finished and on mounted folders. --set port=8000, --set host=0.0.0.0.
+    """
+    from rgopd.watch.config import WatchConfig
+    from rgopd.watch.main import serve
+
+    places = [f"runs={json.dumps([str(run) for run in runs])}"] if runs else []
+    raise typer.Exit(serve(load(WatchConfig, "watch", config, [*(overrides or []), *places])))
 
 
 @app.command()

@@ -6,9 +6,10 @@ import os
 
 from rich.console import Console
 
-from rgopd.cli.queues import chosen_letters, runs, show, sweep
+from rgopd.cli.queues import chosen_letters, show, sweep
 from rgopd.common.connection import connect
 from rgopd.common.errors import ConfigError
+from rgopd.common.queues import runs
 from rgopd.common.settings import ConfigFiles, read_files
 from rgopd.common.streams import Streams
 

@@ -26,6 +26,7 @@ class UpConfig(BaseModel):
     gpus: dict[Literal["teacher", "sampler", "train"], str | int] = Field(
         default_factory=dict, description="CUDA_VISIBLE_DEVICES of a service's processes; unset: all of them."
     )
+    watch: bool = Field(True, description="Serve the run's live page beside it (`--no-watch`: not); section `watch`.")
     maxmemory_mb: int = Field(0, ge=0, description="Limit of the embedded Redis; 0: none.")
 
 

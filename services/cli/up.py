@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from rgopd.cli.page import Page
 from rgopd.cli.processes import Child, ProcessFailed, Restarts
 from rgopd.cli.progress import Progress
 from rgopd.cli.sections import UpConfig, read_sections, up_config, write_sections
@@ -38,6 +39,7 @@ class Machine:
         self.redis: EmbeddedValkey | None = None
         self.services: list[Child] = []
         self.trainer: Child | None = None
+        self.page: Page | None = None
         self.urls: dict[str, str] = {}
         self.restarts: dict[str, Restarts] = defaultdict(lambda: Restarts(self.up.max_restarts))
         self.redis_started = 0.0
@@ -55,6 +57,9 @@ class Machine:
         resolved = self.folder / "up.yaml"
         write_sections(resolved, self.sections)
         config = ["--config", str(resolved)]
+        if self.up.watch:
+            self.page = Page(self.folder, resolved, self.sections.get("watch", {}), say)
+            self.page.start()
         names = ["teacher", "verifier", *[f"sampler-{i}" for i in range(self.up.samplers)]]
         for name in names:
             role = name.partition("-")[0]
@@ -71,6 +76,7 @@ class Machine:
         for child in self.services:
             self.urls[child.name] = child.wait_ready(self.up.ready_timeout_s)
             say(f"{child.name:<10} {self.urls[child.name]}")
+            self._tend_page()
 
     def _environment(self, role: str) -> dict[str, str]:
         """torch's thread pool is sized before our settings are read, so the settings' number goes in here too."""
@@ -92,6 +98,7 @@ class Machine:
         while True:
             on_tick()
             self._tend_redis()
+            self._tend_page()
             for child in self.services:
                 self._tend(child)
             code = self.trainer.poll()
@@ -101,6 +108,10 @@ class Machine:
                 raise ProcessFailed(f"the trainer cannot go on:\n{self.trainer.tail()}")
             self._tend(self.trainer)
             time.sleep(0.2)
+
+    def _tend_page(self) -> None:
+        if self.page is not None:
+            self.page.tend()
 
     def _tend(self, child: Child) -> None:
         """Start a child that died again, when its pause is over."""
@@ -136,6 +147,8 @@ class Machine:
             child.ask_to_stop()
         for child in self.services:
             child.stop()
+        if self.page is not None:
+            self.page.stop()
         if self.redis is not None:
             self.redis.stop()
 
@@ -177,12 +190,14 @@ def check_sections(sections: dict[str, Any]) -> None:
     from rgopd.trainer.config import TrainConfig
     from rgopd.trainer.records.monitors import check_backends
     from rgopd.verifier.config import VerifierConfig
+    from rgopd.watch.config import WatchConfig
 
     classes: dict[str, type[Settings]] = {
         "teacher": TeacherConfig,
         "verifier": VerifierConfig,
         "sampler": SamplerConfig,
         "train": TrainConfig,
+        "watch": WatchConfig,
     }
     common = sections.get("common", {})
     for key in common:
@@ -202,7 +217,7 @@ def check_sections(sections: dict[str, Any]) -> None:
             raise ConfigError(f"section {section}: {error}") from error
 
 
-def run_resume(folder: Path, overrides: list[str]) -> int:
+def run_resume(folder: Path, overrides: list[str], watch: bool = True) -> int:
     """`rgopd resume`: go on with the run of a folder, also on another machine that the folder was brought to.
 
     Raises:
@@ -215,6 +230,7 @@ def run_resume(folder: Path, overrides: list[str]) -> int:
     before = str(sections.get("train", {}).get("output_dir", folder))
     moved = _rebase(sections, before, str(folder))
     moved.setdefault("train", {})["output_dir"] = str(folder)
+    _without_page(moved, watch)
     code = supervise(moved, folder)
     if code == 0:
         text = f"`rgopd report {folder}` draws its curves and compares the student before and after"
@@ -233,8 +249,14 @@ def _rebase(value: Any, before: str, now: str) -> Any:
     return value
 
 
-def run_up(config: ConfigFiles, overrides: list[str]) -> int:
+def run_up(config: ConfigFiles, overrides: list[str], watch: bool = True) -> int:
     """The command."""
     sections = read_sections(config, overrides)
+    _without_page(sections, watch)
     folder = Path(sections.get("train", {}).get("output_dir", "runs/run"))
     return supervise(sections, folder)
+
+
+def _without_page(sections: dict[str, Any], watch: bool) -> None:
+    if not watch:
+        sections.setdefault("up", {})["watch"] = False

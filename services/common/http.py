@@ -25,7 +25,8 @@ from rgopd.common.errors import Overloaded, RgopdError, TooLarge, Unauthorized, 
 log = logging.getLogger(__name__)
 
 PROBLEM_JSON = "application/problem+json"
-_OPEN_PATHS = frozenset({"/healthz", "/readyz"})  # probes carry no token
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+"""Probes carry no token."""
 
 
 @dataclass
@@ -95,7 +96,7 @@ class BodyLimit:
 
 def _bearer_check(token: str) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
     async def check(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        if request.url.path in _OPEN_PATHS:
+        if request.url.path in OPEN_PATHS:
             return await call_next(request)
         given = request.headers.get("authorization", "")
         # Bytes, since compare_digest refuses non-ASCII strings; constant time in the token's content.
@@ -114,9 +115,14 @@ def create_app(
     token: str = "",
     max_body_bytes: int = 64 << 20,
     lifespan: Any = None,
+    docs: bool = True,
 ) -> FastAPI:
-    """A FastAPI app with /healthz, /readyz, /metrics, /info, problem documents, the token and the size limit."""
-    app = FastAPI(title=title, lifespan=lifespan)
+    """A FastAPI app with /healthz, /readyz, /metrics, /info, problem documents, the token and the size limit.
+
+    docs: serve /docs and /redoc, whose scripts come from another host.
+    """
+    pages = {} if docs else {"docs_url": None, "redoc_url": None}
+    app = FastAPI(title=title, lifespan=lifespan, **pages)
     if token:
         app.middleware("http")(_bearer_check(token))
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)

@@ -163,6 +163,7 @@ def run_http(
     ssl_certfile: str | None = None,
     ssl_keyfile: str | None = None,
     ssl_ca_certs: str | None = None,
+    path: str = "",
 ) -> int:
     """Serve until SIGTERM or SIGINT; prints the one ready line; returns the exit code.
 
@@ -171,6 +172,7 @@ def run_http(
         load: loads the model or probes the sandbox, and starts the stream worker; runs in a thread while /healthz
             already answers. When it returns, `state.ready` is set; when it raises, the process exits with 1.
         drain: finishes what the service holds; runs in a thread while HTTP still answers.
+        path: goes behind the address in the ready line.
     """
     check_root(name, settings.host, settings.allow_root)
     descriptors = raise_descriptor_limit()
@@ -188,7 +190,7 @@ def run_http(
     )
     host, port = sock.getsockname()[:2]
     scheme = "https" if ssl_certfile else "http"
-    url = f"rgopd {name} ready at {scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    url = f"rgopd {name} ready at {scheme}://{f'[{host}]' if ':' in host else host}:{port}{path}"
     server = _Server(config, state, load, drain, url)
     server.run(sockets=[sock])
     return server.exit_code

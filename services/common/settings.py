@@ -26,7 +26,9 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from rgopd.common.errors import ConfigError
 
-SECTIONS = ("common", "teacher", "verifier", "sampler", "train", "up")
+SECTIONS = ("common", "teacher", "verifier", "sampler", "train", "up", "watch")
+_MARKS = frozenset(SECTIONS) - {"watch"}
+"""Keys that make a file a sectioned one; the trainer has a group of settings called watch, too."""
 
 S = TypeVar("S", bound="Settings")
 
@@ -150,7 +152,7 @@ def read_files(config: ConfigFiles) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for path in paths:
         loaded = read_yaml(path)
-        if merged and loaded and any(k in SECTIONS for k in merged) != any(k in SECTIONS for k in loaded):
+        if merged and loaded and any(k in _MARKS for k in merged) != any(k in _MARKS for k in loaded):
             raise ConfigError(
                 f"config file {path}: some of {', '.join(map(str, paths))} have sections ({', '.join(SECTIONS)}) and "
                 "some are flat; write them alike"
@@ -212,7 +214,8 @@ def nearest(word: str, known: typing.Iterable[str]) -> str:
 
 def _section(loaded: dict[str, Any], section: str, cls: type[BaseModel], config: ConfigFiles) -> dict[str, Any]:
     path = config if isinstance(config, Path) else ", ".join(map(str, config or []))
-    if not any(key in SECTIONS for key in loaded):
+    known = _keys_at(cls, ())
+    if not any(key in _MARKS for key in loaded) and not (set(loaded) == {"watch"} and "watch" not in known):
         return loaded
     for key, value in loaded.items():
         if key not in SECTIONS:
@@ -221,7 +224,6 @@ def _section(loaded: dict[str, Any], section: str, cls: type[BaseModel], config:
             raise ConfigError(f"config file {path}: section {key!r} must be a mapping")
     # `common` may hold what only some services know; a misspelt key there still has to fit one of this one's
     # keys or be named in another section's service, so only keys this service has are taken over.
-    known = _keys_at(cls, ())
     shared = {k: v for k, v in loaded.get("common", {}).items() if k in known}
     return {**shared, **loaded.get(section, {})}
 

@@ -10,9 +10,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from rgopd.cli.main import app
-from rgopd.cli.queues import chosen_letters, idle_s, queues, runs, show, sweep
+from rgopd.cli.queues import chosen_letters, show, sweep
 from rgopd.common.embedded import EmbeddedValkey
 from rgopd.common.errors import InvalidInput
+from rgopd.common.queues import idle_s, queues, runs
 from rgopd.common.streams import Outcome, Streams
 
 
