@@ -28,7 +28,11 @@ class Page:
         self.child = Child("watch", argv, folder / "logs", stop_timeout_s=5.0)
         if not settings.get("port"):
             # The same address as in the run's last life, so that a page that is still open comes back by itself.
-            self.child.argv = [*argv, "--set", f"port={_port(self.child.url(), str(settings.get('host', '127.0.0.1')))}"]
+            self.child.argv = [
+                *argv,
+                "--set",
+                f"port={_port(self.child.url(), str(settings.get('host', '127.0.0.1')))}",
+            ]
         self.restarts = Restarts(MAX_RESTARTS)
         self.told = self.given_up = False
 
@@ -47,7 +51,9 @@ class Page:
         if self.restarts.due is None and not self.restarts.died(time.monotonic() - self.child.started):
             self.given_up = True
             tail = self.child.tail(3)
-            self.say(f"The page is gone, the run goes on; `rgopd watch {self.folder}` starts it again. Its log ends:\n{tail}")
+            self.say(
+                f"The page is gone, the run goes on; `rgopd watch {self.folder}` starts it again. Its log ends:\n{tail}"
+            )
         elif self.restarts.ready():
             self.start()
 

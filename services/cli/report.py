@@ -1,4 +1,4 @@
-"""report.html and report.png of a run: the paper's Figure 2 and a before/after table."""
+"""report.html and report.png of a run: its page in one file, with the paper's Figure 2 and a before/after table."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from rich.table import Table
 
 from rgopd.common.errors import ConfigError
 from rgopd.trainer.records.metrics import read_json_lines
+from rgopd.watch.export import page_of
+from rgopd.watch.run import Run
 
 CURVES = (
     ("kept_fraction", "Kept token fraction"),
@@ -38,31 +40,27 @@ def read_run(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], 
 
 
 def write_report(folder: Path) -> Path:
-    """Write both files; returns the path of report.html."""
+    """Write both files; returns the path of report.html: the page of `rgopd watch` with this run inside it."""
     steps, evals, config = read_run(folder)
     png = folder / "report.png"
     _plot(steps, png)
-    body = [
-        "<!doctype html><meta charset='utf-8'><title>rgopd run report</title>",
-        "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}"
-        "table{border-collapse:collapse}td,th{padding:.25rem .75rem;border-bottom:1px solid #ccc;text-align:right}"
-        "td:first-child,th:first-child{text-align:left}img{max-width:100%}pre{background:#f4f4f4;padding:1rem;"
-        "overflow-x:auto}</style>",
-        f"<h1>{html.escape(folder.name)}</h1>",
-        f"<p>{len(steps)} steps, objective <b>{html.escape(config['objective']['name'])}</b>, "
-        f"student <code>{html.escape(Path(config['student']).name)}</code>, seed {config['seed']}.</p>",
-        "<h2>Training dynamics (the paper's Figure 2)</h2>",
+    objective, student = config.get("objective") or {}, Path(str(config.get("student", "")))
+    summary = [
+        f"<h2>{html.escape(folder.name)}</h2>",
+        f"<p>{len(steps)} steps, objective <b>{html.escape(str(objective.get('name')))}</b>, "
+        f"student <code>{html.escape(student.name)}</code>, seed {html.escape(str(config.get('seed')))}.</p>",
+        "<h3>Training dynamics (the paper's Figure 2)</h3>",
         f"<img alt='kept fraction, response length and loss by step' src='data:image/png;base64,{_encoded(png)}'>",
         "<p>Thin: each step. Thick: the mean of the last five.</p>",
-        "<h2>Greedy accuracy on held-out problems</h2>",
+        "<h3>Greedy accuracy on held-out problems</h3>",
         _eval_table(evals),
-        "<h2>What the gate kept</h2>",
+        "<h3>What the gate kept</h3>",
         _gate_table(steps),
-        "<h2>Configuration</h2>",
-        f"<pre>{html.escape((folder / 'config.yaml').read_text())}</pre>",
+        "<h3>Configuration</h3>",
+        f"<pre tabindex='0'>{html.escape((folder / 'config.yaml').read_text())}</pre>",
     ]
     target = folder / "report.html"
-    target.write_text("\n".join(body), encoding="utf-8")
+    target.write_text(page_of(Run(folder, folder.name), "\n".join(summary)), encoding="utf-8")
     return target
 
 

@@ -121,8 +121,9 @@ def create_app(
 
     docs: serve /docs and /redoc, whose scripts come from another host.
     """
-    pages = {} if docs else {"docs_url": None, "redoc_url": None}
-    app = FastAPI(title=title, lifespan=lifespan, **pages)
+    app = FastAPI(
+        title=title, lifespan=lifespan, docs_url="/docs" if docs else None, redoc_url="/redoc" if docs else None
+    )
     if token:
         app.middleware("http")(_bearer_check(token))
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)

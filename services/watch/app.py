@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.resources import files
 from typing import Annotated, Any
@@ -72,9 +73,7 @@ def build_app(
     return app
 
 
-async def _events(
-    hub: Hub, names: list[str], poll_s: float, gone: Callable[[], Awaitable[bool]]
-) -> AsyncIterator[str]:
+async def _events(hub: Hub, names: list[str], poll_s: float, gone: Callable[[], Awaitable[bool]]) -> AsyncIterator[str]:
     sent: dict[str, str] = {}
     silent_s = 0.0
     while not await gone():
@@ -139,15 +138,14 @@ def _add_reads(app: FastAPI, hub: Hub) -> None:
     def csv(run: RunName, name: Annotated[list[str], Query()] = []) -> StreamingResponse:  # noqa: B006
         """Every step of a run with all of its digits, read from metrics.jsonl; `name`: only these columns."""
         folder = hub.run(run).folder
-        headers = {"Content-Disposition": f'attachment; filename="{folder.name.encode("ascii", "replace").decode()}.csv"'}
-        return StreamingResponse(csv_of(folder, name), media_type="text/csv", headers=headers)
+        return StreamingResponse(csv_of(folder, name), media_type="text/csv", headers=attached(f"{folder.name}.csv"))
 
     @app.get("/api/report")
     def report(run: RunName) -> Response:
         """The run as one self-contained page."""
-        name = hub.run(run).folder.name.encode("ascii", "replace").decode()
-        headers = {"Content-Disposition": f'attachment; filename="{name}.html"', "Content-Security-Policy": "sandbox"}
-        return Response(page_of(hub.run(run)), media_type="text/html", headers=headers)
+        found = hub.run(run)
+        headers = {**attached(f"{found.folder.name}.html"), "Content-Security-Policy": "sandbox"}
+        return Response(page_of(found), media_type="text/html", headers=headers)
 
 
 def _add_rollouts(app: FastAPI, hub: Hub) -> None:
@@ -176,6 +174,11 @@ def _add_rollouts(app: FastAPI, hub: Hub) -> None:
     ) -> Response:
         """Student's and teacher's likeliest tokens at some positions of a rollout, and the tails."""
         return reply(support_of(hub.run(run), step, id, first, count))
+
+
+def attached(name: str) -> dict[str, str]:
+    """Headers of a file to keep; folders may be called anything, headers may not."""
+    return {"Content-Disposition": f'attachment; filename="{re.sub(r"[^A-Za-z0-9._-]", "_", name)}"'}
 
 
 def reply(content: Any) -> Response:

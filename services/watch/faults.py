@@ -14,7 +14,7 @@ _LINES = 8
 
 
 def processes_of(folder: Path) -> list[dict[str, Any]]:
-    """[{name, url, problems}] of the processes that `rgopd up` started; problems: the last warnings and errors logged."""
+    """[{name, url, problems}] of the processes that `rgopd up` started; problems: the last complaints in their logs."""
     return [
         {"name": log.stem, "url": url_of(log.with_suffix(".out")), "problems": _problems(log)}
         for log in sorted((folder / "logs").glob("*.log"))
@@ -36,7 +36,9 @@ def _problems(log: Path) -> list[dict[str, str]]:
                 row = json.loads(line)
             except ValueError:  # cut at the window's edge
                 continue
-            found.append({"time": str(row.get("ts", "")), "level": str(row.get("level")), "text": str(row.get("msg"))[:2000]})
+            found.append(
+                {"time": str(row.get("ts", "")), "level": str(row.get("level")), "text": str(row.get("msg"))[:2000]}
+            )
     return found[-_LINES:]
 
 
@@ -69,9 +71,15 @@ def links_of(run: Run) -> list[dict[str, str]]:
         else:
             entity = options.get("entity") or os.environ.get("WANDB_ENTITY") or ""
             base = str(os.environ.get("WANDB_BASE_URL") or "https://wandb.ai").rstrip("/")
-            links.append({"name": "Weights & Biases", "url": f"{base}/{entity}/{project}" if entity else f"{base}/home"})
+            links.append(
+                {"name": "Weights & Biases", "url": f"{base}/{entity}/{project}" if entity else f"{base}/home"}
+            )
     if "trackio" in backends:
         space = str(options.get("space_id") or "")
-        where = {"url": f"https://huggingface.co/spaces/{space}"} if space else {"command": f"trackio show --project {project}"}
+        where = (
+            {"url": f"https://huggingface.co/spaces/{space}"}
+            if space
+            else {"command": f"trackio show --project {project}"}
+        )
         links.append({"name": "Trackio", **where})
     return links

@@ -44,9 +44,10 @@ class Guard:
         """`hosts`: names by which a request without a token may call this machine, besides loopback's."""
         self.app = app
         self.token = token.encode()
-        self.hosts = LOOPBACK | {"[::1]", "testserver"} | set(hosts)
+        self.hosts = LOOPBACK | {"[::1]"} | set(hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or hand on; either with the headers."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -70,7 +71,9 @@ class Guard:
             name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
             if name in self.hosts:
                 return None
-            return problem(403, f"this page is not served as {name!r}: name the host in watch.allowed_hosts, or set a token")
+            return problem(
+                403, f"this page is not served as {name!r}: name the host in watch.allowed_hosts, or set a token"
+            )
         if self._same(headers.get("authorization", "").removeprefix("Bearer ")) or self._same(_cookie(headers)):
             return None
         given = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [""])[0]

@@ -26,7 +26,9 @@ def serve(config: WatchConfig) -> int:
     """
     for place in config.runs:
         if not place.is_dir():
-            raise ConfigError(f"{place} is no folder: name runs, or the folder that holds them: rgopd watch runs/my-run")
+            raise ConfigError(
+                f"{place} is no folder: name runs, or the folder that holds them: rgopd watch runs/my-run"
+            )
     configure_logging("watch", config.log_level)
     sock = bind(config.host, config.port)
     token = config.bearer_token()

@@ -25,7 +25,7 @@ _FIGURES = ("loss", "kept_fraction", "reward_mean", "pass_rate", "response_lengt
 def now_of(run: Run) -> dict[str, Any]:
     """Everything that the tab Now shows but what Redis says.
 
-    `state.kind`: `new` (no step yet, nothing known to live), `running`, `finished`, `stopped early`, `paused`, `failed`,
+    `state.kind`: `new` (no step, nothing known to live), `running`, `finished`, `stopped early`, `paused`, `failed`,
     `dead` (it ended without saying so) or `silent` (on another machine, and its files do not change any more).
     """
     status = read_status(run.folder) or {}
@@ -104,7 +104,9 @@ def _by_lock(folder: Path, age: float | None, done: int) -> dict[str, Any]:
     holder = _holder(folder)
     again = f"`rgopd resume {folder}` goes on from its last checkpoint"
     if holder is None:
-        return {"kind": "new", "text": "no trainer has begun here yet"} if done == 0 else {"kind": "dead", "text": again}
+        return (
+            {"kind": "new", "text": "no trainer has begun here yet"} if done == 0 else {"kind": "dead", "text": again}
+        )
     pid, host = holder
     if host == socket.gethostname():
         if not _lives(pid):

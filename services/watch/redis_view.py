@@ -29,7 +29,7 @@ MAX_LEASES, MAX_LETTERS = 200, 200
 
 
 class RedisView:
-    """One run's keys. `read` never waits longer than `timeout_s` for a server, and not at all for one just found away."""
+    """One run's keys. `read` waits at most `timeout_s`, and not at all for a server that was just found away."""
 
     def __init__(self, folder: Path, url: str = "", timeout_s: float = 0.5) -> None:
         """`url`: instead of the one in the run's up.yaml."""
@@ -45,7 +45,7 @@ class RedisView:
         self._lock = threading.Lock()
 
     def read(self) -> dict[str, Any]:
-        """{"at": address, "trouble": why nothing can be said, "queues": [...], "workers": [...], "leases": [...], "dead": [...]}."""
+        """{"at": address, "trouble": why there is no more; "queues", "workers", "leases", "dead", "dead_count"}."""
         with self._lock:
             try:
                 streams = self._streams()
@@ -78,7 +78,7 @@ class RedisView:
         streams = Streams(self._client, str(run.get("run_id") or up.get("run_id") or self.folder.name))
         claim = self._client.get(streams.run_key("claim"))
         instance = str(run.get("instance", ""))
-        if claim is not None and instance and not bytes(claim).decode().startswith(f"{instance}:"):
+        if isinstance(claim, bytes) and instance and not claim.startswith(f"{instance}:".encode()):
             self._trouble, self._try_at = "the server there holds another run of this name", time.monotonic() + _AGAIN_S
             return None
         return streams

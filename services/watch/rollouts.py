@@ -48,6 +48,11 @@ class Filter:
         )
 
 
+def kept_steps_of(run: Run) -> list[int]:
+    """Steps of which something is kept."""
+    return kept_steps(run.folder)
+
+
 def rollouts_of(run: Run, step: int | None, chosen: Filter) -> dict[str, Any]:
     """{"steps", "step", "header", "domains", "shown", "of", "groups"}; a step of which nothing is kept: the nearest.
 
@@ -55,8 +60,19 @@ def rollouts_of(run: Run, step: int | None, chosen: Filter) -> dict[str, Any]:
     """
     steps = kept_steps(run.folder)
     if not steps:
-        trouble = "no rollouts are kept: the run kept none (train.watch.keep.rollouts is 0), is older, or has trained no step yet"
-        return {"steps": [], "step": None, "header": {}, "domains": [], "shown": 0, "of": 0, "groups": [], "trouble": trouble}
+        trouble = (
+            "no rollouts are kept: it has trained no step yet, or was told to keep none (train.watch.keep.rollouts=0)"
+        )
+        return {
+            "steps": [],
+            "step": None,
+            "header": {},
+            "domains": [],
+            "shown": 0,
+            "of": 0,
+            "groups": [],
+            "trouble": trouble,
+        }
     number = steps[-1] if step is None else min(steps, key=lambda s: abs(s - step))
     kept = load_step(run.folder, number)
     groups, shown, total = [], 0, 0
@@ -118,7 +134,7 @@ def brief(rollout: KeptRollout) -> dict[str, Any]:
 
 
 def rollout_of(run: Run, step: int, rollout_id: str) -> dict[str, Any]:
-    """Its tokens: {"pieces", "ids", "gap", "loss", "keep", "student", "teacher", "cut", "special"}; figures may be shorter."""
+    """Its tokens: {"pieces", "ids", "special"; "gap", "loss", "keep", "student", "teacher", "cut"}."""
     rollout = find(run, step, rollout_id)
     known = vocabulary(run.folder)
     special = [i for i, token in enumerate(rollout.response_ids) if token in known.special]
@@ -138,7 +154,7 @@ def rollout_of(run: Run, step: int, rollout_id: str) -> dict[str, Any]:
 
 
 def support_of(run: Run, step: int, rollout_id: str, first: int, count: int) -> dict[str, Any]:
-    """{"first", "rows"}: for each position what was likeliest: [label, student, teacher] by token, log-probs, and both tails."""
+    """{"first", "rows"}: by position the likeliest tokens, [label, student, teacher, id], and the tails."""
     rollout = find(run, step, rollout_id)
     tokens = rollout.tokens
     if tokens is None:
@@ -172,7 +188,9 @@ def find(run: Run, step: int, rollout_id: str) -> KeptRollout:
 
 def load_step(folder: Path, step: int) -> KeptStep:
     """`read_step`, remembered until one of the step's files changes: other ranks write their parts a moment later."""
-    parts = tuple(sorted((str(path), path.stat().st_mtime_ns) for path, number, _ in kept_files(folder) if number == step))
+    parts = tuple(
+        sorted((str(path), path.stat().st_mtime_ns) for path, number, _ in kept_files(folder) if number == step)
+    )
     return _load(folder, step, parts)
 
 

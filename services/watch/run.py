@@ -1,4 +1,4 @@
-"""One run as its folder tells it: the columns of its figures, its evaluations, its settings. Nothing is ever written."""
+"""One run as its folder tells it: the columns of its figures, evaluations, events, settings. Nothing is written."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from rgopd.watch.table import Table, finite, wilson
 from rgopd.common.run_files import History, Lines, warnings_of
+from rgopd.watch.table import Table, finite, wilson
 
 MARKS = ("metrics.jsonl", "run.json", "run.yaml", "config.yaml")
 """A folder that holds one of these is a run's."""

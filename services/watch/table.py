@@ -16,9 +16,7 @@ MAX_COLUMNS = 400
 def flatten(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
     """The numbers of a row, nested ones too: {"verdicts": {"passed": 3}} -> verdicts/passed."""
     for key, value in row.items():
-        if isinstance(value, bool):
-            yield prefix + key, float(value)
-        elif isinstance(value, int | float):
+        if isinstance(value, int | float):  # True and False too
             yield prefix + key, float(value)
         elif isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{key}/")
@@ -73,8 +71,8 @@ class Table:
         """Columns between two steps, in at most `points` points.
 
         Returns:
-            {"x": steps, "y": {name: values}}, and where several steps share a point also "low" and "high", the least and
-            the greatest of them, so that a spike of one step stays visible; y is then their mean, x the last step.
+            {"x": steps, "y": {name: values}}, and where several steps share a point also "low" and "high", the least
+            and the greatest of them, so that a spike of one step stays visible; y is then their mean, x the last step.
         """
         steps = np.frombuffer(self.steps[:], dtype=np.int64) if self.steps else np.zeros(0, np.int64)
         first, end = int(np.searchsorted(steps, low)), int(np.searchsorted(steps, high, "right"))
@@ -116,7 +114,7 @@ def rounded(values: np.ndarray[Any, np.dtype[np.float64]]) -> list[float | None]
 
 
 def wilson(accuracy: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95% interval of a share of `count` trials (Wilson, JASA 1927): never outside 0 and 1, right for small counts."""
+    """The 95% interval of a share of `count` trials (Wilson, JASA 1927): within 0 and 1, right for small counts."""
     if count <= 0:
         return 0.0, 1.0
     centre = accuracy + z * z / (2 * count)
