@@ -75,6 +75,7 @@ class StreamWorker:
         give_up: makes the announcement for a dead letter.
         consumer: a name that no other live worker uses.
         max_inflight: how many messages may be leased at once.
+        room: how many more the engine would begin at once, where it alone can tell; asked before every read.
         registry: where the metrics go.
         deadline_s: after this long a message is given back as failed, though its handler may still run; the stage's
             own (`DEADLINES_S`) by default.
@@ -90,6 +91,7 @@ class StreamWorker:
         *,
         consumer: str,
         max_inflight: int = 64,
+        room: Callable[[], int] | None = None,
         registry: CollectorRegistry | None = None,
         deadline_s: float | None = None,
         stage: str = "",
@@ -100,6 +102,7 @@ class StreamWorker:
         self.give_up = give_up
         self.consumer = consumer
         self.max_inflight = max_inflight
+        self.room = room
         stage = stage or stream
         self.deadline_s = deadline_s or DEADLINES_S.get(stage, 3600.0)
         self._inflight: dict[str, Delivery] = {}
@@ -150,6 +153,8 @@ class StreamWorker:
         backoff = 0.05
         while not self._stopping.is_set():
             room = self.max_inflight - len(self._inflight)
+            if self.room is not None:
+                room = min(room, self.room())
             if room <= 0 or self._alone in self._inflight:
                 time.sleep(0.002)
                 continue

@@ -9,12 +9,16 @@ from pydantic import Field
 from rgopd.common.models import Dtype
 from rgopd.common.settings import ServiceSettings
 
+EngineName = Literal["transformers", "vllm"]
+
 
 class SamplerConfig(ServiceSettings):
     """A sampler holds the student and serves the stream `generate`."""
 
     student: str = Field(description="Hugging Face folder or id of the student; later weights come by policy version.")
-    engine: Literal["transformers", "vllm"] = "transformers"
+    engine: Literal["auto", "transformers", "vllm"] = Field(
+        "auto", description="auto: vLLM on CUDA where it is installed, else transformers."
+    )
     vllm: dict[str, Any] = Field(
         default_factory=dict, description="Engine arguments of vLLM, e.g. gpu_memory_utilization, max_model_len."
     )
@@ -31,3 +35,9 @@ class SamplerConfig(ServiceSettings):
     policy_timeout_s: float = Field(
         300.0, gt=0, description="How long to wait for a policy version that a request asks for."
     )
+
+    def pick_engine(self, *, cuda: bool, vllm: bool) -> EngineName:
+        """The engine in force, by whether it computes on CUDA and vLLM is installed."""
+        if self.engine != "auto":
+            return self.engine
+        return "vllm" if cuda and vllm and self.device != "cpu" else "transformers"

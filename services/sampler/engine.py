@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -63,3 +63,22 @@ class SamplerEngine(Protocol):
 
     def decode(self, response_ids_T: NDArray[np.int32]) -> str:
         """The response as the verifier reads it: without special tokens."""
+
+
+class ContinuousEngine(SamplerEngine, Protocol):
+    """An engine whose batch rows may come and go at every step."""
+
+    kv_tokens: int
+    """Tokens that its key-value cache holds."""
+
+    def mixes(self, options: SamplingOptions) -> bool:
+        """Whether rows with these options may be sampled beside those in work."""
+
+    def admit(self, spec: SampleSpec, options: SamplingOptions) -> str:
+        """Begin a rollout, under the weights held now; its name among those in work."""
+
+    def step(self) -> list[tuple[str, Sample]]:
+        """Compute for a while; the rollouts that ended meanwhile, by name."""
+
+    def drop(self, names: Collection[str]) -> None:
+        """Give up rollouts in work: `step` will not name them."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,21 +13,40 @@ from rgopd.common.errors import ConfigError
 from rgopd.common.http import ServiceState, create_app
 from rgopd.common.models import check_model
 from rgopd.common.server import bind, consumer_name, open_streams, run_http
-from rgopd.common.streams import GENERATE
+from rgopd.common.streams import GENERATE, Streams
 from rgopd.common.telemetry import configure_logging
 from rgopd.common.worker import StreamWorker
-from rgopd.sampler.config import SamplerConfig
+from rgopd.sampler.config import EngineName, SamplerConfig
+from rgopd.sampler.continuous import ContinuousWorker
+from rgopd.sampler.publish import give_up
 from rgopd.sampler.transformers import TransformersSampler
-from rgopd.sampler.worker import SamplerWorker, give_up
+from rgopd.sampler.worker import SamplerWorker
 
 if TYPE_CHECKING:
     from rgopd.sampler.vllm import VllmSampler
 
 
+log = logging.getLogger(__name__)
+
+_MOST_REQUESTS = 256
+"""In work at once, where the KV cache does not say less."""
+
+
+def engine_here(config: SamplerConfig) -> EngineName:
+    """The engine in force on this machine; a warning where transformers samples on a GPU."""
+    cuda = torch.cuda.is_available()
+    installed = importlib.util.find_spec("vllm") is not None
+    engine = config.pick_engine(cuda=cuda, vllm=installed)
+    if engine == "transformers" and cuda and config.device != "cpu":
+        how = "set sampler.engine=auto" if installed else "pip install 'rgopd[vllm]'"
+        log.warning("transformers samples on a GPU: vLLM does it about ten times as fast; %s", how)
+    return engine
+
+
 def make_engine(config: SamplerConfig) -> TransformersSampler | VllmSampler:
-    """The engine that the settings name, loaded."""
+    """The engine in force, loaded."""
     check_model(config.student, "student")
-    if config.engine == "vllm":
+    if engine_here(config) == "vllm":
         from rgopd.sampler.vllm import VllmSampler
 
         return VllmSampler(
@@ -38,6 +59,29 @@ def make_engine(config: SamplerConfig) -> TransformersSampler | VllmSampler:
         )
     return TransformersSampler(
         config.student, dtype=config.dtype, device=config.device, shared_vocab_size=config.shared_vocab_size
+    )
+
+
+def make_door(
+    engine: TransformersSampler | VllmSampler, streams: Streams, config: SamplerConfig, registry: CollectorRegistry
+) -> StreamWorker:
+    """The stream worker that fits the engine: one request at a time, or as many as vLLM's KV cache has room for."""
+    consumer, timeout_s, sleeps = consumer_name("sampler"), config.policy_timeout_s, config.colocated
+    if isinstance(engine, TransformersSampler):
+        one = SamplerWorker(engine, streams, policy_timeout_s=timeout_s, registry=registry, sleeps=sleeps)
+        return StreamWorker(
+            streams, GENERATE, one.submit, give_up, consumer=consumer, max_inflight=1, registry=registry
+        )
+    many = ContinuousWorker(engine, streams, policy_timeout_s=timeout_s, registry=registry, sleeps=sleeps)
+    return StreamWorker(
+        streams,
+        GENERATE,
+        many.submit,
+        give_up,
+        consumer=consumer,
+        max_inflight=_MOST_REQUESTS,
+        room=many.room,
+        registry=registry,
     )
 
 
@@ -56,21 +100,11 @@ def serve(config: SamplerConfig) -> int:
 
     def load() -> None:
         engine = make_engine(config)
-        state.info.update(service="sampler", student=config.student, engine=config.engine, vocab_size=engine.vocab_size)
+        name = "transformers" if isinstance(engine, TransformersSampler) else "vllm"
+        state.info.update(service="sampler", student=config.student, engine=name, vocab_size=engine.vocab_size)
         streams = open_streams(config)
         assert streams is not None
-        worker = SamplerWorker(
-            engine, streams, policy_timeout_s=config.policy_timeout_s, registry=registry, sleeps=config.colocated
-        )
-        door = StreamWorker(
-            streams,
-            GENERATE,
-            worker.submit,
-            give_up,
-            consumer=consumer_name("sampler"),
-            max_inflight=1,
-            registry=registry,
-        )
+        door = make_door(engine, streams, config, registry)
         door.start()
         running.append(door)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import signal
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rgopd.common.errors import ConfigError, Unavailable
 from rgopd.sampler.engine import OnSample, Sample, SampleSpec, SamplingOptions
 from rgopd.sampler.eos import eos_ids
 
+_RESETS, _RESET_PAUSE_S = 50, 0.05
 EXTENSION = "rgopd.sampler.vllm_worker.SamplingExtension"
 
 
@@ -53,30 +55,64 @@ class VllmSampler:
         self._asleep = False
         self._max_len = int(self._llm.llm_engine.model_config.max_model_len)
         self._ids = itertools.count()
+        self._running: set[str] = set()
+        cache = self._llm.llm_engine.vllm_config.cache_config
+        self.kv_tokens = int(cache.num_gpu_blocks) * int(cache.block_size)
         self._temperature = 0.0
         self._set_temperature(1.0)
 
     def generate(self, specs: Sequence[SampleSpec], options: SamplingOptions, on_sample: OnSample) -> None:
         """See `SamplerEngine`."""
-        if not specs:
-            return
-        longest = max(len(s.prompt_ids_C) for s in specs)
-        if longest + options.max_new_tokens > self._max_len:
+        names = {self.admit(spec, options): index for index, spec in enumerate(specs)}
+        while names:
+            for name, sample in self.step():
+                on_sample(names.pop(name), sample)
+
+    def mixes(self, options: SamplingOptions) -> bool:
+        """The temperature is the head's, and so the same for all rows; greedy rows look at a head of temperature 1."""
+        return not self._running or (options.temperature or 1.0) == self._temperature
+
+    def admit(self, spec: SampleSpec, options: SamplingOptions) -> str:
+        """See `ContinuousEngine`.
+
+        Raises:
+            ConfigError: prompt and response do not fit vLLM's context.
+        """
+        longest = len(spec.prompt_ids_C) + options.max_new_tokens
+        if longest > self._max_len:
             raise ConfigError(
-                f"prompt of {longest} tokens + max_new_tokens {options.max_new_tokens} is over vLLM's max_model_len of "
-                f"{self._max_len}; lower sampling.max_new_tokens or dataset.max_prompt_tokens, or raise "
-                "vllm.max_model_len"
+                f"prompt of {len(spec.prompt_ids_C)} tokens + max_new_tokens {options.max_new_tokens} is over vLLM's "
+                f"max_model_len of {self._max_len}; lower sampling.max_new_tokens or dataset.max_prompt_tokens, or "
+                "raise vllm.max_model_len"
             )
         self._set_temperature(options.temperature or 1.0)
-        engine, waiting = self._llm.llm_engine, {}
-        for index, spec in enumerate(specs):
-            name = f"r{next(self._ids)}"
-            waiting[name] = index
-            engine.add_request(name, {"prompt_token_ids": spec.prompt_ids_C.tolist()}, self._params(spec, options))
-        while waiting:
-            for output in self._step():
-                if output.finished:
-                    on_sample(waiting.pop(_own_name(output.request_id, waiting)), _sample(output.outputs[0]))
+        name = f"r{next(self._ids)}"
+        prompt = {"prompt_token_ids": spec.prompt_ids_C.tolist()}
+        self._llm.llm_engine.add_request(name, prompt, self._params(spec, options))
+        self._running.add(name)
+        return name
+
+    def step(self) -> list[tuple[str, Sample]]:
+        """See `ContinuousEngine`.
+
+        Raises:
+            Unavailable: vLLM's engine died; the process is asked to stop.
+        """
+        ended = []
+        for output in self._step():
+            if output.finished and (name := self._name_of(output.request_id)) in self._running:
+                self._running.discard(name)
+                ended.append((name, _sample(output.outputs[0])))
+        return ended
+
+    def drop(self, names: Collection[str]) -> None:
+        """See `ContinuousEngine`."""
+        self._llm.llm_engine.abort_request(list(names))
+        self._running.difference_update(names)
+
+    def _name_of(self, request_id: str) -> str:
+        """vLLM may append to a request's id."""
+        return request_id if request_id in self._running else request_id.rpartition("-")[0]
 
     def _step(self) -> list[Any]:
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -89,14 +125,23 @@ class VllmSampler:
             raise Unavailable("vLLM's engine died; its log says why, and this sampler stops") from error
 
     def load_weights(self, folder: Path) -> None:
-        """Read a policy version's safetensors into the running engine; cached prefixes of the old one are dropped."""
+        """Read a policy version's safetensors into the running engine; cached prefixes of the old one are dropped.
+
+        Raises:
+            ConfigError: the weights are those of another architecture.
+            Unavailable: vLLM does not let the old policy's cache go; no request may be served with it.
+        """
         try:
             self._llm.collective_rpc("load_policy", args=(str(folder),))
         except (KeyError, ValueError) as error:
             raise ConfigError(
                 f"{folder} does not fit the student: {error}; start the sampler from the same model as the trainer"
             ) from error
-        self._llm.reset_prefix_cache()
+        for _ in range(_RESETS):  # False while a block is still held, e.g. by a rollout given up a moment ago
+            if self._llm.reset_prefix_cache():
+                return
+            time.sleep(_RESET_PAUSE_S)
+        raise Unavailable("vLLM keeps cached prefixes of the old policy: reset_prefix_cache() answered False")
 
     def sleep(self) -> None:
         """vLLM's level 1: weights to the host, the KV cache dropped, and with it every cached prefix."""
@@ -135,9 +180,10 @@ class VllmSampler:
         )
 
     def _set_temperature(self, temperature: float) -> None:
-        """Nothing runs between two calls of `generate`, so the head may change there."""
+        """While nothing runs the head may change."""
         if temperature == self._temperature:
             return
+        assert not self._running, "rows in work are sampled at the head's temperature: ask `mixes` first"
         heads = self._llm.collective_rpc("set_head", args=(temperature, self.vocab_size))
         if not all(heads):
             raise ConfigError("this model's head is not vLLM's LogitsProcessor; use engine=transformers for it")
@@ -170,11 +216,6 @@ def _start(model: str, dtype: str, tensor_parallel_size: int, sleeps: bool, argu
         return LLM(**settings)
     except (TypeError, ValueError, OSError) as error:
         raise ConfigError(f"engine: vLLM refused the settings: {error}") from error
-
-
-def _own_name(request_id: str, waiting: dict[str, int]) -> str:
-    """vLLM may append to a request's id."""
-    return request_id if request_id in waiting else request_id.rpartition("-")[0]
 
 
 def _sample(output: Any) -> Sample:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from rgopd.common.errors import ConfigError
+from rgopd.common.errors import ConfigError, Unavailable
 from rgopd.sampler.engine import Sample, SampleSpec, SamplingOptions
 from rgopd.sampler.vllm import VllmSampler
 
@@ -142,3 +142,38 @@ def test_surplus_ids_are_never_sampled(model: object) -> None:
             np.testing.assert_allclose(sample.sampled_logprobs_T, expected_TV.gather(1, index)[:, 0].numpy(), atol=1e-4)
     finally:
         engine.close()
+
+
+def test_rows_come_and_go_in_the_running_batch(engine: VllmSampler) -> None:
+    """A row admitted while others are in work is what it would be alone; one that is dropped is not heard of again."""
+    options = SamplingOptions(1.0, 1.0, 0, 48, K)
+    wanted = specs(engine, TEXTS * 2, first_seed=900)
+    alone = run(engine, wanted)
+    names = {engine.admit(spec, options): i for i, spec in enumerate(wanted[:4])}
+    found: dict[int, Sample] = {}
+    for _ in range(3):
+        found.update({names[name]: sample for name, sample in engine.step()})
+    assert engine.mixes(options)
+    assert not engine.mixes(SamplingOptions(0.5, 1.0, 0, 48, K))
+    names |= {engine.admit(spec, options): 4 + i for i, spec in enumerate(wanted[4:])}
+    given_up = next(name for name, i in names.items() if i == 5)
+    engine.drop([given_up])
+    while len(found) < len(wanted) - 1:
+        found.update({names[name]: sample for name, sample in engine.step()})
+    assert sorted(found) == [0, 1, 2, 3, 4, 6, 7]
+    for index, sample in found.items():
+        np.testing.assert_array_equal(sample.response_ids_T, alone[index].response_ids_T)
+    assert engine.mixes(SamplingOptions(0.5, 1.0, 0, 48, K))
+    assert engine.kv_tokens >= 16 * 128
+
+
+def test_a_cache_of_the_old_policy_is_never_served(engine: VllmSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """reset_prefix_cache answers False while blocks are held: here by a row in work, then by what nothing frees."""
+    engine.admit(specs(engine, TEXTS[:1])[0], SamplingOptions(1.0, 1.0, 0, 48, K))
+    engine.step()
+    assert engine._llm.reset_prefix_cache() is False, "this is what vLLM says while blocks are held"
+    engine.drop(list(engine._running))
+    engine.load_weights(STUDENT)  # waits until the blocks are free
+    monkeypatch.setattr(engine._llm, "reset_prefix_cache", lambda: False)
+    with pytest.raises(Unavailable, match="keeps cached prefixes of the old policy"):
+        engine.load_weights(STUDENT)

@@ -20,8 +20,9 @@ from rgopd.common.policies import PolicyStore
 from rgopd.common.streams import GENERATE, RESULTS, VERDICT, VERIFY, Outcome, Streams
 from rgopd.common.worker import StreamWorker
 from rgopd.protos import rollout_pb2, verifier_pb2
+from rgopd.sampler.publish import give_up
 from rgopd.sampler.transformers import TransformersSampler
-from rgopd.sampler.worker import SamplerWorker, give_up
+from rgopd.sampler.worker import SamplerWorker
 from rgopd.trainer.config import EvalConfig, TrainConfig
 from rgopd.trainer.prompts.data import PromptSource
 from rgopd.trainer.rollouts.claim import Claim

@@ -34,8 +34,9 @@ from rgopd.common.streams import (
 )
 from rgopd.common.worker import StreamWorker, announce_failure
 from rgopd.protos import rollout_pb2, teacher_pb2, verifier_pb2
+from rgopd.sampler.publish import give_up
 from rgopd.sampler.transformers import TransformersSampler
-from rgopd.sampler.worker import SamplerWorker, give_up
+from rgopd.sampler.worker import SamplerWorker
 from rgopd.trainer.batch.micro_batch import BatchOptions, load_micro_batch
 from rgopd.trainer.batch.plan import StepPlan
 from rgopd.trainer.batch.stored import Vanished

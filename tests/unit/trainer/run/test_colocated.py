@@ -17,8 +17,9 @@ from rgopd.common.errors import Unavailable
 from rgopd.common.streams import GENERATE, Streams
 from rgopd.common.worker import StreamWorker
 from rgopd.sampler.engine import OnSample, SampleSpec, SamplingOptions
+from rgopd.sampler.publish import give_up
 from rgopd.sampler.transformers import TransformersSampler
-from rgopd.sampler.worker import SamplerWorker, give_up
+from rgopd.sampler.worker import SamplerWorker
 from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.rollouts.dispatch import Interrupted
 from tests.unit.trainer.rollouts.test_orchestrator_faults import Run, used
