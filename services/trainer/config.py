@@ -16,6 +16,7 @@ from rgopd.trainer.objectives.registry import option_names
 from rgopd.trainer.objectives.weighted_sum import WeightedSum
 from rgopd.trainer.prompts.config import DatasetConfig
 from rgopd.trainer.records.monitors import MonitorConfig
+from rgopd.trainer.records.watch import WatchConfig
 from rgopd.trainer.student.fsdp_options import FsdpConfig
 from rgopd.trainer.student.lora import LoraOptions
 
@@ -157,6 +158,7 @@ class TrainConfig(Settings):
     eval: EvalConfig = EvalConfig()
     fault: FaultConfig = FaultConfig()
     monitor: MonitorConfig = MonitorConfig()
+    watch: WatchConfig = WatchConfig()
     scale_advantage_by_std: bool = Field(True, description="False: Dr.GRPO.")
     score: Literal["immediately", "after_verdict"] = Field(
         "immediately", description="after_verdict: rollouts that the gate will mask anyway are not sent to the teacher."

@@ -39,6 +39,8 @@ class StepPlan:
     step: int
     micro_batches: list[list[list[RolloutPlan]]]
     metrics: dict[str, Any] = field(default_factory=dict)
+    watched: list[str] = field(default_factory=list)
+    """Rollouts whose token figures are kept for people."""
 
     def to_json(self) -> bytes:
         """For the broadcast to the ranks: data, no pickle."""
@@ -49,7 +51,7 @@ class StepPlan:
         """Inverse of `to_json`."""
         raw = json.loads(data)
         cut = [[[RolloutPlan(**r) for r in micro] for micro in rank] for rank in raw["micro_batches"]]
-        return cls(raw["step"], cut, raw["metrics"])
+        return cls(raw["step"], cut, raw["metrics"], raw["watched"])
 
 
 def cut_micro_batches(

@@ -6,14 +6,20 @@ metrics.jsonl holds only what seed and data decide, so that two runs can be comp
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from rgopd.common.streams import GENERATE, RESULTS, SCORE, VERIFY, Streams
 
-RECENT = 64
+log = logging.getLogger(__name__)
+
+RECENT, EVENTS, ROWS = 64, 256, 1_000
+STATUS_TTL_S = 600
 
 
 class JsonLines:
@@ -57,7 +63,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 class RunState:
-    """A run's state in Redis, for whoever watches: hash `state`, list `recent` of the last rollouts."""
+    """A run's state in Redis, for whoever watches from elsewhere (docs/run-folder.md). All of it bounded."""
 
     def __init__(self, streams: Streams) -> None:
         self.streams = streams
@@ -66,15 +72,45 @@ class RunState:
     def publish(self, row: Mapping[str, Any]) -> None:
         """The newest step's metrics and the queues' depths."""
         depths = {name: self.streams.depth(name) for name in (GENERATE, VERIFY, SCORE, RESULTS)}
-        self.streams.redis.hset(
-            f"{self.prefix}:state", mapping={"metrics": json.dumps(row), "queues": json.dumps(depths)}
-        )
+        state: Any = {"metrics": json.dumps(row), "queues": json.dumps(depths)}
+        pipe = self.streams.redis.pipeline()
+        pipe.hset(f"{self.prefix}:state", mapping=state)
+        pipe.expire(f"{self.prefix}:state", self.streams.stream_ttl_s)
+        pipe.execute()
+
+    def add_row(self, row: Mapping[str, Any]) -> None:
+        """A row of metrics.jsonl; the last 1,000 are kept, oldest first."""
+        self._push("rows", [row], ROWS, newest_first=False)
+
+    def restart_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A life begins with the rows of earlier ones that stay."""
+        self.streams.redis.delete(f"{self.prefix}:rows")
+        self._push("rows", rows[-ROWS:], ROWS, newest_first=False)
 
     def add_recent(self, rollouts: list[dict[str, Any]]) -> None:
         """Rollouts with their per-token teacher-student gaps; the last 64 are kept."""
-        if not rollouts:
+        self._push("recent", rollouts, RECENT)
+
+    def hear(self, kind: str, row: Mapping[str, Any]) -> None:
+        """For `Live.hear`: a status, or an event. Redis may be away: then they are only in the folder."""
+        try:
+            if kind == "status":
+                self.streams.redis.set(f"{self.prefix}:status", json.dumps(row), ex=STATUS_TTL_S)
+            else:
+                self._push("events", [row], EVENTS)
+        except RedisError as error:
+            log.debug("%s is not in Redis: %s", kind, error)
+
+    def _push(self, name: str, rows: Sequence[Mapping[str, Any]], limit: int, *, newest_first: bool = True) -> None:
+        if not rows:
             return
+        key, values = f"{self.prefix}:{name}", [json.dumps(row) for row in rows]
         pipe = self.streams.redis.pipeline()
-        pipe.lpush(f"{self.prefix}:recent", *[json.dumps(r) for r in rollouts])
-        pipe.ltrim(f"{self.prefix}:recent", 0, RECENT - 1)
+        if newest_first:
+            pipe.lpush(key, *values)
+            pipe.ltrim(key, 0, limit - 1)
+        else:
+            pipe.rpush(key, *values)
+            pipe.ltrim(key, -limit, -1)
+        pipe.expire(key, self.streams.stream_ttl_s)
         pipe.execute()

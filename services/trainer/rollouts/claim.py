@@ -35,6 +35,7 @@ DECIDES_NOTHING = {
     "nproc",
     "keep_policies",
     "monitor",
+    "watch",
 }
 """Settings that may change between two lives of a run without making its finished rollouts another run's."""
 

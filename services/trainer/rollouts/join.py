@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from rgopd.common import wire
@@ -89,6 +89,8 @@ class Join:
         self.groups: dict[str, Group] = {}
         self._group_of: dict[str, str] = {}
         self._last_news = time.monotonic()
+        self.progress: Callable[[Sequence[Group], bool], None] = lambda groups, done: None
+        """Hears how far the groups of a wait are: all of them, and whether they are complete."""
         streams.ensure(RESULTS)
 
     def expect(self, group: Group) -> None:
@@ -148,6 +150,7 @@ class Join:
             for group in [g for g in waiting.values() if g.complete]:
                 del waiting[group.group_id]
                 yield group
+            self.progress(groups, not waiting)
             if not waiting:
                 return
             now = time.monotonic()

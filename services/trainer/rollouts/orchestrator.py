@@ -29,6 +29,7 @@ from rgopd.trainer.records.ledger import rollout_digest
 from rgopd.trainer.rollouts.dispatch import Dispatch, Interrupted
 from rgopd.trainer.rollouts.evaluation import Evaluator
 from rgopd.trainer.rollouts.join import Group, Join
+from rgopd.trainer.rollouts.observed import NOT_ASKED, Observed
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +110,7 @@ class Orchestrator:
         self.join = join
         self.dispatch = dispatch
         self.requested: dict[int, list[Group]] = {}
+        self.observed = Observed(config)
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
@@ -191,6 +193,7 @@ class Orchestrator:
 
     def _collect(self, step: int) -> StepPlan:
         tally = Tally()
+        self.observed.begin(step)
         rollouts: list[RolloutPlan] = []
         waiting = [group for group in self.requested[step] if not group.redraw]
         finished: list[Group] = []
@@ -219,7 +222,7 @@ class Orchestrator:
             "staleness_mean": sum(ages) / max(1, len(ages)),
             "trained_rollouts": len(rollouts),
         }
-        return StepPlan(step, micro, metrics)
+        return StepPlan(step, micro, metrics, self.observed.watched())
 
     def _wait(self, groups: list[Group]) -> list[Group]:
         """The groups, complete, in the order they were asked for: results must not depend on who was faster."""
@@ -243,7 +246,7 @@ class Orchestrator:
         self.join.sweep([group])
         wanted = [i for i, r in zip(group.entries, rewards, strict=True) if r is not None and i in group.open(SCORE)]
         for item in group.entries.keys() - set(wanted):
-            group.entries[item].failed.setdefault(SCORE, "not asked for")
+            group.entries[item].failed.setdefault(SCORE, NOT_ASKED)
         self.dispatch.announce(group, SCORE, wanted)
         return [group]
 
@@ -275,6 +278,7 @@ class Orchestrator:
         self._count(group, rollouts, verdicts, tally)
         valid = [o is not None and r is not None for o, r in zip(rollouts, rewards, strict=True)]
         if sum(valid) < min(self.config.fault.min_rollouts, group.n):
+            self.observed.note(group, rollouts, verdicts, None, ())
             return [], self._redraw(group, tally)
         advantages = group_advantage(
             torch.tensor([r or 0.0 for r in rewards], dtype=torch.float64),
@@ -293,6 +297,7 @@ class Orchestrator:
             prompt_tokens = rollout.prompt_ids.shape[0]
             version, digest = rollout.policy_version, rollout_digest(rollout)
             usable.append(RolloutPlan(item, prompt_tokens, tokens, reward, advantage, version, digest))
+        self.observed.note(group, rollouts, verdicts, advantages, {plan.rollout_id for plan in usable})
         return usable, []
 
     def _count(
@@ -308,7 +313,7 @@ class Orchestrator:
                 tally.failures[GENERATE if GENERATE in entry.failed else VERIFY] += 1
                 continue
             tally.verdicts[statuses.get(verdict.status, "error")] += 1
-            if entry.failed.get(SCORE, "not asked for") != "not asked for":
+            if entry.failed.get(SCORE, NOT_ASKED) != NOT_ASKED:
                 tally.failures[SCORE] += 1
             tally.lengths.append(rollout.response_ids.shape[0])
             tally.truncated += rollout.finish_reason == rollout_pb2.FINISH_LENGTH

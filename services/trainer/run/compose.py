@@ -23,6 +23,7 @@ from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.objectives import Objective
 from rgopd.trainer.prompts.data import PromptSource
 from rgopd.trainer.records.journal import Journal
+from rgopd.trainer.records.live import Live
 from rgopd.trainer.records.metrics import RunState
 from rgopd.trainer.records.monitors import open_monitors
 from rgopd.trainer.rollouts.claim import Claim
@@ -39,12 +40,13 @@ from rgopd.trainer.run.schedule import lr_factor
 from rgopd.trainer.run.train_step import TrainStep
 from rgopd.trainer.run.trainer import Trainer
 from rgopd.trainer.run.validation import Validation
+from rgopd.trainer.run.watch import Watch
 from rgopd.trainer.student.fsdp_options import make_mesh, pick_device
 from rgopd.trainer.student.model import Student, shard
 from rgopd.trainer.student.reference import make_reference
 
 
-def compose(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False) -> Trainer:
+def compose(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False, live: Live | None = None) -> Trainer:
     """This rank, its student as the newest checkpoint has it. Collective; the process group must be up.
 
     Raises:
@@ -53,6 +55,7 @@ def compose(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False
     if not config.redis_url:
         raise ConfigError("the trainer talks to the other services through Redis: set redis_url")
     check_model(config.student, "student")
+    live = live or Live(None)
     patience_s = config.fault.wait_for_services_s
     streams = Streams(connect(config.redis_url, wait_s=60.0, patience_s=patience_s), config.run_id)
     tokenizer = AutoTokenizer.from_pretrained(config.student)
@@ -72,7 +75,7 @@ def compose(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False
     lead = None
     if prompts is not None:  # before the checkpoints are touched: it locks the folder
         generation = student.hf.generation_config
-        lead = _lead(config, streams, prompts, publisher, tokenizer, generation, start, total_steps, should_stop)
+        lead = _lead(config, streams, prompts, publisher, tokenizer, generation, start, total_steps, should_stop, live)
     if anew:
         checkpoints.start_over()
     elif saving.resume:
@@ -80,7 +83,9 @@ def compose(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False
     prefilter = config.gate_config() if config.gate_prefilter == "behaviour" else None
     options = BatchOptions(objective.needs_teacher, total_steps, config.batch.packing, prefilter)
     gather = Gather(streams, options, should_stop, lead)
-    return Trainer(config, start, total_steps, tokenizer, step, gather, publisher, checkpoints, lead, saved=start)
+    watch = Watch(config, objective, tokenizer, start, live)
+    parts = (tokenizer, step, gather, publisher, checkpoints, lead)
+    return Trainer(config, start, total_steps, *parts, saved=start, watch=watch)
 
 
 def load_student(config: TrainConfig, mesh: DeviceMesh, device: torch.device) -> Student:
@@ -159,6 +164,7 @@ def _lead(
     start: int,
     total_steps: int,
     should_stop: Callable[[], bool],
+    live: Live,
 ) -> Lead:
     """Takes the run: from here on its files and its keys in Redis are this process's."""
     claim = Claim(config.output_dir, streams, config.model_dump(mode="json"))
@@ -169,6 +175,6 @@ def _lead(
     orchestrator = Orchestrator(config, streams, prompts, dist.get_world_size(), join, dispatch)
     heldout = PromptSource(config.eval.dataset, tokenizer) if config.eval.dataset else None
     others = open_monitors(config.monitor, config.output_dir, config.run_id, resolved(config), start)
-    journal = Journal(config.output_dir, start, others, RunState(streams))
-    validation = Validation(config, heldout, orchestrator, publisher, journal, tokenizer, generation_config)
-    return Lead(config, start, total_steps, claim, orchestrator, publisher, validation, journal)
+    journal = Journal(config.output_dir, start, others, RunState(streams), live)
+    validation = Validation(config, heldout, orchestrator, publisher, journal, tokenizer, generation_config, live)
+    return Lead(config, start, total_steps, claim, orchestrator, publisher, validation, journal, live)

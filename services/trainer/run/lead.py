@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from rgopd.trainer.batch.plan import StepPlan
 from rgopd.trainer.config import TrainConfig
-from rgopd.trainer.gating.gate import starved_signs
 from rgopd.trainer.records.journal import Clock, Journal
+from rgopd.trainer.records.live import Live
 from rgopd.trainer.rollouts.claim import Claim
 from rgopd.trainer.rollouts.orchestrator import Orchestrator
+from rgopd.trainer.rollouts.progress import Progress
 from rgopd.trainer.run.publish import Publisher
 from rgopd.trainer.run.validation import Validation
 
@@ -25,6 +25,7 @@ class Lead:
         start, total_steps: the step that this life starts with, and that at which the run is done.
         claim: the hold on the run, already taken.
         orchestrator, publisher, validation, journal: who does it.
+        live: what is shown now.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Lead:
         publisher: Publisher,
         validation: Validation,
         journal: Journal,
+        live: Live,
     ) -> None:
         self.config = config
         self.start = start
@@ -46,6 +48,9 @@ class Lead:
         self.publisher = publisher
         self.validation = validation
         self.journal = journal
+        self.live = live
+        self.progress = Progress(lambda counts: live.stages(**counts))
+        orchestrator.join.progress = self.progress
 
     def collect(self, step: int) -> StepPlan:
         """Ask for this step's rollouts and, within max_staleness, for later ones; wait for this step's.
@@ -53,6 +58,8 @@ class Lead:
         Raises:
             Interrupted: asked to stop meanwhile.
         """
+        self.live.phase("collecting", step=step)
+        self.progress.restart()
         for ahead in range(step, min(step + self.config.max_staleness, self.total_steps - 1) + 1):
             self.orchestrator.request(ahead, self._policy_for(ahead))
         plan = self.orchestrator.collect(step)
@@ -71,10 +78,9 @@ class Lead:
             return self.start
         return version
 
-    def after_step(self, plan: StepPlan, metrics: dict[str, float], recent: list[dict[str, Any]], clock: Clock) -> None:
+    def after_step(self, plan: StepPlan, metrics: dict[str, float], clock: Clock) -> None:
         """Write the step down, free its blobs, evaluate where due."""
-        row = self.journal.step(plan, metrics, recent, clock)
-        _warn(metrics)
+        row = self.journal.step(plan, metrics, clock)
         self.orchestrator.release(plan.step)
         log.info("step", extra={k: row[k] for k in ("loss", "kept_fraction", "reward_mean", "response_length_mean")})
         if self.validation.is_due(plan.step + 1):
@@ -92,18 +98,3 @@ class Lead:
         """Flush the files and let the next trainer in."""
         self.journal.close()
         self.claim.release()
-
-
-def _warn(metrics: dict[str, float]) -> None:
-    sums = {f"tokens_total_{s}": metrics[f"tokens_{s}"] for s in ("positive", "negative")}
-    sums |= {
-        f"tokens_kept_{s}": metrics[f"kept_fraction_{s}"] * metrics[f"tokens_{s}"] for s in ("positive", "negative")
-    }
-    for sign in starved_signs(sums):
-        log.warning("the gate keeps under 1%% of the tokens of %s advantage; see docs/objectives.md", sign)
-    if metrics["skipped"]:
-        log.warning(
-            "weights unchanged: the gate kept %d tokens, %.2f%%, which is none or under gate.min_kept_fraction",
-            metrics["kept_tokens"],
-            100 * metrics["kept_fraction"],
-        )

@@ -23,6 +23,7 @@ from rgopd.common.embedded import free_port
 from rgopd.common.errors import RgopdError
 from rgopd.common.telemetry import configure_logging
 from rgopd.trainer.config import TrainConfig
+from rgopd.trainer.records.live import Live
 from rgopd.trainer.records.monitors import check_backends
 from rgopd.trainer.rollouts.orchestrator import MAX_VANISHED
 from rgopd.trainer.run.checkpoint import disk_trouble
@@ -39,12 +40,15 @@ def train(config: TrainConfig) -> int:
     configure_logging(f"trainer-{os.environ.get('RANK', '0')}", config.log_level)
     check_backends(config.monitor)
     _join_ranks(config)
+    live = Live(None)
     try:
         if dist.get_rank() == 0:
             write_resolved(config)
-        finished = compose(config, stop_on_signal()).run()
+            live = Live(config.output_dir, config.run_id, dist.get_world_size())
+        finished = compose(config, stop_on_signal(), live).run()
     except (RgopdError, FloatingPointError) as error:
         log.critical("%s", error)
+        live.end("failed", str(error))
         if dist.get_rank() != 0:
             time.sleep(3)  # rank 0 says why; its exit code must be the one that the launcher sees
         return 1 if isinstance(error, RgopdError) and error.retryable else PERMANENT
@@ -52,6 +56,7 @@ def train(config: TrainConfig) -> int:
         if (trouble := disk_trouble(error)) is None:
             raise
         log.critical("%s; checkpoints that were whole still are: the same command goes on from the newest", trouble)
+        live.end("failed", trouble)
         return 1
     finally:
         dist.destroy_process_group()

@@ -14,6 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from rgopd.trainer.batch.micro_batch import MicroBatch
 from rgopd.trainer.gating.gate import GateConfig
+from rgopd.trainer.losses.buckets import bucket_logprobs
+from rgopd.trainer.losses.head import HeadStats
 from rgopd.trainer.losses.normalise import all_reduce_sums, gradient_scale
 from rgopd.trainer.losses.tiles import Kernels
 from rgopd.trainer.objectives import Objective
@@ -134,6 +136,7 @@ def _sums_of(micro: MicroBatch, result: HeadLoss, importance_clip: float | None)
         "ratio": ratio_N.sum(),
         "ratio_squared": ratio_N.square().sum(),
         "ratio_truncated": (ratio_N > importance_clip).sum() if importance_clip else torch.zeros(()),
+        "entropy": _entropy(result.stats, micro.tokens.support_ids_NK).sum(dtype=torch.float64),
         "dropped": torch.tensor(float(micro.dropped.tokens if micro.dropped else 0)),
         **{f"gate/{k}": v for k, v in result.decision.stats.items()},
         **{f"objective/{k}": v for k, v in result.metrics.items()},
@@ -141,6 +144,16 @@ def _sums_of(micro: MicroBatch, result: HeadLoss, importance_clip: float | None)
     for key, value in (micro.dropped.stats if micro.dropped else {}).items():
         sums[f"gate/{key}"] = sums[f"gate/{key}"] + value.to(sums[f"gate/{key}"].device)
     return sums
+
+
+def _entropy(stats: HeadStats, support_ids_NK: Tensor) -> Tensor:
+    """``[N]`` nats: the vocabulary's where the objective asked for it, else that of support and tail, which is less."""
+    if stats.entropy_N is not None:
+        return stats.entropy_N
+    if support_ids_NK.shape[1] == 0:  # an estimate, right on average where the student sampled
+        return -stats.sampled_logprobs_N
+    buckets_NB = bucket_logprobs(stats.support_logprobs_NK, stats.tail_logprob_N, support_ids_NK, "tail")
+    return -(buckets_NB.exp() * buckets_NB).sum(dim=-1)
 
 
 def _accumulate(sums: dict[str, Tensor], more: dict[str, Tensor], device: torch.device) -> None:
@@ -162,6 +175,7 @@ def _metrics(totals: dict[str, float], unscored: float) -> dict[str, float]:
         "prefiltered_fraction": totals["dropped"] / everything,
         "padding_fraction": 1 - totals["sequence_tokens"] / max(1.0, totals["padded_tokens"]),
         "behaviour_drift": totals["behaviour_drift"] / forwarded,
+        "entropy": totals["entropy"] / forwarded,
         "importance_mean": totals["ratio"] / forwarded,
         "importance_effective_fraction": totals["ratio"] ** 2 / max(1e-30, totals["ratio_squared"]) / forwarded,
         "importance_truncated_fraction": totals["ratio_truncated"] / forwarded,

@@ -19,8 +19,8 @@ from rgopd.trainer.run.collective import broadcast_bytes
 from rgopd.trainer.run.gather import Gather
 from rgopd.trainer.run.lead import Lead
 from rgopd.trainer.run.publish import Publisher
-from rgopd.trainer.run.recent import Recent
 from rgopd.trainer.run.train_step import TrainStep
+from rgopd.trainer.run.watch import Watch
 from rgopd.trainer.student.model import full_weights, save_pretrained
 
 log = logging.getLogger(__name__)
@@ -41,9 +41,12 @@ class Trainer:
     lead: Lead | None
     """Rank 0's; None on the others."""
     saved: int
+    watch: Watch
+    """What people are shown of it."""
 
     def run(self) -> bool:
         """Train to the end, or until asked to stop (False); resumable at any checkpoint."""
+        self.watch.begin(self.start, self.total_steps)
         self.publisher.publish(self.train_step.student, self.start)
         if self.lead is not None:
             self.lead.validation.catch_up(self.start)
@@ -61,6 +64,7 @@ class Trainer:
             if not finished:
                 log.info("paused at step %d as asked; the same command goes on from here", done)
             self.lead.close()
+        self.watch.end(done, finished)
         dist.barrier()
         return finished
 
@@ -74,13 +78,20 @@ class Trainer:
             return False
         plan, micro_batches = gathered
         collected = time.monotonic()
-        recent = Recent(self.tokenizer, limit=0 if self.lead is None else 4)
+        view = self.watch.step(plan, len(micro_batches))
         unscored = float(plan.metrics["unscored_tokens"])
-        metrics = self.train_step.run(micro_batches, recent.note, unscored_tokens=unscored)
+        metrics = self.train_step.run(micro_batches, view.note, unscored_tokens=unscored)
         trained = time.monotonic()
+        self.watch.live.phase("publishing")
         self.publisher.publish(self.train_step.student, step + 1)
+        published = time.monotonic()
+        self.watch.live.set(policy_version=step + 1)
+        view.close(None if self.lead is None else self.lead.orchestrator.observed)
         if self.lead is not None:
-            self.lead.after_step(plan, metrics, recent.rows, Clock(started, collected, trained, time.monotonic()))
+            waited, device = self.lead.progress.restart(), self.watch.live.gpu_bytes()
+            self.lead.after_step(
+                plan, metrics, Clock(started, collected, trained, published, waited, view.seconds, device)
+            )
         self.checkpoints.settle()
         if (step + 1) % self.config.checkpoint.every == 0 or step + 1 == self.total_steps:
             self._save(step + 1)
@@ -98,6 +109,7 @@ class Trainer:
         if step == self.saved:
             return
         self.saved = step
+        self.watch.live.phase("saving")
         if self.lead is not None:
             self.lead.journal.sync()
         state = {"run_id": self.config.run_id, "seed": self.config.seed}

@@ -9,6 +9,7 @@ from typing import Any
 from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.prompts.data import PromptSource
 from rgopd.trainer.records.journal import Journal
+from rgopd.trainer.records.live import Live
 from rgopd.trainer.rollouts.dispatch import Interrupted
 from rgopd.trainer.rollouts.evaluation import BestTracker, keep_best
 from rgopd.trainer.rollouts.orchestrator import Orchestrator
@@ -27,6 +28,7 @@ class Validation:
         publisher: knows the versions' folders.
         journal: where rows go; its earlier evaluations decide which version is the best so far.
         tokenizer, generation_config: kept beside the best student, which must load on its own.
+        live: what is shown now.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Validation:
         journal: Journal,
         tokenizer: Any,
         generation_config: Any,
+        live: Live | None = None,
     ) -> None:
         self.config = config
         self.prompts = prompts
@@ -46,6 +49,7 @@ class Validation:
         self.journal = journal
         self.tokenizer = tokenizer
         self.generation_config = generation_config
+        self.live = live or Live(None)
         self.best = BestTracker(config.eval, journal.evaluations)
         self._evaluated = {int(row["step"]) for row in journal.evaluations}
 
@@ -71,6 +75,7 @@ class Validation:
         if self.prompts is None:
             return True
         started = time.monotonic()
+        self.live.phase("evaluating")
         try:
             result = self.orchestrator.evaluate(self.prompts, version)
         except Interrupted:
