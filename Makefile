@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 TORCH_ARGS ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: test-vllm install demo test chaos soak check lint types protos protos-check unit contract e2e attacks smoke-real clean
+.PHONY: settings test-vllm install demo test chaos soak check lint types protos protos-check unit contract e2e attacks smoke-real clean
 
 install: $(STAMP)
 
@@ -91,6 +91,11 @@ PROTOC := $(BIN)/python -m grpc_tools.protoc -I . $(addprefix rgopd/,$(wildcard 
 
 protos: install
 	$(PROTOC) --python_out=. --pyi_out=.
+
+# docs/settings.md, the JSON Schema and the record of first versions, from the settings classes.
+settings: install
+	$(BIN)/python -m rgopd.cli.reference
+	$(BIN)/python -m rgopd.cli.config_schema
 
 # The committed stubs are what the .proto files generate.
 protos-check: install

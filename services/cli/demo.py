@@ -11,10 +11,10 @@ from typing import Any
 from rich.console import Console
 
 from rgopd.cli.report import summary_table, write_report
-from rgopd.cli.sections import override, read_sections
+from rgopd.cli.sections import lay_sections, override, read_sections, sectioned
 from rgopd.cli.up import check_sections, supervise
 from rgopd.common.errors import ConfigError
-from rgopd.common.settings import ConfigFiles, merge
+from rgopd.common.settings import ConfigFiles
 from rgopd.trainer.demo.task import generate
 
 TRAIN_ROWS = 4096
@@ -42,8 +42,8 @@ def demo_sections(
     }
     if gate:
         filled["train"]["gate"] = gate
-    base = merge(read_sections(config or packaged, []), filled)
-    return override(base, overrides)
+    base = lay_sections(read_sections(config or packaged, []), filled)
+    return override(base, sectioned(overrides))
 
 
 def run_demo(

@@ -176,7 +176,7 @@ def check_support(train: dict[str, Any], section: dict[str, Any]) -> str:
     from rgopd.teacher.config import TeacherConfig
     from rgopd.trainer.config import DistillationConfig
 
-    k = DistillationConfig(**train.get("distillation", {})).k
+    k = DistillationConfig.model_validate(train.get("distillation", {})).k
     max_k = int(section.get("max_k", TeacherConfig.model_fields["max_k"].default))
     vocabulary = int(section.get("shared_vocab_size", 0)) or int(_config(section["model"]).vocab_size)
     if k > max_k:
@@ -223,7 +223,7 @@ def check_dataset(train: dict[str, Any]) -> str:
     from rgopd.trainer.prompts.config import DatasetConfig
     from rgopd.trainer.prompts.data import PromptSource
 
-    source = PromptSource(DatasetConfig(**train.get("dataset", {})), _tokenizer(train["student"]))
+    source = PromptSource(DatasetConfig.model_validate(train.get("dataset", {})), _tokenizer(train["student"]))
     return f"{len(source)} prompts, {source.too_long} too long"
 
 

@@ -16,6 +16,24 @@ from rgopd.common.settings import Settings
 
 app = typer.Typer(help="Reward-Gated On-Policy Distillation.", no_args_is_help=True, pretty_exceptions_enable=False)
 
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        from rgopd import __version__
+
+        typer.echo(f"rgopd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say the version.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Reward-Gated On-Policy Distillation."""
+
+
 Config = Annotated[
     list[Path] | None,
     typer.Option("--config", "-c", help="YAML file: flat, or one section a service; repeatable, later ones win."),
@@ -252,6 +270,47 @@ def plan(
     from rgopd.cli.plan import run_plan
 
     raise typer.Exit(run_plan(config, overrides or [], device, memory_gb, mean_length, measured))
+
+
+config_app = typer.Typer(help="Find settings, check files, see where each value comes from.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+
+@config_app.command("reference")
+def config_reference(
+    words: Annotated[list[str] | None, typer.Argument(help="Only settings that speak of these.")] = None,
+) -> None:
+    """Every setting with type, default, unit and meaning; with WORDs those that match."""
+    from rgopd.cli.reference import as_markdown, as_text, reference, search
+
+    typer.echo(as_text(search(words)) if words else as_markdown(reference()))
+
+
+@config_app.command("schema")
+def config_schema(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file; default: print it.")] = None,
+) -> None:
+    """The JSON Schema of config files, for editors: # yaml-language-server: $schema=FILE as a config's first line."""
+    from rgopd.cli.config_schema import as_json
+
+    if output is None:
+        typer.echo(as_json(), nl=False)
+    else:
+        output.write_text(as_json())
+
+
+@config_app.command("show")
+def config_show(
+    config: Config = None,
+    overrides: Set = None,
+    section: Annotated[list[str] | None, typer.Option(help="Only this section; repeatable.")] = None,
+    changed: Annotated[bool, typer.Option("--changed", help="Leave defaults out.")] = False,
+) -> None:
+    """The settings in force, each with where it comes from: file:line, env, --set or default."""
+    from rgopd.cli.config_show import show
+
+    for line in show(config or [], overrides or [], section or [], changed=changed):
+        typer.echo(line)
 
 
 @app.command()

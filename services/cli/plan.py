@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from rgopd.cli.sections import UpConfig, read_sections, up_config
+from rgopd.cli.sections import UpConfig, lay_sections, read_sections, up_config
 from rgopd.common.errors import ConfigError
 from rgopd.common.settings import ConfigFiles, merge, nearest
 from rgopd.sampler.config import SamplerConfig
@@ -74,7 +74,7 @@ class Planner:
 
     def plan(self, changes: dict[str, Any] | None = None) -> Plan:
         """The plan of the config with `changes` laid over it."""
-        sections = merge(self.sections, changes or {})
+        sections = lay_sections(self.sections, changes or {})
         common = sections.get("common", {})
 
         def settings(cls: Any, section: str) -> Any:

@@ -2,32 +2,66 @@
 
 from __future__ import annotations
 
+import copy
+import difflib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from rgopd.common.errors import ConfigError
-from rgopd.common.settings import SECTIONS, ConfigFiles, explain, merge, nearest, parse_overrides, read_files
+from rgopd.common.parts import Part, lay
+from rgopd.common.settings import (
+    SECTIONS,
+    ConfigFiles,
+    Settings,
+    explain,
+    is_sectioned,
+    merge,
+    nearest,
+    parse_overrides,
+    paths_of,
+    read_files,
+    read_yaml,
+)
+
+__all__ = ["merge"]
 
 
-class UpConfig(BaseModel):
+class UpConfig(Part):
     """Section `up`: what is started on this machine."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    samplers: int = Field(1, ge=1)
+    samplers: int = Field(1, ge=1, description="Sampler processes.")
     max_restarts: int = Field(
         3, ge=0, description="How often in a row a process that dies within a minute is started again."
     )
-    ready_timeout_s: float = Field(300.0, gt=0)
+    ready_timeout_s: float = Field(300.0, gt=0, description="How long a service may take to be ready.")
     stop_timeout_s: float = Field(120.0, gt=0, description="How long the trainer may take to end its step and save.")
     gpus: dict[Literal["teacher", "sampler", "train"], str | int] = Field(
         default_factory=dict, description="CUDA_VISIBLE_DEVICES of a service's processes; unset: all of them."
     )
     watch: bool = Field(True, description="Serve the run's live page beside it (`--no-watch`: not); section `watch`.")
     maxmemory_mb: int = Field(0, ge=0, description="Limit of the embedded Redis; 0: none.")
+
+
+def section_classes() -> dict[str, type[BaseModel]]:
+    """The settings of every section; `common` holds what any of them knows. Imports torch."""
+    from rgopd.sampler.config import SamplerConfig
+    from rgopd.teacher.config import TeacherConfig
+    from rgopd.trainer.config import TrainConfig
+    from rgopd.verifier.config import VerifierConfig
+    from rgopd.watch.config import WatchConfig
+
+    return {
+        "teacher": TeacherConfig,
+        "verifier": VerifierConfig,
+        "sampler": SamplerConfig,
+        "train": TrainConfig,
+        "up": UpConfig,
+        "watch": WatchConfig,
+    }
 
 
 def read_sections(config: ConfigFiles, overrides: list[str]) -> dict[str, dict[str, Any]]:
@@ -37,20 +71,81 @@ def read_sections(config: ConfigFiles, overrides: list[str]) -> dict[str, dict[s
         ConfigError: an unknown section, or a file without sections.
     """
     if not config:
-        raise ConfigError("name a config: --config services/configs/demo.yaml, or one like it")
-    return override(read_files(config), overrides)
+        raise ConfigError("name a config: --config my.yaml; `rgopd init` writes one")
+    read_files(config)  # sections mixed with flat files are an error
+    sections: dict[str, dict[str, Any]] = {}
+    for path in paths_of(config):
+        loaded = read_yaml(path)
+        if loaded and not is_sectioned(loaded):
+            raise ConfigError(
+                f"config file {path} holds one service's settings; this command reads sections, e.g. "
+                f"train: {{{next(iter(loaded))}: …}} ({', '.join(SECTIONS)})"
+            )
+        sections = lay_sections(sections, loaded)
+    return override(sections, sectioned(overrides))
+
+
+def lay_sections(sections: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """`changes` over `sections`, each by what its service's settings mean (`rgopd.common.parts.lay`).
+
+    Raises:
+        ConfigError: an unknown section, or one that is no mapping.
+    """
+    for source in (sections, changes):
+        for key, value in source.items():
+            if key not in SECTIONS:
+                raise ConfigError(f"unknown section {key!r}{nearest(key, SECTIONS)}{_whose(key)}")
+            if not isinstance(value, dict):
+                raise ConfigError(f"section {key!r} must be a mapping; write --set {key}.<setting>=<value>")
+    classes = section_classes()
+    result = {key: copy.deepcopy(value) for key, value in sections.items()}
+    for key, value in changes.items():
+        result[key] = lay(classes.get(key), result.get(key, {}), copy.deepcopy(value))
+    return result
 
 
 def override(sections: dict[str, Any], overrides: list[str]) -> dict[str, dict[str, Any]]:
     """`sections` with `--set section.key=value` laid over them; both are checked for unknown sections."""
-    changes = parse_overrides(overrides)
-    for source in (sections, changes):
-        for key, value in source.items():
-            if key not in SECTIONS:
-                raise ConfigError(f"unknown section {key!r}{nearest(key, SECTIONS)}")
-            if not isinstance(value, dict):
-                raise ConfigError(f"section {key!r} must be a mapping; write --set {key}.<setting>=<value>")
-    return merge(sections, changes)
+    result = lay_sections(sections, {})
+    for given in overrides:
+        result = lay_sections(result, parse_overrides([given]))
+    return result
+
+
+def sectioned(overrides: Sequence[str]) -> list[str]:
+    """`--set` with the section written out where the key tells it: steps=10 is train.steps=10.
+
+    What several services must agree on (`student`, `shared_vocab_size`) goes to each; what all have, to `common`.
+    """
+    written: list[str] = []
+    for given in overrides:
+        key = given.partition("=")[0].strip().partition(".")[0]
+        if not key or key in SECTIONS or "=" not in given:
+            written.append(given)
+        elif key in Settings.model_fields:
+            written.append(f"common.{given.strip()}")
+        else:
+            owners = _owners(key)
+            taken = owners if len(owners) == 1 or key in SHARED else []
+            written += [f"{section}.{given.strip()}" for section in taken] or [given]
+    return written
+
+
+SHARED = ("student", "shared_vocab_size", "colocated")
+"""Keys of several services that mean the same thing in each."""
+
+
+def _owners(key: str) -> list[str]:
+    return [section for section, cls in section_classes().items() if key in cls.model_fields]
+
+
+def _whose(key: str) -> str:
+    owners = {f"{section}.{name}" for section, cls in section_classes().items() for name in cls.model_fields}
+    meant = sorted(name for name in owners if name.partition(".")[2] == key)
+    if meant:
+        return "; write " + " or ".join(f"--set {name}=…" for name in meant)
+    close = difflib.get_close_matches(key, {name.partition(".")[2] for name in owners}, n=1, cutoff=0.7)
+    return "" if not close else "; or " + " or ".join(sorted(n for n in owners if n.partition(".")[2] == close[0]))
 
 
 def up_config(sections: dict[str, Any]) -> UpConfig:

@@ -7,24 +7,35 @@ A YAML file is either flat (one service's keys) or has one section a service, pl
 
 Several files may be given: each is laid over those before it, mapping by mapping (`read_files`).
 
-A key that does not exist is an error that names the nearest one. Environment variables that fit no key are
-ignored, since clusters put their own there (RGOPD_TEACHER_PORT for a Kubernetes service called rgopd-teacher).
+One word in the place of a group of settings means what it says there (`parts.py`). A key that does not exist is an
+error that names the nearest one. Environment variables that fit no key are ignored, since clusters put their own there
+(RGOPD_TEACHER_PORT for a Kubernetes service called rgopd-teacher).
 """
 
 from __future__ import annotations
 
 import copy
-import difflib
-import types
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from rgopd.common.errors import ConfigError
+from rgopd.common.explain import explain, nearest
+from rgopd.common.parts import Part, as_meant, lay
+from rgopd.common.yaml_lines import load_yaml, yaml_problem
+
+__all__ = ["Part", "explain", "nearest"]  # their users need one module
 
 SECTIONS = ("common", "teacher", "verifier", "sampler", "train", "up", "watch")
 _MARKS = frozenset(SECTIONS) - {"watch"}
@@ -36,22 +47,34 @@ ConfigFiles = Path | typing.Sequence[Path] | None
 """`--config`, given once, several times, or not at all."""
 
 
-class Part(BaseModel):
-    """A nested group of settings: unknown keys are errors."""
+class _Environment(EnvSettingsSource):
+    """RGOPD_* variables; a group's value may be a word or YAML, not JSON alone."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    def decode_complex_value(self, field_name: str, field: FieldInfo | None, value: Any) -> Any:
+        """As `--set` reads it."""
+        try:
+            return yaml.safe_load(value)
+        except yaml.YAMLError:
+            return value  # the field says what it takes
 
 
 class Settings(BaseSettings):
     """Base of every process's settings. `from_sources` is the way in."""
 
     model_config = SettingsConfigDict(
-        env_prefix="RGOPD_", env_nested_delimiter="__", extra="forbid", validate_default=True, protected_namespaces=()
+        env_prefix="RGOPD_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        validate_default=True,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
     )
 
     run_id: str = Field("default", pattern=r"^[A-Za-z0-9._-]{1,128}$", description="Names the run's streams and blobs.")
     redis_url: str = Field("", description="Redis-protocol server; empty: HTTP only, no stream worker.")
-    log_level: typing.Literal["debug", "info", "warning", "error"] = "info"
+    log_level: typing.Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severity that is logged (JSON lines on stderr)."
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -62,14 +85,16 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """`--set` first, then the environment, then the file (`from_sources` hands both over as init values)."""
+        """Values given by name above the environment; `from_mapping` has laid both over the file already."""
         values = dict(init_settings())
-        from_file = values.pop("_file", {})
-        return (
-            InitSettingsSource(settings_cls, values),
-            env_settings,
-            InitSettingsSource(settings_cls, from_file),
-        )
+        if (laid := values.pop("_laid", None)) is not None:
+            return (InitSettingsSource(settings_cls, laid),)
+        return (InitSettingsSource(settings_cls, values), _Environment(settings_cls))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_meant(cls, data: Any) -> Any:
+        return as_meant(cls, data)
 
     @classmethod
     def from_sources(
@@ -88,31 +113,40 @@ class Settings(BaseSettings):
         Raises:
             ConfigError: an unreadable file, an unknown key (with the nearest known one), or a bad value.
         """
-        from_file = _section(read_files(config), section, cls, config) if config else {}
-        return cls.from_mapping(from_file, parse_overrides(overrides))
+        from_file: dict[str, Any] = {}
+        for path in paths_of(config):
+            from_file = lay(cls, from_file, section_of(read_yaml(path), section, cls, path))
+        read_files(config)  # sections mixed with flat files are an error
+        return cls.from_mapping(from_file, own_overrides(cls, section, overrides))
 
     @classmethod
     def from_mapping(cls: type[S], from_file: dict[str, Any], overrides: dict[str, Any] | None = None) -> S:
         """The same from values already read: file values below the environment, overrides above it."""
-        values: dict[str, Any] = {**(overrides or {}), "_file": from_file}
+        laid = lay(cls, lay(cls, from_file, cls.environment()), overrides or {})
         try:
+            values: dict[str, Any] = {"_laid": laid}
             return cls(**values)
         except ValidationError as error:
             raise ConfigError(explain(cls, error)) from error
+
+    @classmethod
+    def environment(cls) -> dict[str, Any]:
+        """What RGOPD_* variables say."""
+        return dict(_Environment(cls)())
 
 
 class ServiceSettings(Settings):
     """What every HTTP service has."""
 
-    host: str = "127.0.0.1"
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0: every one of this machine.")
     port: int = Field(0, ge=0, le=65535, description="0: any free port; the ready line names it.")
     token: str = Field("", description="Bearer token that requests must carry; empty: none.", repr=False)
     token_file: Path | None = Field(None, description="File holding the bearer token; wins over `token`.")
     allow_root: bool = Field(False, description="Serve other machines as root, though only the verifier needs it.")
-    max_body_mb: int = Field(64, ge=1, le=4096)
+    max_body_mb: int = Field(64, ge=1, le=4096, description="Largest request body.")
     drain_s: float = Field(30.0, ge=0, description="How long a stopping service finishes what it holds.")
     lease_ms: int = Field(30_000, ge=100, description="A message whose lease is not renewed this long is taken over.")
-    max_attempts: int = Field(3, ge=1)
+    max_attempts: int = Field(3, ge=1, description="A message that failed so often goes to the dead letters.")
 
     def bearer_token(self) -> str:
         """The configured token; raises `ConfigError` when its file cannot be read."""
@@ -129,17 +163,17 @@ class ServiceSettings(Settings):
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping; raises `ConfigError` naming the file and line otherwise."""
-    try:
-        loaded = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"config file {path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config file {path} is not YAML: {error}") from error
+    loaded = load_yaml(path)[0]
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
         raise ConfigError(f"config file {path} must hold a mapping of settings, not a {type(loaded).__name__}")
     return loaded
+
+
+def paths_of(config: ConfigFiles) -> list[Path]:
+    """The files that `--config` names."""
+    return [config] if isinstance(config, Path) else list(config or [])
 
 
 def read_files(config: ConfigFiles) -> dict[str, Any]:
@@ -148,17 +182,23 @@ def read_files(config: ConfigFiles) -> dict[str, Any]:
     Raises:
         ConfigError: an unreadable file, or files with sections mixed with flat ones.
     """
-    paths = [config] if isinstance(config, Path) else list(config or [])
+    paths = paths_of(config)
     merged: dict[str, Any] = {}
     for path in paths:
         loaded = read_yaml(path)
-        if merged and loaded and any(k in _MARKS for k in merged) != any(k in _MARKS for k in loaded):
+        if merged and loaded and is_sectioned(merged) != is_sectioned(loaded):
             raise ConfigError(
                 f"config file {path}: some of {', '.join(map(str, paths))} have sections ({', '.join(SECTIONS)}) and "
                 "some are flat; write them alike"
             )
         merged = merge(merged, loaded)
     return merged
+
+
+def is_sectioned(loaded: dict[str, Any], cls: type[BaseModel] | None = None) -> bool:
+    """Whether a file's keys are sections; `cls`: whose keys they else are."""
+    known = cls.model_fields if cls is not None else {}
+    return any(key in _MARKS for key in loaded) or (set(loaded) == {"watch"} and "watch" not in known)
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -182,40 +222,40 @@ def parse_overrides(overrides: typing.Sequence[str]) -> dict[str, Any]:
         target = result
         *parents, leaf = dotted.strip().split(".")
         for parent in parents:
-            target = target.setdefault(parent, {})
+            below = target.setdefault(parent, {})
+            if not isinstance(below, dict):
+                raise ConfigError(f"--set {override!r}: another --set gave {parent!r} one value, {below!r}, already")
+            target = below
         try:
             target[leaf] = yaml.safe_load(text) if text else ""
         except yaml.YAMLError as error:
-            raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
+            raise ConfigError(f"--set {override!r}: the value is not YAML: {yaml_problem(error)}") from error
     return result
 
 
-def explain(model: type[BaseModel], error: ValidationError) -> str:
-    """One line a problem; for an unknown key, the nearest known one."""
-    lines = []
-    for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            known = _keys_at(model, problem["loc"][:-1])
-            lines.append(f"unknown key {where!r}{nearest(str(problem['loc'][-1]), known)}")
-        elif problem["type"] == "missing":
-            lines.append(f"{where} is missing")
-        else:
-            lines.append(f"{where or 'settings'}: {problem['msg']} (got {problem['input']!r})")
-    return "; ".join(lines)
+def own_overrides(cls: type[BaseModel], section: str, overrides: typing.Sequence[str]) -> dict[str, Any]:
+    """`--set` of a command that runs one service; its own section's name may stand before the keys."""
+    given: dict[str, Any] = {}
+    for override in overrides:
+        given = lay(cls, given, _without_section(parse_overrides([override]), cls, section))
+    return given
 
 
-def nearest(word: str, known: typing.Iterable[str]) -> str:
-    """'; did you mean X?' or the list of what is known."""
-    options = sorted(known)
-    close = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known keys are {', '.join(options)}"
+def _without_section(given: dict[str, Any], cls: type[BaseModel], section: str) -> dict[str, Any]:
+    for name in SECTIONS:
+        if name in given and name not in cls.model_fields:
+            inner = given.pop(name)
+            if name not in (section, "common") or not isinstance(inner, dict):
+                raise ConfigError(
+                    f"--set {name}.…: this command takes the settings of {section} alone, e.g. --set KEY=VALUE"
+                )
+            given = merge(inner, given)
+    return given
 
 
-def _section(loaded: dict[str, Any], section: str, cls: type[BaseModel], config: ConfigFiles) -> dict[str, Any]:
-    path = config if isinstance(config, Path) else ", ".join(map(str, config or []))
-    known = _keys_at(cls, ())
-    if not any(key in _MARKS for key in loaded) and not (set(loaded) == {"watch"} and "watch" not in known):
+def section_of(loaded: dict[str, Any], section: str, cls: type[BaseModel], path: Path) -> dict[str, Any]:
+    """One service's keys of a file: all of a flat one; of one with sections its own over those of `common`."""
+    if not is_sectioned(loaded, cls):
         return loaded
     for key, value in loaded.items():
         if key not in SECTIONS:
@@ -224,23 +264,5 @@ def _section(loaded: dict[str, Any], section: str, cls: type[BaseModel], config:
             raise ConfigError(f"config file {path}: section {key!r} must be a mapping")
     # `common` may hold what only some services know; a misspelt key there still has to fit one of this one's
     # keys or be named in another section's service, so only keys this service has are taken over.
-    shared = {k: v for k, v in loaded.get("common", {}).items() if k in known}
-    return {**shared, **loaded.get(section, {})}
-
-
-def _keys_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> set[str]:
-    current: Any = model
-    for part in loc:
-        models = [m for m in _models_in(current) if part in m.model_fields]
-        if not models:
-            return set()
-        current = models[0].model_fields[str(part)].annotation
-    return {key for m in _models_in(current) for key in m.model_fields}
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
-        return [m for arg in typing.get_args(annotation) for m in _models_in(arg)]
-    return []
+    shared = {k: v for k, v in loaded.get("common", {}).items() if k in cls.model_fields}
+    return lay(cls, shared, loaded.get(section, {}))

@@ -23,10 +23,10 @@ class SamplerConfig(ServiceSettings):
         default_factory=dict, description="Engine arguments of vLLM, e.g. gpu_memory_utilization, max_model_len."
     )
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs that vLLM spreads the student over.")
-    dtype: Dtype = "float32"
+    dtype: Dtype = Field("float32", description="Of weights and activations.")
     device: str = Field("auto", description="auto: cuda where there is one, else cpu.")
     threads: int = Field(0, ge=0, description="CPU threads; 0: torch's default.")
-    shared_vocab_size: int = Field(0, ge=0)
+    shared_vocab_size: int = Field(0, ge=0, description="Ids from here on are never sampled. 0: all may be.")
     colocated: bool = Field(
         False,
         description="Give the device's memory back after every request: the trainer, which must be colocated too, "

@@ -18,12 +18,16 @@ class TeacherConfig(ServiceSettings):
         "", pattern=r"^[A-Za-z0-9_]{0,64}$", description="With several teachers: serve the jobs that name this one."
     )
     revision: str = Field("", description="Commit, tag or branch of a hub id; pin a commit for runs that count.")
-    engine: Literal["transformers", "vllm", "vllm-server"] = "transformers"
+    engine: Literal["transformers", "vllm", "vllm-server"] = Field(
+        "transformers", description="vllm needs the extra `vllm`; vllm-server asks a running one at server_url."
+    )
     source: Literal["checkpoint", "ema", "trust-region"] = Field(
         "checkpoint", description="ema, trust-region: a self-teacher that starts at `model` and follows the student."
     )
     self_rate: float = Field(0.05, gt=0, le=1, description="Step of the average, or share of the newest student.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Of weights and activations; auto: as the checkpoint says."
+    )
     device: str = Field("auto", description="auto: cuda when there is one, else cpu.")
     shared_vocab_size: int = Field(
         0, ge=0, description="Ids shared with the student; the model's surplus ids are masked. 0: all of the model's."
@@ -32,7 +36,7 @@ class TeacherConfig(ServiceSettings):
     max_context: int = Field(0, ge=0, description="Longest prompt + response; 0: what the model was made for.")
 
     # vLLM
-    tensor_parallel_size: int = Field(1, ge=1)
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs that vLLM spreads the teacher over.")
     quantization: str = Field("", description="vLLM's name for it, e.g. fp8, awq; empty: as the model says.")
     vllm: dict[str, Any] = Field(
         default_factory=dict, description="Any other argument of vLLM's AsyncEngineArgs, e.g. gpu_memory_utilization."
@@ -42,7 +46,7 @@ class TeacherConfig(ServiceSettings):
 
     # TLS
     tls_cert: str = Field("", description="PEM file; with tls_key, HTTPS.")
-    tls_key: str = ""
+    tls_key: str = Field("", description="PEM file of the certificate's key.")
 
     # Work
     deterministic: bool = Field(

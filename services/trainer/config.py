@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from rgopd.common.explain import did_you_mean
 from rgopd.common.models import Dtype
-from rgopd.common.settings import Part, Settings
+from rgopd.common.parts import Part, as_meant
+from rgopd.common.settings import Settings
 from rgopd.trainer.gating.gate import GateConfig, gate_preset
 from rgopd.trainer.losses.tiles import Kernels
 from rgopd.trainer.objectives import Objective, get_objective
-from rgopd.trainer.objectives.registry import option_names
+from rgopd.trainer.objectives.registry import names, option_names
 from rgopd.trainer.objectives.weighted_sum import WeightedSum
 from rgopd.trainer.prompts.config import DatasetConfig
 from rgopd.trainer.records.monitors import MonitorConfig
@@ -20,12 +22,32 @@ from rgopd.trainer.records.watch import WatchConfig
 from rgopd.trainer.student.fsdp_options import FsdpConfig
 from rgopd.trainer.student.lora import LoraOptions
 
+GATES = ("auto", "paper", "released", "off")
+
 
 class ObjectiveConfig(Part):
     """Which loss; `options` go to the objective (docs/objectives.md)."""
 
-    name: str = "rg_opd"
-    options: dict[str, Any] = Field(default_factory=dict)
+    word_key: ClassVar[str] = "name"
+    word_replaces: ClassVar[bool] = True
+
+    name: str = Field("rg_opd", description="rg_opd is the paper's; `rgopd config reference objective` lists all.")
+    options: dict[str, Any] = Field(default_factory=dict, description="The objective's own settings.")
+
+    @classmethod
+    def from_word(cls, word: Any) -> Any:
+        """Its name, in any case and with - for _."""
+        return {"name": word.strip().lower().replace("-", "_")} if isinstance(word, str) else word
+
+    @classmethod
+    def word_schemas(cls) -> list[dict[str, Any]]:
+        """All objectives' names."""
+        return [{"enum": names(), "description": "An objective with its own defaults (docs/objectives.md)."}]
+
+    @classmethod
+    def what_is_known(cls) -> str:
+        """All objectives."""
+        return f"known objectives: {', '.join(names())}"
 
     def build(self) -> Objective:
         """The objective itself; ValueError lists what is known."""
@@ -35,20 +57,24 @@ class ObjectiveConfig(Part):
 class DistillationConfig(Part):
     """The support of Eq. 4."""
 
-    k: int = Field(50, ge=1, le=1024)
-    support: Literal["student", "teacher"] = "student"
-    tail: Literal["tail", "none", "renormalise"] = "tail"
+    word_key: ClassVar[str] = "k"
+
+    k: int = Field(50, ge=1, le=1024, description="Ids a position that student and teacher are compared at.")
+    support: Literal["student", "teacher"] = Field("student", description="Whose k likeliest ids they are.")
+    tail: Literal["tail", "none", "renormalise"] = Field(
+        "tail", description="What becomes of the mass outside the k ids: one more bucket, nothing, or spread over them."
+    )
 
 
 class SamplingConfig(Part):
     """How rollouts are made."""
 
-    prompts_per_step: int = Field(32, ge=1)
+    prompts_per_step: int = Field(32, ge=1, description="Groups a step.")
     n: int = Field(8, ge=1, description="Rollouts in a group.")
-    temperature: float = Field(1.0, gt=0)
-    top_p: float = Field(1.0, gt=0, le=1)
+    temperature: float = Field(1.0, gt=0, description="Logits are divided by it; the teacher's and the loss's too.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling; 1: off.")
     top_k: int = Field(0, ge=0, description="0: off.")
-    max_new_tokens: int = Field(1024, ge=1)
+    max_new_tokens: int = Field(1024, ge=1, description="Longest response; longer ones are cut and marked truncated.")
     groups_per_request: int = Field(
         8, ge=1, description="Groups sampled as one batch. Part of the numbers: float rounding depends on it."
     )
@@ -57,29 +83,33 @@ class SamplingConfig(Part):
 class OptimConfig(Part):
     """AdamW with linear warm-up and a cosine (or constant) schedule. The defaults are the paper's (Appendix A.1)."""
 
-    lr: float = Field(5e-6, gt=0)
-    min_lr_ratio: float = Field(0.0, ge=0, le=1)
-    warmup_steps: int = Field(50, ge=0)
-    schedule: Literal["cosine", "constant"] = "cosine"
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    grad_clip: float = Field(1.0, gt=0)
+    word_key: ClassVar[str] = "lr"
+
+    lr: float = Field(5e-6, gt=0, description="Peak learning rate.")
+    min_lr_ratio: float = Field(0.0, ge=0, le=1, description="Where the cosine ends, as a share of lr.")
+    warmup_steps: int = Field(50, ge=0, description="Steps over which the rate rises to lr.")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="The rate after the warm-up.")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="Decay of Adam's two moments.")
+    eps: float = Field(1e-8, gt=0, description="Added to the root of Adam's second moment.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled decay.")
+    grad_clip: float = Field(1.0, gt=0, description="Largest norm of the whole gradient.")
 
 
 class BatchConfig(Part):
     """How a step is cut. The loss does not depend on it (one global normaliser)."""
 
     micro_batch_tokens: int = Field(16_384, ge=1, description="Prompt + response tokens a forward, padding included.")
-    micro_batch_rollouts: int = Field(64, ge=1)
+    micro_batch_rollouts: int = Field(64, ge=1, description="Most rollouts a forward.")
     packing: bool = Field(True, description="Rollouts end to end in one row: no padding but what attention groups.")
 
 
 class CheckpointConfig(Part):
     """Checkpoints are written aside and renamed; the newest whole one is resumed from."""
 
+    word_key: ClassVar[str] = "every"
+
     every: int = Field(50, ge=1, description="Steps between checkpoints; the last step always writes one.")
-    keep: int = Field(2, ge=1)
+    keep: int = Field(2, ge=1, description="Newest checkpoints that stay on disk.")
     resume: bool = Field(
         True,
         description="false: start over, once: earlier checkpoints are put aside as checkpoints.abandoned-N, and later "
@@ -93,14 +123,21 @@ class CheckpointConfig(Part):
 class EvalConfig(Part):
     """Validation on held-out prompts, through sampler and verifier: greedy, and by sampling where `samples` is set."""
 
-    dataset: DatasetConfig | None = None
+    word_key: ClassVar[str] = "dataset"
+
+    @classmethod
+    def from_word(cls, word: Any) -> Any:
+        """A dataset's path; `off` is no evaluation."""
+        return {"dataset": None} if word is False or word == "off" else super().from_word(word)
+
+    dataset: DatasetConfig | None = Field(None, description="Held-out prompts; null: no evaluation.")
     every: int = Field(0, ge=0, description="Steps between evaluations; 0: only before the first and after the last.")
     n: int = Field(500, ge=1, description="Prompts to use, from the start of the dataset.")
-    groups_per_request: int = Field(64, ge=1)
+    groups_per_request: int = Field(64, ge=1, description="Prompts sampled as one batch.")
     samples: int = Field(0, ge=0, description="Responses sampled a prompt, for pass@k; 0: greedy alone.")
     k: list[int] = Field([1], min_length=1, description="The ks of pass@k; none over `samples`.")
     temperature: float = Field(0.6, gt=0, description="Of the sampled responses.")
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(1.0, gt=0, le=1, description="Of the sampled responses.")
     best: str = Field(
         "accuracy", pattern=r"^accuracy$|^pass@[1-9]\d*$", description="What decides which student is the best."
     )
@@ -123,11 +160,11 @@ class FaultConfig(Part):
     """What a step tolerates."""
 
     max_redraws: int = Field(3, ge=0, description="A group with fewer than min_rollouts usable ones is drawn again.")
-    min_rollouts: int = Field(2, ge=1)
+    min_rollouts: int = Field(2, ge=1, description="Usable rollouts that a group needs.")
     max_error_fraction: float = Field(
         0.5, gt=0, le=1, description="A step with a larger share of verifier errors or failures stops the run."
     )
-    step_timeout_s: float = Field(3600.0, gt=0)
+    step_timeout_s: float = Field(3600.0, gt=0, description="A step that waits longer for its rollouts stops the run.")
     wait_for_services_s: float = Field(600.0, gt=0, description="No answer of a stage for this long stops the run.")
     max_restarts: int = Field(
         3, ge=0, description="How often `rgopd train` starts all its ranks again after one of them died."
@@ -141,11 +178,11 @@ class TrainConfig(Settings):
     """Everything of a training run."""
 
     student: str = Field(description="Hugging Face folder or id of the student to start from.")
-    dataset: DatasetConfig
-    output_dir: Path = Path("runs/run")
+    dataset: DatasetConfig = Field(description="Prompts to train on.")
+    output_dir: Path = Field(Path("runs/run"), description="The run's folder: metrics, checkpoints, the student.")
     steps: int = Field(0, ge=0, description="Optimiser steps; 0: as many as `epochs` passes over the data need.")
-    epochs: int = Field(1, ge=1)
-    seed: int = Field(0, ge=0)
+    epochs: int = Field(1, ge=1, description="Passes over the data, where `steps` is 0.")
+    seed: int = Field(0, ge=0, description="Decides prompts' order, samples and adapters: same seed, same run.")
     objective: ObjectiveConfig = ObjectiveConfig()
     gate: GateConfig | Literal["auto", "paper", "released", "off"] = Field(
         "auto", description="A preset's name or the gate's own keys; auto: what the objective asks for."
@@ -172,12 +209,12 @@ class TrainConfig(Settings):
     gate_prefilter: Literal["off", "behaviour"] = Field(
         "off", description="behaviour: rollouts that the gate wholly drops on behaviour log-probs get no forward."
     )
-    dtype: Dtype = "float32"
+    dtype: Dtype = Field("float32", description="Computing; master weights and the optimiser stay float32.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU a rank where there is one.")
     fsdp: FsdpConfig = FsdpConfig()
     lora: LoraOptions | None = Field(None, description="Train adapters alone (needs the extra `peft`); null: all.")
     nproc: int = Field(1, ge=1, description="Trainer processes that `rgopd train` starts on this machine.")
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = Field(False, description="Make activations again in backward: memory for time.")
     compile_backend: str = Field(
         "", description="torch.compile's backend for the decoder's MLPs and norms, e.g. inductor; empty: none."
     )
@@ -202,14 +239,24 @@ class TrainConfig(Settings):
 
     @field_validator("gate", mode="before")
     @classmethod
-    def _preset_with_changes(cls, value: Any) -> Any:
-        """{preset: released, delta: 0.1} is the preset with one key changed. YAML reads a bare `off` as false."""
-        if value is False:
-            return "off"
+    def _preset_with_changes(cls, value: Any, info: ValidationInfo) -> Any:
+        """{preset: released, delta: 0.1} is the preset with one key changed."""
         if isinstance(value, dict) and "preset" in value:
+            preset = as_meant(cls, {"gate": value["preset"]})["gate"]
+            if preset == "auto" and "objective" in info.data:
+                preset = info.data["objective"].build().default_gate
+            cls._check_gate_name(preset)
             rest = {k: v for k, v in value.items() if k != "preset"}
-            return {**gate_preset(value["preset"]).model_dump(), **rest}
+            return {**gate_preset(preset).model_dump(), **rest} if rest else preset
+        if not isinstance(value, (dict, GateConfig)):
+            cls._check_gate_name(value)
         return value
+
+    @staticmethod
+    def _check_gate_name(name: Any) -> None:
+        if name not in GATES:
+            hint = did_you_mean(str(name), GATES)
+            raise ValueError(f"unknown gate {name!r}; known: {', '.join(GATES)}, or its own keys{hint}")
 
     @model_validator(mode="after")
     def _buildable(self) -> TrainConfig:

@@ -34,14 +34,14 @@ class VerifierConfig(ServiceSettings):
 
     cpu_s: float = Field(5.0, gt=0, description="CPU seconds of one process under test.")
     wall_s: float = Field(20.0, gt=0, description="Wall seconds of one process under test; ends what waits for ever.")
-    memory_mb: int = Field(512, ge=64)
+    memory_mb: int = Field(512, ge=64, description="Memory of one process under test.")
     processes: int = Field(32, ge=1, description="Processes and threads of one check.")
     file_mb: int = Field(16, ge=1, description="All files of one check together.")
     output_bytes: int = Field(1 << 20, ge=1024, description="Standard output of one process.")
-    open_files: int = Field(64, ge=16)
+    open_files: int = Field(64, ge=16, description="Open files of one process under test.")
     max_cpu_s: float = Field(60.0, gt=0, description="The most that an item's limits may ask for.")
-    max_wall_s: float = Field(120.0, gt=0)
-    max_memory_mb: int = Field(4096, ge=64)
+    max_wall_s: float = Field(120.0, gt=0, description="The most wall seconds that an item may ask for.")
+    max_memory_mb: int = Field(4096, ge=64, description="The most memory that an item may ask for.")
 
     truncated: OnTruncated = Field(
         "grade", description="Items marked truncated: judged as they are, failed, or error (no reward)."

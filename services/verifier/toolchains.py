@@ -8,24 +8,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from rgopd.common.parts import Part
 from rgopd.verifier.sandbox.limits import Limits
 
 
-class Toolchain(BaseModel):
+class Toolchain(Part):
     """A language. `{file}` in the commands is the source, `{out}` the compiled program.
 
     The program names have to be absolute paths, or are looked up on this service's PATH at start.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
     file: str = Field(pattern=r"^[\w.-]+$", description="The source's name in the sandbox, e.g. main.cpp")
     compile: list[str] = Field([], description="Empty: the source is run as it is.")
-    run: list[str] = Field(min_length=1)
-    compile_cpu_s: float = 20.0
-    compile_memory_mb: int = 1024
+    run: list[str] = Field(min_length=1, description="Command that runs it.")
+    compile_cpu_s: float = Field(20.0, description="CPU seconds of the compiler.")
+    compile_memory_mb: int = Field(1024, description="Memory of the compiler.")
 
     def compile_limits(self, limits: Limits) -> Limits:
         """A compiler needs more than the program."""

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from torch import Tensor
+
+from rgopd.common.parts import Part
 
 PresetName = Literal["paper", "released", "off"]
 
 
-class GateConfig(BaseModel):
+class GateConfig(Part):
     """How Eq. 2 is read. The defaults are the paper's; ``gate_preset`` names the two published readings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
+
+    word_key: ClassVar[str] = "preset"
+    word_replaces: ClassVar[bool] = True
+
+    @classmethod
+    def word_schemas(cls) -> list[dict[str, Any]]:
+        """The presets, and YAML's bare `off`."""
+        return [{"enum": ["auto", "paper", "released", "off", False]}]
+
+    @classmethod
+    def from_word(cls, word: Any) -> Any:
+        """A preset's name; the run's settings know the presets."""
+        return {"preset": "off"} if word is False else super().from_word(word)
 
     enabled: bool = True
     """False keeps every token: plain on-policy distillation."""

@@ -123,7 +123,7 @@ class Objective(Protocol):
 class ObjectiveOptions(BaseModel):
     """An objective's options are pydantic fields: unknown names and values out of range are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: ClassVar[str]
 

@@ -38,9 +38,13 @@ class GRPO(ObjectiveBase):
     supports: ClassVar[frozenset[SupportOwner]] = frozenset({"student", "teacher", "none"})
 
     clip_low: float = Field(default=0.2, ge=0.0, lt=1.0)
+    """The ratio is clipped below 1 minus this."""
     clip_high: float = Field(default=0.2, ge=0.0)
+    """The ratio is clipped above 1 plus this."""
     ratio: Literal["token", "sequence"] = "token"
+    """Of each token, or the geometric mean over a response (GSPO)."""
     normalise: Normalise = "sequence"
+    """What a token weighs: 1/T of its response, the same for all, or 1/max_tokens."""
     max_tokens: int = Field(default=1024, ge=1)
     """Denominator of ``constant``: the run's longest response."""
     reference_kl: float = Field(default=0.0, ge=0.0)

@@ -20,6 +20,7 @@ class JSD(BucketObjective):
 
     name: ClassVar[str] = "jsd"
     beta: float = Field(default=0.5, ge=0.0, le=1.0)
+    """0: forward KL, 1: reverse KL, between: JSD."""
 
     def divergence(self, student_NB: Tensor, teacher_NB: Tensor) -> Tensor:
         """``losses.divergences.generalised_jsd`` at ``beta``."""

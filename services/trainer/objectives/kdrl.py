@@ -29,12 +29,19 @@ class KDRL(GRPO):
     wholly_gated: ClassVar[bool] = False
 
     normalise: Normalise = "token"
+    """As grpo's; every token the same."""
     beta: float = Field(default=2e-3, ge=0.0)
+    """Weight of the distillation part."""
     anneal: bool = False
+    """Let beta fall from beta_start to beta_end."""
     beta_start: float = Field(default=5e-3, ge=0.0)
+    """With anneal: beta at step 0."""
     beta_end: float = Field(default=1e-3, ge=0.0)
+    """With anneal: the least beta."""
     beta_decrement: float = Field(default=5e-5, ge=0.0)
+    """With anneal: what beta loses a step."""
     skip_correct: bool = False
+    """No distillation on rollouts with reward > 0."""
 
     def beta_at(self, step: int) -> float:
         """The coefficient at optimiser step ``step``, counted from 0."""

@@ -39,10 +39,15 @@ class MiniLLM(ObjectiveBase):
     row_local: ClassVar[bool] = False
 
     gamma: float = Field(default=1.0, ge=0.0, le=1.0)
+    """Discount of later tokens' rewards."""
     single_step: bool = True
+    """Take the token's own reward as the exact reverse KL over the support."""
     length_normalise: bool = True
+    """The return is a mean of rewards, not a sum."""
     clip: float = Field(default=0.2, gt=0.0, lt=1.0)
+    """The ratio is clipped to 1 plus and minus this."""
     tail: TailMode = "tail"
+    """As distillation.tail."""
 
     def token_losses(self, stats: HeadStats, batch: TokenBatch) -> ObjectiveOutput:
         """The clipped surrogate of the returns, and with ``single_step`` the reverse KL of each token."""

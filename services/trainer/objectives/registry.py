@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from rgopd.common.explain import did_you_mean
 from rgopd.trainer.objectives.base import Objective, ObjectiveOptions
 
 _ObjectiveClass = TypeVar("_ObjectiveClass", bound=type[ObjectiveOptions])
@@ -25,6 +26,11 @@ def names() -> list[str]:
     return sorted(_KNOWN)
 
 
+def known() -> dict[str, type[ObjectiveOptions]]:
+    """All objectives' options, by name."""
+    return dict(_KNOWN)
+
+
 def option_names(name: str) -> frozenset[str]:
     """The options that objective ``name`` takes; none for an unknown one."""
     return frozenset(_KNOWN[name].model_fields) if name in _KNOWN else frozenset()
@@ -33,7 +39,7 @@ def option_names(name: str) -> frozenset[str]:
 def get_objective(name: str, **options: object) -> Objective:
     """The objective ``name`` with ``options``; ValueError on an unknown name or option says what is known."""
     if name not in _KNOWN:
-        raise ValueError(f"unknown objective {name!r}; known: {', '.join(names())}")
+        raise ValueError(f"unknown objective {name!r}; known: {', '.join(names())}{did_you_mean(name, names())}")
     try:
         return _KNOWN[name](**options)  # type: ignore[return-value]
     except ValidationError as error:

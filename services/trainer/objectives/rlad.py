@@ -29,6 +29,7 @@ class RLAD(GRPO):
     distills: ClassVar[bool] = True
 
     alpha: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Share of the old policy in the anchor, the rest the teacher's; 1: GRPO."""
 
     def token_losses(self, stats: HeadStats, batch: TokenBatch) -> ObjectiveOutput:
         """The clipped surrogate, its ratio taken to a mixture of old policy and teacher."""

@@ -25,6 +25,7 @@ class SDPO(BucketObjective):
     alpha: float = Field(default=0.5, ge=0.0, le=1.0)
     """0: forward KL, 1: reverse KL, between: JSD, as GKD's beta."""
     importance_clip: float | None = Field(default=2.0, gt=0.0)
+    """Weigh a token by min(pi_theta / mu, clip); null: no weight."""
 
     def divergence(self, student_NB: Tensor, teacher_NB: Tensor) -> Tensor:
         """``losses.divergences.generalised_jsd`` at ``alpha``."""

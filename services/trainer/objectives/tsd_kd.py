@@ -50,14 +50,21 @@ class TSDKD(ObjectiveBase):
     supports: ClassVar[frozenset[SupportOwner]] = frozenset({"student"})
 
     mode: Literal["paper", "released"] = "paper"
+    """As the paper means it, or as its published code runs."""
     beta: float = Field(default=0.9, ge=0.0, le=1.0)
+    """Of the matching part's JSD, as jsd's."""
     candidates: int = Field(default=10, ge=2)
+    """Candidates of the student's that the teacher ranks."""
     opener: float = Field(default=0.1, ge=0.0, le=1.0)
+    """Share of a response's entropy that its opening tokens hold."""
     entropy_quantile: float | None = Field(default=None, ge=0.0, le=1.0)
     """Tokens with H_S at or above this quantile are regularised; default 0.9 (paper) or 0.1 (released)."""
     entropy_coefficient: float = Field(default=1.0, ge=0.0)
+    """Weight of the unsure tokens' entropy."""
     ranking_coefficient: float = Field(default=0.1, ge=0.0)
+    """Weight of the ranking part."""
     tail: TailMode = "tail"
+    """As distillation.tail."""
 
     def token_losses(self, stats: HeadStats, batch: TokenBatch) -> ObjectiveOutput:
         """The three parts; each mean is scaled to the tokens of its segment, so that one denominator serves all."""

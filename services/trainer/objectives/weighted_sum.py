@@ -36,6 +36,7 @@ class WeightedSum(ObjectiveOptions):
     row_local: ClassVar[bool] = False
 
     parts: list[Part] = Field(min_length=1)
+    """The summands: {name, weight, options} of each."""
     _objectives: list[Objective] = PrivateAttr(default_factory=list)
 
     @model_validator(mode="after")

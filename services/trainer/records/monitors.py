@@ -6,23 +6,24 @@ import importlib
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from rgopd.common.errors import ConfigError
+from rgopd.common.parts import Part
 
 Backend = Literal["tensorboard", "wandb", "trackio"]
 
 _MODULE = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio"}
 
 
-class MonitorConfig(BaseModel):
+class MonitorConfig(Part):
     """Which services see the metrics. metrics.jsonl is always written."""
 
-    model_config = ConfigDict(extra="forbid")
+    word_key: ClassVar[str] = "backends"
 
-    backends: list[Backend] = []
+    backends: list[Backend] = Field([], description="tensorboard, wandb, trackio; each needs the extra of its name.")
     project: str = Field("rgopd", description="wandb and trackio: the project.")
     options: dict[str, Any] = Field(
         default_factory=dict, description="wandb and trackio: more arguments of init, e.g. {mode: offline}."

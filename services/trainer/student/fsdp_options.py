@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy
 
 from rgopd.common.errors import ConfigError
+from rgopd.common.parts import Part
 
 BACKENDS = "cpu:gloo,cuda:nccl"
 """Tensors on the CPU (plans, agreement between ranks) go through gloo, those on a GPU through NCCL."""
 
 
-class FsdpConfig(BaseModel):
+class FsdpConfig(Part):
     """What FSDP2 does beside sharding parameters, gradients and optimiser over all ranks."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
+
+    @classmethod
+    def from_word(cls, word: Any) -> Any:
+        """`offload` alone."""
+        return {"cpu_offload": True} if word in ("offload", "cpu_offload") else super().from_word(word)
 
     cpu_offload: bool = Field(
         False, description="Keep sharded weights, gradients and optimiser in CPU memory; slower, for models too large."

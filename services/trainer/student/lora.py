@@ -7,20 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from rgopd.common.errors import ConfigError
+from rgopd.common.parts import Part
 
 ADAPTER = "default"
 
 
-class LoraOptions(BaseModel):
+class LoraOptions(Part):
     """Which layers get adapters, and of what size."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
+
+    word_key: ClassVar[str] = "r"
 
     r: int = Field(16, ge=1, description="Rank of the adapters.")
     alpha: float = Field(32.0, gt=0, description="Their output is scaled by alpha/r (alpha/sqrt(r) with rslora).")
