@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from rgopd.cli.eval_commands import register
 from rgopd.common.errors import RgopdError
 from rgopd.common.settings import Settings
 
@@ -341,6 +342,9 @@ def simulate(
     from rgopd.cli.simulate import run_simulate
 
     raise typer.Exit(run_simulate(models, gpu, gpus or [8, 64, 1024], staleness, k, mean_tokens, max_new_tokens, seed))
+
+
+register(app)
 
 
 def main() -> None:

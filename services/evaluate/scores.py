@@ -1,4 +1,4 @@
-"""What a table is made of: a score in percent over seeds, rows of scores, and a block of rows that are ranked together."""
+"""What a table is made of: scores in percent over seeds, rows of scores, and blocks of rows ranked together."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rgopd.common.errors import ConfigError
 
 Mode = Literal["generate", "likelihood"]
 Role = Literal["ranked", "teacher", "reference"]
-"""Only `ranked` rows take part in ranks and best values: the teacher is a ceiling, a reference is somebody else's run."""
+"""Only `ranked` rows take part in ranks and best values: the teacher is a ceiling, a reference somebody else's run."""
 
 Documents = Mapping[str, tuple[float, float]]
 """A document's key -> (points, weight), summed over seeds: the score is the ratio of the two sums. The weight of a

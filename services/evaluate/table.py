@@ -1,4 +1,4 @@
-"""Tables 1 to 3's shape, plus intervals: blocks with the bootstrap of every difference, laid out as rows of text cells."""
+"""Tables 1 to 3's shape, plus intervals: blocks, the bootstrap of every difference, and rows of text cells."""
 
 from __future__ import annotations
 

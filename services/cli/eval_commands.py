@@ -1,0 +1,77 @@
+"""The commands of the paper's tables: eval, compare, reproduce. Registered on the app of main.py."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Backend(StrEnum):
+    """What runs the model."""
+
+    hf = "hf"
+    vllm = "vllm"
+    server = "server"
+
+
+class Axis(StrEnum):
+    """Of the curves."""
+
+    steps = "steps"
+    tokens = "tokens"
+    seconds = "seconds"
+
+
+class Scale(StrEnum):
+    """Of a reproduction."""
+
+    tiny = "tiny"
+    gpu = "gpu"
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Hugging Face folder, hub id, .gguf file, or a run's folder.")] = "",
+    suite: Annotated[
+        str, typer.Option(help="paper, paper-generative, paper-likelihood, quick, or lm-eval's names, comma-separated.")
+    ] = "quick",
+    data: Annotated[Path | None, typer.Option(help="Folder of local files in place of the hub.")] = None,
+    list_data: Annotated[bool, typer.Option("--list-data", help="Say what each task reads and where from.")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: evals/<model>-<suite>.")] = None,
+    backend: Annotated[Backend, typer.Option(help="hf (transformers), vllm, or a running OpenAI server.")] = Backend.hf,
+    base_url: Annotated[str, typer.Option(help="With --backend server: http://host:port.")] = "",
+    tokenizer: Annotated[str, typer.Option(help="Tokenizer, where it is not the model's own.")] = "",
+    which: Annotated[str, typer.Option(help="Of a run: student, best, or a folder of policies/.")] = "student",
+    name: Annotated[str, typer.Option(help="The row's name in tables.")] = "",
+    lengths: Annotated[str, typer.Option(help="New tokens, comma-separated, e.g. 1024,8096.")] = "",
+    seeds: Annotated[int, typer.Option(min=0, help="0: as the suite.")] = 0,
+    temperature: Annotated[float | None, typer.Option(help="0: greedy.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Documents a task; 0: all.")] = 0,
+    chat: Annotated[
+        bool | None, typer.Option("--chat/--no-chat", help="Chat template; default: as each task is pinned.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=0, help="0: 16 on a CPU, 64 on a GPU, vLLM's own.")] = 0,
+    device: Annotated[str, typer.Option(help="cuda, cuda:1, cpu; default: a GPU if there is one.")] = "",
+    dtype: Annotated[str, typer.Option(help="Of the weights.")] = "auto",
+    model_args: Annotated[list[str] | None, typer.Option(help="key=value for lm-eval's model class.")] = None,
+    include_path: Annotated[list[Path] | None, typer.Option(help="Folder of own task YAML; repeatable.")] = None,
+    fail_under: Annotated[list[str] | None, typer.Option(help="BENCHMARK=PERCENT: exit code 1 below it.")] = None,
+    rescore: Annotated[
+        bool, typer.Option("--rescore", help="Score the kept responses again; samples nothing.")
+    ] = False,
+) -> None:
+    """Evaluate a model with lm-evaluation-harness, cell by cell; run it again to go on where it stopped."""
+    from rgopd.cli.evaluate import Options, run_eval
+
+    options = Options(
+        model, suite, data, output, backend.value, base_url, tokenizer, which, name, lengths, seeds, temperature, limit,
+        chat, batch_size, device, dtype, model_args or (), include_path or (), fail_under or (), rescore, list_data,
+    )  # fmt: skip
+    raise typer.Exit(run_eval(options))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("eval")(evaluate)
