@@ -72,6 +72,25 @@ def evaluate(
     raise typer.Exit(run_eval(options))
 
 
+def compare(
+    sources: Annotated[list[str], typer.Argument(help="Evaluations or runs, as PATH or LABEL=PATH.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for tables and curves.")] = Path("compare"),
+    baseline: Annotated[str, typer.Option(help="The row that Δ is above; default: the first that is ranked.")] = "",
+    teacher: Annotated[str, typer.Option(help="A row left out of ranks and best values.")] = "",
+    reference: Annotated[list[str] | None, typer.Option(help="Likewise, e.g. borrowed numbers; repeatable.")] = None,
+    x: Annotated[Axis, typer.Option(help="Axis of the curves.")] = Axis.steps,
+    paper: Annotated[bool, typer.Option("--paper", help="Add the paper's printed rows at its lengths.")] = False,
+    draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws.")] = 10_000,
+) -> None:
+    """Tables of the paper's shape from evaluations, with intervals; curves of runs in one figure."""
+    from rgopd.cli.compare import run_compare
+    from rgopd.evaluate.compare import Comparison, parse_sources
+
+    asked = Comparison(parse_sources(sources), output, baseline, teacher, reference or (), x.value, paper, draws)
+    raise typer.Exit(run_compare(asked))
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("eval")(evaluate)
+    app.command("compare")(compare)

@@ -119,7 +119,7 @@ def points(metrics: Mapping[str, Mapping[str, Any]], pin: Pin, task: str) -> tup
 def value(samples: Sequence[Sample], results: Mapping[str, Mapping[str, Any]], pin: Pin) -> float:
     """The cell's score in percent: points over weights, which for one task is lm-eval's own number."""
     if all(sample["points"] is not None for sample in samples):
-        return 100 * sum(s["points"] for s in samples) / sum(s["weight"] for s in samples)
+        return float(100 * sum(s["points"] for s in samples) / sum(s["weight"] for s in samples))
     if len(results) > 1:
         raise ConfigError(f"{pin.task}: {pin.metric} is no mean over documents; name its tasks one by one")
     (only,) = results.values()

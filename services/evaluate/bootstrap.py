@@ -73,8 +73,7 @@ def _parts(draws: int, documents: int, seed: int) -> list[tuple[int, np.random.G
 def _draw(table_D4: Floats, draws: int, rng: np.random.Generator) -> Floats:
     documents = len(table_D4)
     picks = rng.integers(0, documents, size=(draws, documents))
-    counts_ND = np.zeros((draws, documents))
-    np.add.at(counts_ND, (np.arange(draws)[:, None], picks), 1.0)
+    counts_ND = np.stack([np.bincount(row, minlength=documents) for row in picks]).astype(np.float64)
     sums_N4 = counts_ND @ table_D4
     return np.asarray(100 * (sums_N4[:, 0] / sums_N4[:, 1] - sums_N4[:, 2] / sums_N4[:, 3]))
 

@@ -67,8 +67,11 @@ def read(folder: Path, cell: Cell) -> dict[str, Any]:
 
 def read_samples(folder: Path, cell: Cell) -> list[dict[str, Any]]:
     """Every response of a cell that is done."""
-    lines = (folder / cell.place / SAMPLES).read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines if line]
+    return _lines(folder / cell.place / SAMPLES)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def claim(folder: Path, spec: Mapping[str, Any]) -> None:
@@ -94,16 +97,19 @@ def claim(folder: Path, spec: Mapping[str, Any]) -> None:
     partial.rename(path)
 
 
-def scores(folder: Path, cells: Iterable[Cell]) -> dict[int | None, dict[Column, Score]]:
-    """Length -> column -> score over the seeds that are done. Likelihood columns are under None."""
-    groups: dict[tuple[int | None, Column], list[Cell]] = {}
-    for cell in cells:
-        if is_done(folder, cell):
-            groups.setdefault((cell.length, Column(cell.pin.label, cell.pin.mode)), []).append(cell)
+def read_scores(folder: Path) -> dict[int | None, dict[Column, Score]]:
+    """Length -> column -> score over the seeds that are done, from the files alone; likelihood columns under None."""
+    groups: dict[tuple[int | None, Column], dict[int, Path]] = {}
+    for path in sorted(folder.glob(f"cells/*/*/seed-*/{CELL}")):
+        if path.parent.name.endswith(".partial"):
+            continue
+        cell = json.loads(path.read_text(encoding="utf-8"))
+        groups.setdefault((cell["length"], Column(cell["label"], cell["mode"])), {})[int(cell["seed"])] = path.parent
     found: dict[int | None, dict[Column, Score]] = {}
-    for (length, column), members in groups.items():
-        values = [float(read(folder, cell)["value"]) for cell in members]
-        documents = sum_documents(read_samples(folder, cell) for cell in members)
+    for (length, column), seeds in groups.items():
+        places = [seeds[seed] for seed in sorted(seeds)]
+        values = [float(json.loads((place / CELL).read_text(encoding="utf-8"))["value"]) for place in places]
+        documents = sum_documents(_lines(place / SAMPLES) for place in places)
         found.setdefault(length, {})[column] = Score.of_seeds(values, documents)
     return found
 

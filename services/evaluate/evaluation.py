@@ -242,7 +242,7 @@ def _check_rows(pin: Pin, tasks: Mapping[str, Any]) -> None:
 def summary(folder: Path, todo: list[Cell], spec: Mapping[str, Any]) -> dict[str, Any]:
     """Scores by length and column over the cells that are done, with the verifier's beside them."""
     rows = []
-    for length, columns in cells.scores(folder, todo).items():
+    for length, columns in cells.read_scores(folder).items():
         for column, score in columns.items():
             mine = [c for c in todo if (c.length, c.pin.label, c.pin.mode) == (length, column.label, column.mode)]
             done = [cells.read(folder, c) for c in mine if cells.is_done(folder, c)]
@@ -250,9 +250,13 @@ def summary(folder: Path, todo: list[Cell], spec: Mapping[str, Any]) -> dict[str
             rows.append({
                 "benchmark": column.label, "mode": column.mode, "length": length, "mean": score.mean, "sd": score.sd,
                 "seeds": score.seeds, "documents": done[0]["documents"],
-                "verifier": sum(judged) / len(judged) if judged else None,
+                "verifier": _mean(judged),
                 "disagreements": sum(r["disagreements"] for r in done),
-                "cut_off": done[0]["cut_off"],
+                "cut_off": _mean([r["cut_off"] for r in done if r["cut_off"] is not None]),
             })  # fmt: skip
     finished = sum(cells.is_done(folder, c) for c in todo)
     return {"name": spec["name"], "suite": spec["suite"], "cells": len(todo), "done": finished, "scores": rows}
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -85,7 +85,7 @@ class Block:
     def delta(self, row: Row, column: Column) -> float | None:
         """Points above the baseline of the block; None for the teacher, or where either is missing."""
         base = next((r for r in self.rows if r.name == self.baseline), None)
-        here, there = self.mean(row, column), base and self.mean(base, column)
+        here, there = self.mean(row, column), None if base is None else self.mean(base, column)
         return None if here is None or there is None or row.role == "teacher" else here - there
 
     @property
