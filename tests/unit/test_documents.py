@@ -160,8 +160,12 @@ def test_a_decision_is_at_most_a_screen(repository: Path, most: int) -> None:
 
 
 def test_tests_lie_where_their_modules_lie(repository: Path) -> None:
-    """tests/unit/a/b holds the tests of services/a/b."""
-    folders = {
-        p.parent.relative_to(repository / "tests" / "unit") for p in (repository / "tests/unit").rglob("test_*.py")
-    }
-    assert [str(f) for f in sorted(folders) if not (repository / "services" / f).is_dir()] == []
+    """tests/unit/a/test_b.py, or test_b_more.py, is about b somewhere in services/a, or about a as a whole."""
+    unit, astray = repository / "tests" / "unit", []
+    for path in sorted(unit.rglob("test_*.py")):
+        folder = repository / "services" / path.parent.relative_to(unit)
+        about = path.stem.removeprefix("test_")
+        modules = {folder.name} | {p.stem for p in folder.rglob("*") if p.suffix == ".py" or p.is_dir()}
+        if path.parent != unit and not any(about == name or about.startswith(f"{name}_") for name in modules):
+            astray.append(str(path.relative_to(repository)))
+    assert astray == []

@@ -19,7 +19,7 @@ from rgopd.trainer.gating.gate import GateConfig, gate_preset
 from rgopd.trainer.student.model import Student
 from tests.unit.trainer.lone import lone_rank, plans_of, step
 from tests.unit.trainer.ranks import make_part
-from tests.unit.trainer.run.test_ranks import run, worst
+from tests.unit.trainer.run.test_train_step import run, worst
 
 
 def batch(count: int, packing: bool) -> MicroBatch:

@@ -14,7 +14,7 @@ from rgopd.common.errors import ConfigError
 from rgopd.trainer.gating.gate import GateConfig
 from rgopd.trainer.student.fsdp_options import FsdpConfig, backend_for, make_mesh, pick_device
 from tests.unit.trainer.lone import lone_rank, step
-from tests.unit.trainer.run.test_ranks import run, worst
+from tests.unit.trainer.run.test_train_step import run, worst
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -26,7 +26,7 @@ from rgopd.teacher.batching import TeacherService
 from rgopd.teacher.codec import check_rollout_count
 from rgopd.teacher.metrics import TeacherMetrics
 from tests.unit.teacher.conftest import make_config, random_item
-from tests.unit.teacher.test_teacher_app import as_json, proto_request
+from tests.unit.teacher.test_app import as_json, proto_request
 
 PROTO = {"Content-Type": wire.PROTOBUF}
 

@@ -15,7 +15,7 @@ from rgopd.trainer.losses.fused import fused_topk_kl
 from rgopd.trainer.losses.head import HeadStats, head_stats
 from rgopd.trainer.losses.tiles import RowStats
 from rgopd.trainer.losses.triton_tiles import TritonTiles
-from tests.unit.trainer.losses.test_losses_head import case, scalar
+from tests.unit.trainer.losses.test_head import case, scalar
 
 CASES = {
     "plain": {"rows": 5, "k": 4, "vocab": 37, "surplus": 0, "pad": 0},

@@ -14,7 +14,7 @@ from torch import Tensor
 from rgopd.trainer.gating.gate import GateConfig
 from rgopd.trainer.losses.head import head_stats
 from tests.unit.trainer.lone import lone_rank, step
-from tests.unit.trainer.run.test_ranks import worst
+from tests.unit.trainer.run.test_train_step import worst
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the tracer's own, at every look at a tensor's .grad
 
