@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -93,21 +92,10 @@ def sampler(config: Config = None, overrides: Set = None) -> None:
 @app.command()
 def train(config: Config = None, overrides: Set = None) -> None:
     """Distil. Under torchrun this is one rank; alone it starts `nproc` ranks on this machine."""
-    from rgopd.trainer.config import TrainConfig
-
-    settings = load(TrainConfig, "train", config, overrides)
-    if settings.nproc > 1 and "RANK" not in os.environ:
-        from rgopd.cli.torchrun import command
-
-        arguments = ["train", *(word for path in config or [] for word in ("--config", str(path)))]
-        for override in overrides or []:
-            arguments += ["--set", override]
-        argv = command(settings.nproc, arguments, max_restarts=settings.fault.max_restarts)
-        os.execv(argv[0], argv)
+    from rgopd.cli.train import run_train
     from rgopd.common.leave import leave
-    from rgopd.trainer.run.main import train as run
 
-    leave(run(settings))
+    leave(run_train(config, overrides or []))
 
 
 @app.command()
@@ -184,6 +172,30 @@ def queues(
     from rgopd.cli.queues_command import run_queues
 
     raise typer.Exit(run_queues(redis_url, run_id, config, replay=replay, drop=drop, sweep_h=sweep))
+
+
+@app.command()
+def rollouts(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    step: Annotated[int | None, typer.Option(min=0, help="Default: the newest that is kept.")] = None,
+    kept: Annotated[bool, typer.Option("--kept", help="Of which the gate kept at least a token.")] = False,
+    dropped: Annotated[bool, typer.Option("--dropped", help="Of which it kept none, or not trained on.")] = False,
+    verdict: Annotated[str, typer.Option(help="passed, failed or error.")] = "",
+    sign: Annotated[str, typer.Option(help="Of the advantage: positive, zero or negative.")] = "",
+    domain: Annotated[str, typer.Option(help="As in the dataset.")] = "",
+    outcome: Annotated[str, typer.Option(help="trained, prefiltered, unscored, error, lost or redrawn.")] = "",
+    text: Annotated[str, typer.Option(help="In prompt or response.")] = "",
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="A line a token, with the likeliest ids and the tail.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=0, help="Rollouts shown; 0: all.")] = 16,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a rollout, figures included.")] = False,
+) -> None:
+    """Rollouts of a step: prompt, response, verdict, reward, and why the gate kept them or not."""
+    from rgopd.cli.rollouts import Wanted, run_rollouts
+
+    wanted = Wanted(kept, dropped, verdict, sign, domain, outcome, text)
+    raise typer.Exit(run_rollouts(run, step, wanted, as_json=as_json, tokens=tokens, limit=limit))
 
 
 @app.command()

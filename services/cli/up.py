@@ -14,15 +14,17 @@ from typing import Any
 
 from rich.console import Console
 
+from rgopd.cli.display import Progress, RunSource
 from rgopd.cli.page import Page
 from rgopd.cli.processes import Child, ProcessFailed, Restarts
-from rgopd.cli.progress import Progress
 from rgopd.cli.sections import UpConfig, read_sections, up_config, write_sections
 from rgopd.cli.torchrun import command
+from rgopd.cli.train import OFF
 from rgopd.common.children import PAUSED, PERMANENT
 from rgopd.common.embedded import EmbeddedValkey
 from rgopd.common.errors import ConfigError
 from rgopd.common.models import check_model
+from rgopd.common.run_files import EventLog
 from rgopd.common.settings import ConfigFiles, Settings
 
 RUN_FILE = "run.yaml"
@@ -41,6 +43,9 @@ class Machine:
         self.trainer: Child | None = None
         self.page: Page | None = None
         self.urls: dict[str, str] = {}
+        self.states: dict[str, str] = {}
+        """Of processes that start, or died."""
+        self.events = EventLog(folder, "up")
         self.restarts: dict[str, Restarts] = defaultdict(lambda: Restarts(self.up.max_restarts))
         self.redis_started = 0.0
 
@@ -66,6 +71,7 @@ class Machine:
             argv = [sys.executable, "-m", "rgopd.cli.main", role, *config]
             child = Child(name, argv, self.folder / "logs", self._environment(role))
             child.start()
+            self.states[name] = "loading"
             self.services.append(child)
         nproc = int(self.sections.get("train", {}).get("nproc", 1))
         # Restarts are ours to count: torchrun's come on top only where nobody watches it.
@@ -75,6 +81,8 @@ class Machine:
         self.trainer.start()
         for child in self.services:
             self.urls[child.name] = child.wait_ready(self.up.ready_timeout_s)
+            del self.states[child.name]
+            self.events.add("ready", f"{child.name} is ready", process=child.name)
             say(f"{child.name:<10} {self.urls[child.name]}")
             self._tend_page()
 
@@ -82,13 +90,16 @@ class Machine:
         """torch's thread pool is sized before our settings are read, so the settings' number goes in here too."""
         threads = self.sections.get(role, {}).get("threads")
         environment = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+        environment[OFF] = "off"  # this process tells
         for name, devices in self.up.gpus.items():
             if name == role:
                 environment["CUDA_VISIBLE_DEVICES"] = str(devices)
         return environment
 
-    def watch(self, on_tick: Callable[[], None]) -> int:
+    def watch(self, on_tick: Callable[[], None] = lambda: None) -> int:
         """Until the trainer is done or paused; what dies is started again. Returns the trainer's exit code.
+
+        on_tick: called several times a second.
 
         Raises:
             ProcessFailed: a process died more than `up.max_restarts` times in a row, or the trainer says that trying
@@ -121,23 +132,39 @@ class Machine:
         restarts = self.restarts[child.name]
         if restarts.due is None:
             child.stop()  # what is left of its session
+            self._tell_death(child.name, code)
             if not restarts.died(time.monotonic() - child.started):
                 raise ProcessFailed(
                     f"{child.name} exited with {code}, {restarts.limit} restarts spent:\n{child.tail()}"
                 )
         if restarts.ready():
             child.start()
+            self._tell_restart(child.name, restarts)
+
+    def _tell_death(self, name: str, code: int | None) -> None:
+        why = f"was killed by signal {-code}" if code is not None and code < 0 else f"exited with {code}"
+        self.states[name] = "died"
+        self.events.add("died", f"{name} {why}", process=name, code=code)
+
+    def _tell_restart(self, name: str, restarts: Restarts) -> None:
+        self.states.pop(name, None)
+        text = f"{name} is started again ({restarts.deaths} of {restarts.limit} in a row)"
+        self.events.add("restarted", text, process=name, code=None)
 
     def _tend_redis(self) -> None:
         """The embedded server too: what it was told is in its append-only file, and its port stays the same."""
         if self.redis is None or self.redis.process is None or self.redis.process.poll() is None:
             return
         restarts = self.restarts["Redis"]
-        if restarts.due is None and not restarts.died(time.monotonic() - self.redis_started):
-            raise ProcessFailed(f"Redis died {restarts.deaths} times; its log is {self.redis.data_dir / 'valkey.log'}")
+        if restarts.due is None:
+            self._tell_death("Redis", self.redis.process.poll())
+            if not restarts.died(time.monotonic() - self.redis_started):
+                log = self.redis.data_dir / "valkey.log"
+                raise ProcessFailed(f"Redis died {restarts.deaths} times; its log is {log}")
         if restarts.ready():
             self.redis_started = time.monotonic()
             self.redis.start()
+            self._tell_restart("Redis", restarts)
 
     def stop(self) -> None:
         """Trainer first, then those who serve it (all at once), Redis last."""
@@ -162,14 +189,18 @@ def supervise(sections: dict[str, Any], folder: Path) -> int:
     check_sections(sections)
     machine = Machine(sections, folder)
     previous = {s: signal.signal(s, _raise_stopped) for s in (signal.SIGINT, signal.SIGTERM)}
-    progress = Progress(folder)
+    from rgopd.trainer.config import TrainConfig
+
+    watch = TrainConfig.from_mapping(_own(sections, TrainConfig, "train")).watch
+    progress = Progress(RunSource(folder, lambda: dict(machine.states)), watch.progress, watch.progress_s)
     try:
         progress.say(f"Run folder {folder}")
-        machine.start(progress.say)
         with progress:
-            return machine.watch(progress.tick)
+            machine.start(progress.say)
+            return machine.watch()
     except Stopped:
         progress.say(f"Stopping after the current step; `rgopd resume {folder}` goes on from there")
+        machine.events.add("stopping", "asked to stop")
         return 130
     finally:
         for number in previous:
@@ -205,8 +236,7 @@ def check_sections(sections: dict[str, Any]) -> None:
             raise ConfigError(f"section common: no service has a setting {key!r}")
     for section, cls in classes.items():
         try:
-            shared = {k: v for k, v in common.items() if k in cls.model_fields}
-            settings = cls.from_mapping({**shared, **sections.get(section, {})})
+            settings = cls.from_mapping(_own(sections, cls, section))
             if isinstance(settings, TrainConfig):
                 check_backends(settings.monitor)
             if isinstance(settings, (TrainConfig, SamplerConfig)):
@@ -215,6 +245,12 @@ def check_sections(sections: dict[str, Any]) -> None:
                 check_model(settings.model, "model")
         except ConfigError as error:
             raise ConfigError(f"section {section}: {error}") from error
+
+
+def _own(sections: dict[str, Any], cls: type[Settings], section: str) -> dict[str, Any]:
+    """A service's settings out of `common` and its own section."""
+    shared = {k: v for k, v in sections.get("common", {}).items() if k in cls.model_fields}
+    return {**shared, **sections.get(section, {})}
 
 
 def run_resume(folder: Path, overrides: list[str], watch: bool = True) -> int:

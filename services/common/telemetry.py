@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 _context: ContextVar[dict[str, Any]] = ContextVar("rgopd_log_context")
@@ -48,9 +49,11 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-def configure_logging(service: str, level: str = "info") -> None:
-    """Send this process's logs to stderr as JSON lines. stdout stays for the one ready line."""
-    handler = logging.StreamHandler(sys.stderr)
+def configure_logging(service: str, level: str = "info", path: Path | None = None) -> None:
+    """Send this process's logs to stderr, or to a file, as JSON lines. stdout stays for the one ready line."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.StreamHandler(sys.stderr) if path is None else logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(JsonFormatter(service))
     root = logging.getLogger()
     root.handlers[:] = [handler]

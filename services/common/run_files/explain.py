@@ -74,7 +74,7 @@ def _why(header: Mapping[str, Any], rollout: KeptRollout, kept: str) -> str:
         return "Its whole group earned the same reward, so A = 0, which gate.zero_advantage=mask drops."
     side = _side(gate, rollout)
     zero = " (A = 0 counts as a failure)" if rollout.advantage == 0 and gate["signal"] == "advantage" else ""
-    rule = f"{side}{zero}: kept {_rule(side, gate['delta'])}"
+    rule = f"{side[0].upper()}{side[1:]}{zero}: kept {_rule(side, gate['delta'])}"
     if rollout.l_teacher is None or rollout.l_student is None:
         return f"{rule}."
     gap = rollout.l_teacher - rollout.l_student

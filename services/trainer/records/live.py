@@ -43,6 +43,7 @@ class Live:
         self._events = None if folder is None else EventLog(folder, "trainer", self._untold.append)
         self._in_force: dict[str, Warn] = {}
         self._recent: deque[float] = deque(maxlen=10)
+        self._next_step = (0, time.monotonic())
         now = time.time()
         self._status: dict[str, Any] = {
             "host": socket.gethostname(),
@@ -124,14 +125,14 @@ class Live:
         """A step's row of timings.jsonl."""
         self._recent.append(float(row["seconds"]))
         seconds = sum(self._recent) / len(self._recent)
-        left = self._status["steps"] - int(row["step"]) - 1
-        self.set(tokens_per_s=row["tokens_per_s"], seconds=seconds, eta_s=seconds * max(0, left))
+        self._next_step = (int(row["step"]) + 1, time.monotonic())
+        self.set(tokens_per_s=row["tokens_per_s"], seconds=seconds)
 
     def end(self, phase: str, text: str) -> None:
         """finished, paused or failed: the last words."""
         if self._file is None or self._closed.is_set():
             return
-        self.phase(phase, eta_s=None)
+        self.phase(phase)
         self.event(phase, text, step=self._status["step"])
         self._closed.set()
         self._changed.set()
@@ -151,6 +152,10 @@ class Live:
         assert self._file is not None
         with self._lock:
             status = dict(self._status)
+        step, since = self._next_step
+        if status["seconds"] is not None and not self._closed.is_set():
+            left = (status["steps"] - step) * status["seconds"] - (time.monotonic() - since)
+            status["eta_s"] = round(max(0.0, left), 1)
         status |= {"rss_bytes": rss_bytes(), "gpu_bytes": self.gpu_bytes()}
         try:
             self._file.write(status)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from rgopd.common.settings import Part
@@ -23,5 +25,9 @@ class WatchConfig(Part):
     """The trainer's side of watching."""
 
     keep: KeepConfig = KeepConfig()
+    progress: Literal["auto", "live", "lines", "off"] = Field(
+        "auto", description="What `up`, `demo` and `train` print; auto: a live display on a terminal, elsewhere lines."
+    )
+    progress_s: float = Field(10.0, gt=0, description="Seconds between two lines.")
     metrics_port: int = Field(0, ge=0, le=65_535, description="Prometheus metrics of rank 0 at /metrics; 0: none.")
     metrics_host: str = Field("127.0.0.1", description="Where that listens.")

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from types import FrameType
 
 import torch
@@ -35,9 +36,9 @@ from rgopd.trainer.student.fsdp_options import backend_for, pick_device
 log = logging.getLogger(__name__)
 
 
-def train(config: TrainConfig) -> int:
-    """Run this rank; returns the exit code."""
-    configure_logging(f"trainer-{os.environ.get('RANK', '0')}", config.log_level)
+def train(config: TrainConfig, log_file: Path | None = None) -> int:
+    """Run this rank; returns the exit code. `log_file`: where its log goes instead of stderr."""
+    configure_logging(f"trainer-{os.environ.get('RANK', '0')}", config.log_level, log_file)
     check_backends(config.monitor)
     _join_ranks(config)
     live = Live(None)

@@ -63,7 +63,7 @@ def rollout(**changed: Any) -> KeptRollout:
 @pytest.mark.parametrize(
     ("gate", "changed", "kept", "words"),
     [
-        ({}, {}, "none", ["Dropped, all 4 tokens", "success (A = +0.500)", "> 0", "-6.000 - (-4.000) = -2.000"]),
+        ({}, {}, "none", ["Dropped, all 4 tokens", "A success (A = +0.500)", "> 0", "-6.000 - (-4.000) = -2.000"]),
         ({}, {"advantage": -0.5, "kept_tokens": 4}, "all", ["Kept, all 4", "failure (A = -0.500)", "< 0"]),
         ({}, {"advantage": 0.0, "kept_tokens": 4}, "all", ["A = 0 counts as a failure"]),
         ({"zero_advantage": "mask"}, {"advantage": 0.0}, "none", ["same reward", "gate.zero_advantage=mask"]),
