@@ -1,7 +1,8 @@
 """Words while a command works: what a snapshot holds, how it looks on a terminal and in a log, who redraws it.
 
-In: a function that gives a `Snapshot` whenever it is asked (`RunSource` reads a run's folder).
+In: a function that gives a `Snapshot` whenever it is asked; `RunSource` makes one from a run's folder.
 Out: a live display on a terminal, elsewhere a line every few seconds.
+Not imported: torch, the services: a display is there before they are.
 """
 
 from rgopd.cli.display.progress import Progress

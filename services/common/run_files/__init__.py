@@ -1,7 +1,8 @@
-"""What lies in a run's folder, for whoever watches: readers that follow growing files, and the formats of the new ones.
+"""What lies in a run's folder, for whoever watches. docs/run-folder.md lists every file and field.
 
-In: a folder that a trainer writes, or wrote; it need not be alive. Out: rows, kept rollouts, events, status, warnings.
-Every file and field is listed in docs/run-folder.md. Not imported: torch, the trainer.
+In: files that a trainer writes while they are read, or wrote long ago; rows of metrics.jsonl.
+Out: new whole rows, kept rollouts, the gate's reasons in words, warnings with what to do.
+Not imported: torch, the services. Nothing here needs the trainer to be alive, and readers write nothing.
 """
 
 from rgopd.common.run_files.events import EventLog, Events

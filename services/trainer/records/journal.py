@@ -78,7 +78,9 @@ class Journal:
         }
         self._timings.write(timing)
         self._ledger.write(plan)
-        self._state.publish(row)
+        depths = self._state.publish(row)
+        if self._live.metrics is not None:
+            self._live.metrics.queues(depths)
         self._live.timing(timing)
         return row
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rgopd.common.run_files import EventLog, History, StatusFile, Warn, warnings_of
+from rgopd.trainer.records.prometheus import TrainerMetrics
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ class Live:
     def __init__(self, folder: Path | None, run_id: str = "", ranks: int = 1) -> None:
         self.hear: Hear | None = None
         """Gets (`status` or `event`, row) too, in the thread: it may be slow."""
+        self.metrics: TrainerMetrics | None = None
+        """Prometheus', where a port is set."""
         self.gpu_bytes: Callable[[], int] = lambda: 0
         self.history = History()
         self._untold: deque[Mapping[str, Any]] = deque(maxlen=64)
@@ -114,7 +117,11 @@ class Live:
                 log.warning("%s; %s", warn.text, warn.do)
                 more = {"warning": kind, "level": warn.level, "value": warn.value, "do": warn.do}
                 self.event("warning", warn.text, step=step, **more)
-        for kind in self._in_force.keys() - found.keys():
+        over = sorted(self._in_force.keys() - found.keys())
+        if self.metrics is not None:
+            self.metrics.row(row)
+            self.metrics.warnings(list(found.values()), over)
+        for kind in over:
             self.event("cleared", f"{kind} is over", step=step, warning=kind)
         self._in_force = found
         self.set(warnings=[dict(vars(warn)) for warn in found.values()])
@@ -123,6 +130,9 @@ class Live:
 
     def timing(self, row: Mapping[str, Any]) -> None:
         """A step's row of timings.jsonl."""
+        if self.metrics is not None:
+            self.metrics.timing(row)
+            self.metrics.steps.set(self._status["steps"])
         self._recent.append(float(row["seconds"]))
         seconds = sum(self._recent) / len(self._recent)
         self._next_step = (int(row["step"]) + 1, time.monotonic())

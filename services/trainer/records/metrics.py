@@ -69,14 +69,15 @@ class RunState:
         self.streams = streams
         self.prefix = f"rgopd:{{{streams.run_id}}}"
 
-    def publish(self, row: Mapping[str, Any]) -> None:
-        """The newest step's metrics and the queues' depths."""
+    def publish(self, row: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+        """The newest step's metrics and the queues' depths, which are returned."""
         depths = {name: self.streams.depth(name) for name in (GENERATE, VERIFY, SCORE, RESULTS)}
         state: Any = {"metrics": json.dumps(row), "queues": json.dumps(depths)}
         pipe = self.streams.redis.pipeline()
         pipe.hset(f"{self.prefix}:state", mapping=state)
         pipe.expire(f"{self.prefix}:state", self.streams.stream_ttl_s)
         pipe.execute()
+        return depths
 
     def add_row(self, row: Mapping[str, Any]) -> None:
         """A row of metrics.jsonl; the last 1,000 are kept, oldest first."""

@@ -26,6 +26,7 @@ from rgopd.common.telemetry import configure_logging
 from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.records.live import Live
 from rgopd.trainer.records.monitors import check_backends
+from rgopd.trainer.records.prometheus import serve_metrics
 from rgopd.trainer.rollouts.orchestrator import MAX_VANISHED
 from rgopd.trainer.run.checkpoint import disk_trouble
 from rgopd.trainer.run.collective import local_rank
@@ -46,6 +47,8 @@ def train(config: TrainConfig, log_file: Path | None = None) -> int:
         if dist.get_rank() == 0:
             write_resolved(config)
             live = Live(config.output_dir, config.run_id, dist.get_world_size())
+            if config.watch.metrics_port:
+                live.metrics = serve_metrics(config.watch.metrics_host, config.watch.metrics_port)
         finished = compose(config, stop_on_signal(), live).run()
     except (RgopdError, FloatingPointError) as error:
         log.critical("%s", error)
