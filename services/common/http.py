@@ -36,6 +36,10 @@ class ServiceState:
     ready: bool = False
     draining: bool = False
     reason: str = "starting"
+    trouble: str = ""
+    """Why it cannot work now though it is loaded: the probe says so, and calls are tried all the same."""
+    broken: bool = False
+    """What is wrong stays: the process drains and ends with exit code 1, for its supervisor to start another."""
     info: dict[str, Any] = field(default_factory=dict)
 
     def require_ready(self) -> None:
@@ -139,6 +143,8 @@ def create_app(
     async def readyz() -> Response:
         """Ready: loaded and isolated, not draining."""
         state.require_ready()
+        if state.trouble:
+            raise Unavailable(f"not ready: {state.trouble}")
         return Response('{"status":"ready"}', media_type="application/json")
 
     @app.get("/metrics", tags=["health"])

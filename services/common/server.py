@@ -193,4 +193,4 @@ def run_http(
     url = f"rgopd {name} ready at {scheme}://{f'[{host}]' if ':' in host else host}:{port}{path}"
     server = _Server(config, state, load, drain, url)
     server.run(sockets=[sock])
-    return server.exit_code
+    return server.exit_code or int(state.broken)

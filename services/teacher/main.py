@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import time
 
 from prometheus_client import CollectorRegistry
@@ -22,6 +24,9 @@ from rgopd.teacher.worker import ScoreWorker
 
 log = logging.getLogger(__name__)
 
+WATCH_S = 1.0
+"""How often the engine is asked how it is."""
+
 
 class TeacherProcess:
     """Loads, serves and drains; the methods run in the server's helper threads."""
@@ -33,6 +38,7 @@ class TeacherProcess:
         self.door = TeacherDoor(config, self.state)
         self._service: TeacherService | None = None
         self._worker: ScoreWorker | None = None
+        self._ended = threading.Event()
 
     def load(self) -> None:
         """Load the model, then open both doors. Redis is tried first: it fails faster than a model loads."""
@@ -50,6 +56,7 @@ class TeacherProcess:
             cache=self._cache(streams, engine),
         )
         self._service.start()
+        self._watch_in_thread(engine)
         self.door.open(self._service)
         if streams is not None:
             self._worker = ScoreWorker(
@@ -62,6 +69,20 @@ class TeacherProcess:
             )
             self._worker.start()
 
+    def _watch_in_thread(self, engine: Engine) -> None:
+        threading.Thread(target=self._watch, args=(engine,), name="watch", daemon=True).start()
+
+    def _watch(self, engine: Engine) -> None:
+        """The probe says what the engine says; one that cannot recover takes the process with it."""
+        while not self._ended.wait(WATCH_S):
+            before, self.state.trouble = self.state.trouble, engine.trouble()
+            if self.state.trouble and not before:
+                log.error("the engine is in trouble: %s", self.state.trouble)
+            if self.state.trouble and not engine.recovers:
+                self.state.broken = True
+                signal.raise_signal(signal.SIGTERM)
+                return
+
     def _cache(self, streams: Streams | None, engine: Engine) -> ScoreCache | None:
         if streams is None or not self.config.cache_mb:
             return None
@@ -72,6 +93,7 @@ class TeacherProcess:
 
     def drain(self) -> None:
         """Finish leases and calls, then free the model."""
+        self._ended.set()
         deadline = time.monotonic() + self.config.drain_s
         if self._worker is not None:
             self._worker.stop(self.config.drain_s)

@@ -47,6 +47,8 @@ class Teacher:
     @property
     def url(self) -> str:
         line = self.process.stdout.readline()
+        while line and not line.startswith("rgopd"):  # vLLM logs there
+            line = self.process.stdout.readline()
         assert line.startswith("rgopd teacher ready at "), (line, self.errors)
         return line.split()[-1]
 

@@ -93,6 +93,15 @@ class Engine(Protocol):
         """
         ...
 
+    @property
+    def recovers(self) -> bool:
+        """Whether `trouble` may pass by itself, as that of a server elsewhere does. If not, the process has to go."""
+        ...
+
+    def trouble(self) -> str:
+        """Why it cannot score now; empty: it can. Asked every second, beside `score`."""
+        ...
+
     def gpu_bytes(self) -> int:
         """GPU memory held, 0 where there is none or it is another process's."""
         ...

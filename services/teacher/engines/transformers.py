@@ -106,6 +106,7 @@ class TransformersEngine:
     """Any decoder-only Hugging Face model, on CPU or one GPU, without gradients."""
 
     concurrency = 1
+    recovers = False
 
     def __init__(
         self,
@@ -158,6 +159,10 @@ class TransformersEngine:
     def close(self) -> None:
         """Drop the model."""
         self._models.clear()
+
+    def trouble(self) -> str:
+        """Never: the model is in this process, and lives with it."""
+        return ""
 
     def gpu_bytes(self) -> int:
         """GPU memory that this process has reserved."""

@@ -37,6 +37,7 @@ class VllmEngine:
     """An AsyncLLM on an event loop of its own; vLLM batches what `score` sends it."""
 
     concurrency = 2  # while one batch's answers are read, the next one is in the model
+    recovers = False
 
     def __init__(self, config: TeacherConfig) -> None:
         self._loop = LoopThread("vllm")
@@ -60,6 +61,10 @@ class VllmEngine:
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
         """Score items of one `Scoring`, in order."""
         return self._loop.run(self._score_all(items))
+
+    def trouble(self) -> str:
+        """Its engine is a process of its own, which can die; it does not come back within this one."""
+        return "vLLM's engine died; its log says why" if self._llm.errored else ""
 
     def gpu_bytes(self) -> int:
         """0: the memory is another process's, whose own metrics have it."""

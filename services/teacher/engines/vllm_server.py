@@ -38,6 +38,7 @@ class VllmServerEngine:
     """Sends each rollout as one request; the server batches."""
 
     concurrency = 2
+    recovers = True
 
     def __init__(self, config: TeacherConfig, transport: httpx.AsyncBaseTransport | None = None) -> None:
         if not config.server_url:
@@ -58,6 +59,14 @@ class VllmServerEngine:
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
         """Score items of one `Scoring`, in order."""
         return self._loop.run(self._score_all(items))
+
+    def trouble(self) -> str:
+        """What the server's own health route says."""
+        try:
+            answer = self._loop.run(self._client.get("/health", timeout=5))
+        except _UNREACHABLE as error:
+            return f"the vLLM server does not answer: {type(error).__name__} {error}"
+        return "" if answer.status_code == 200 else f"the vLLM server's /health answered {answer.status_code}"
 
     def gpu_bytes(self) -> int:
         """0: the memory is another process's, whose own metrics have it."""

@@ -20,6 +20,10 @@ class Gated:
     """The real engine behind a gate, so that a test decides when a forward may run, or fail."""
 
     concurrency = 1
+    recovers = False
+
+    def trouble(self) -> str:
+        return ""
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.info = engine, engine.info
