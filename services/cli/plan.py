@@ -15,7 +15,7 @@ from rich.table import Table
 from rgopd.cli.sections import UpConfig, lay_sections, read_sections, up_config
 from rgopd.common.errors import ConfigError
 from rgopd.common.settings import ConfigFiles, merge, nearest
-from rgopd.sampler.config import SamplerConfig
+from rgopd.sampler.config import EngineName, SamplerConfig
 from rgopd.teacher.config import TeacherConfig
 from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.records.metrics import read_json_lines
@@ -30,6 +30,7 @@ from rgopd.trainer.run.estimate import (
     step_seconds,
     teacher_need,
     trainer_need,
+    vllm_need,
 )
 
 Sections = dict[str, dict[str, Any]]
@@ -46,6 +47,7 @@ class Plan:
     shapes: tuple[ModelShape, ModelShape]
     tensor_parallel: int
     train_gpus: list[int]
+    sampler_engine: EngineName = "transformers"
 
     def load(self, number: int) -> int:
         """Bytes on a device."""
@@ -88,9 +90,8 @@ class Planner:
         student = self.shape(train.student)
         rank = trainer_need(_with_full_micro_batch(train), student, on_gpu=self.on_gpu)
         needs = [("train", i, rank) for i in range(train.nproc)]
-        needs += [
-            ("sampler", i, sampler_need(train, student, sampler.dtype, on_gpu=self.on_gpu)) for i in range(up.samplers)
-        ]
+        engine = self.sampler_engine(sampler)
+        needs += self._samplers(train, sampler, engine, up.samplers)
         setup = self._teacher(teacher)
         if setup is not None and train.build_objective().needs_teacher:
             need = teacher_need(setup, self.device.memory, on_gpu=self.on_gpu)
@@ -99,7 +100,22 @@ class Planner:
         width = setup.tensor_parallel if setup is not None else 0
         train_gpus = _numbers(up, "train") or list(range(train.nproc))
         loads = self._place(needs, up, train.nproc)
-        return Plan(self.device, self.on_gpu, loads, train, shapes, width, train_gpus)
+        return Plan(self.device, self.on_gpu, loads, train, shapes, width, train_gpus, engine)
+
+    def sampler_engine(self, sampler: SamplerConfig) -> EngineName:
+        """What samples on the planned device, where vLLM is taken to be installed."""
+        return sampler.pick_engine(cuda=self.on_gpu, vllm=True)
+
+    def _samplers(
+        self, train: TrainConfig, sampler: SamplerConfig, engine: EngineName, count: int
+    ) -> list[tuple[str, int, Need]]:
+        student = self.shape(train.student)
+        if engine == "transformers" or not self.on_gpu:
+            need = sampler_need(train, student, sampler.dtype, on_gpu=self.on_gpu)
+            return [("sampler", i, need) for i in range(count)]
+        share, width = float(sampler.vllm.get("gpu_memory_utilization", 0.9)), sampler.tensor_parallel_size
+        need = vllm_need("sampler", student, sampler.dtype, width, share, self.device.memory)
+        return [("sampler", i, need) for i in range(count * width)]
 
     def _teacher(self, config: TeacherConfig) -> TeacherSetup | None:
         if not config.model:
@@ -281,8 +297,12 @@ def _say_time(console: Console, planner: Planner, plan: Plan, length: int, measu
             mean_prompt=plan.train.dataset.max_prompt_tokens / 2,
             tensor_parallel=int(sections["teacher"].get("tensor_parallel_size", 1)),
             samplers=int(sections["up"].get("samplers", 1)),
+            sampler_engine=plan.sampler_engine,
         )
-        source = "assumed from the device's data sheet, vLLM sampling; --measured RUN uses a run's own"
+        source = f"assumed from the device's data sheet, {plan.sampler_engine} samples; --measured RUN uses a run's own"
+    if plan.on_gpu and plan.sampler_engine == "transformers":
+        say = "transformers samples on the GPU, about ten times slower than vLLM: set sampler.engine=auto"
+        console.print(f"warning: {say}", highlight=False, soft_wrap=True)
     overlap = plan.train.max_staleness > 0
     total = max(seconds.values()) if overlap else sum(seconds.values())
     parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())

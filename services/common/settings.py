@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import typing
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -172,8 +173,34 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def paths_of(config: ConfigFiles) -> list[Path]:
-    """The files that `--config` names."""
-    return [config] if isinstance(config, Path) else list(config or [])
+    """The files that `--config` names: paths, or names of shipped configs (`qwen2.5-1.5b-ultrainteract`), several of
+    them with commas, since an environment variable of a container holds one text."""
+    given = [config] if isinstance(config, Path) else list(config or [])
+    parts = [[name] if name.exists() else map(Path, str(name).split(",")) for name in given]
+    return [_shipped(Path(str(part).strip())) for some in parts for part in some]
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configs that come with the package, by name."""
+    folder = Path(str(files("rgopd.configs")))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def _shipped(path: Path) -> Path:
+    """A file as it is; a bare name that is no file, the shipped config of that name.
+
+    Raises:
+        ConfigError: neither.
+    """
+    if path.exists() or path.parent != Path():
+        return path
+    shipped = shipped_configs()
+    if path.name.removesuffix(".yaml") in shipped:
+        return shipped[path.name.removesuffix(".yaml")]
+    raise ConfigError(
+        f"config file {path} does not exist, and no shipped config has this name{nearest(path.name, shipped)}; "
+        f"shipped are {', '.join(shipped)}"
+    )
 
 
 def read_files(config: ConfigFiles) -> dict[str, Any]:

@@ -149,11 +149,10 @@ def test_settings_load_as_each_pod_would_load_them(documents: list[Document], mo
                 continue
             values = environment(container, documents)
             config = container["args"][container["args"].index("--config") + 1].replace("$(CONFIG)", values["CONFIG"])
-            file = ROOT / "services/configs" / Path(config).relative_to("/etc/rgopd")
             with monkeypatch.context() as patch:
                 for name, value in values.items():
                     patch.setenv(name, value)
-                settings: Any = SETTINGS[service].from_sources(service, file)
+                settings: Any = SETTINGS[service].from_sources(service, Path(config))
             assert settings.run_id == values["RGOPD_RUN_ID"]
             assert settings.redis_url, pod.owner
             loaded.add(service)

@@ -166,8 +166,7 @@ def teacher_need(setup: TeacherSetup, device_bytes: int, *, on_gpu: bool) -> Nee
     shape, b = setup.shape, BYTES[setup.dtype]
     weights = b * shape.parameters // setup.tensor_parallel
     if setup.share:
-        rest = max(int(setup.share * device_bytes) - weights, 2 << 30)  # prefill workspace: below this it cannot start
-        return Need(f"teacher (vLLM, 1 of {setup.tensor_parallel})", {"weights": weights, "vLLM's share": rest})
+        return vllm_need("teacher", shape, setup.dtype, setup.tensor_parallel, setup.share, device_bytes)
     tokens = setup.max_batch_tokens
     return Need(
         "teacher",
@@ -178,6 +177,15 @@ def teacher_need(setup: TeacherSetup, device_bytes: int, *, on_gpu: bool) -> Nee
             "framework": framework(on_gpu),
         },
     )
+
+
+def vllm_need(
+    process: str, shape: ModelShape, dtype: str, tensor_parallel: int, share: float, device_bytes: int
+) -> Need:
+    """vLLM on one of its devices: it takes `share` (gpu_memory_utilization) of the device, and its weights must fit."""
+    weights = BYTES[dtype] * shape.parameters // tensor_parallel
+    rest = max(int(share * device_bytes) - weights, 2 << 30)  # prefill workspace: below this it cannot start
+    return Need(f"{process} (vLLM, 1 of {tensor_parallel})", {"weights": weights, "vLLM's share": rest})
 
 
 def framework(on_gpu: bool) -> int:
@@ -211,6 +219,12 @@ TRAIN_UTILISATION, SCORE_UTILISATION, DECODE_UTILISATION = 0.35, 0.4, 0.5
 """Assumed shares of FLOP/s, FLOP/s and bandwidth that training, scoring and vLLM's decoding reach; measure yours."""
 
 
+VLLM_ROWS = 256
+"""Sequences that vLLM decodes at once by default (max_num_seqs)."""
+EAGER_DECODING = 10
+"""How much slower transformers decodes on a GPU than vLLM does: Python launches every operator of every token."""
+
+
 def step_seconds(
     config: TrainConfig,
     student: ModelShape,
@@ -221,6 +235,7 @@ def step_seconds(
     mean_prompt: float,
     tensor_parallel: int,
     samplers: int,
+    sampler_engine: str = "vllm",
 ) -> dict[str, float]:
     """Assumed seconds of each stage of a step, when nothing has been measured.
 
@@ -229,13 +244,18 @@ def step_seconds(
     """
     sampling = config.sampling
     count = sampling.prompts_per_step * sampling.n
-    rows = min(count, sampling.groups_per_request * sampling.n)
+    mixes = sampler_engine == "vllm"  # rows come and go; else a batch ends with its longest rollout
+    rows = min(-(-count // samplers), VLLM_ROWS) if mixes else min(count, sampling.groups_per_request * sampling.n)
     cache = 2 * 2 * student.kv * student.layers * rows * (mean_prompt + mean_response / 2)
     token = (2 * student.parameters + cache) / (device.bandwidth * DECODE_UTILISATION)
     sequence = count * (mean_prompt + mean_response)
+    if mixes:
+        tokens = max(sampling.max_new_tokens, mean_response * count / samplers / rows)
+    else:
+        tokens = EAGER_DECODING * sampling.max_new_tokens * count / rows / samplers
     passes = 8 if config.gradient_checkpointing else 6
     return {
-        "sample": sampling.max_new_tokens * token * count / rows / samplers,  # a batch ends with its longest rollout
+        "sample": tokens * token,
         "score": 2 * teacher.parameters * sequence / (tensor_parallel * device.flops * SCORE_UTILISATION),
         "train": passes * student.parameters * sequence / (config.nproc * device.flops * TRAIN_UTILISATION),
         "publish": 2 * 2 * student.parameters / 1e9,  # written and read once at 1 GB/s

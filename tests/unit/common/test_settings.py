@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from rgopd.common.errors import ConfigError
-from rgopd.common.settings import ServiceSettings, Settings
+from rgopd.common.settings import ServiceSettings, Settings, paths_of, shipped_configs
 
 
 class Nested(BaseModel):
@@ -84,3 +84,15 @@ def test_the_token_file_wins_and_a_missing_one_is_named(tmp_path: Path) -> None:
 
 def test_the_token_is_not_in_the_settings_repr() -> None:
     assert "hunter2" not in repr(Example(token="hunter2"))
+
+
+def test_config_takes_names_of_shipped_files_and_several_in_one_text(tmp_path: Path) -> None:
+    shipped = shipped_configs()
+    one = tmp_path / "own,with comma.yaml"
+    one.write_text("log_level: debug\n")
+    assert paths_of(Path("demo")) == paths_of(Path("demo.yaml")) == [shipped["demo"]]
+    assert paths_of([Path("k20, no-tail"), one]) == [shipped["k20"], shipped["no-tail"], one]
+    assert paths_of(Path(f"k20,{tmp_path}/x.yaml")) == [shipped["k20"], tmp_path / "x.yaml"]
+    assert paths_of(None) == []
+    with pytest.raises(ConfigError, match="did you mean 'gate-released'"):
+        paths_of(Path("gate-relesed"))

@@ -134,11 +134,20 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [f"train.student={student}", f"sampler.student={student}", f"teacher.model={teacher}"]
 
 
-def test_the_papers_run_fits_four_h100_and_says_so(models: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_papers_run_fits_five_h100_and_says_so(models: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run_plan([PAPER], models, "h100", 0.0, 700, None) == 0
     out = capsys.readouterr().out
     assert "fits: h100" in out
-    assert [f"GPU {n} (h100)" in out for n in range(5)] == [True] * 4 + [False]
+    assert [f"GPU {n} (h100)" in out for n in range(6)] == [True] * 5 + [False]
+    assert "sampler (vLLM, 1 of 1)" in out
+    assert "warning" not in out
+    beside = [*models, "up.gpus.sampler=0", "sampler.vllm={gpu_memory_utilization: 0.25}"]
+    assert run_plan([PAPER], beside, "h100", 0.0, 700, None) == 0
+    capsys.readouterr()
+    assert run_plan([PAPER], [*models, "up.gpus.sampler=0"], "h100", 0.0, 700, None) == 1, "vLLM takes 0.9 of the GPU"
+    capsys.readouterr()
+    assert run_plan([PAPER], [*models, "sampler.engine=transformers"], "h100", 0.0, 700, None) == 0
+    assert "about ten times slower than vLLM" in capsys.readouterr().out
     assert "700 response tokens, given" in out
 
 
