@@ -153,6 +153,8 @@ class EvalConfig(Part):
             raise ValueError(f"eval.best={self.best!r}: name a k of eval.k={self.k}, with eval.samples set")
         if self.patience and not self.every:
             raise ValueError("eval.patience counts evaluations: set eval.every to steps between them")
+        if self.dataset is not None and (self.dataset.streaming or self.dataset.selection.active):
+            raise ValueError("eval.dataset: the same prompts are asked each time, so no streaming and no selection")
         return self
 
 

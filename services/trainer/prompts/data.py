@@ -1,166 +1,114 @@
-"""Datasets of checkable prompts: rows of JSONL, Parquet or a `datasets` folder -> tokenised `Prompt` messages."""
+"""Datasets of checkable prompts: rows of files, a `datasets` folder or the hub -> tokenised `Prompt` messages."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from rgopd.common import wire
-from rgopd.common.errors import ConfigError, InvalidInput
-from rgopd.common.teacher_client import choose_teacher, score_stream
-from rgopd.protos import rollout_pb2, verifier_pb2
+from rgopd.common.errors import ConfigError
+from rgopd.protos import rollout_pb2
 from rgopd.trainer.prompts.config import DatasetConfig
+from rgopd.trainer.prompts.files import read_rows
+from rgopd.trainer.prompts.maker import CHECK_COLUMNS, BadRow, PromptMaker
+from rgopd.trainer.prompts.order import mixed, shuffled
+from rgopd.trainer.prompts.problems import Problems
+from rgopd.trainer.prompts.rows import dataset_rows
+from rgopd.trainer.prompts.selection import Selection
+from rgopd.trainer.prompts.stream import Stream
+
+__all__ = ["CHECK_COLUMNS", "PromptSource", "read_rows"]
 
 log = logging.getLogger(__name__)
 
-CHECK_COLUMNS = frozenset(
-    {"reference", "tests", "test", "entry_point", "setup", "language", "compare", "tolerance", "checker", "partial"}
-    | {"limits", "on_truncated", "extract", "ignore_case", "ignore_whitespace", "options", "constraints", "loose"}
-    | {"require", "max_chars", "parts", "threshold", "grader", "args"}
-)
-"""Columns handed to the verifier as they are. A column `check` holding an object does the same for any key."""
-
-_NEEDS = {"math": ("reference",), "code": ("tests", "test", "checker")}
-
 
 class PromptSource:
-    """All prompts of a dataset, in an order that (seed, position) alone decides.
+    """All prompts of a dataset (or of several, mixed by weight), in an order that (seed, position) alone decides.
 
     Args:
         config: where and which columns.
         tokenizer: the student's; its chat template is used when it has one.
+
+    Raises:
+        ConfigError: rows that cannot be used, all of them by number; or none is left.
     """
 
     def __init__(self, config: DatasetConfig, tokenizer: Any) -> None:
         self.config = config
-        self.tokenizer = tokenizer
+        self.maker = PromptMaker(config, tokenizer)
         self.prompts: list[rollout_pb2.Prompt] = []
         self.too_long = 0
-        for number, row in enumerate(read_rows(config.path)):
-            if config.limit and number >= config.limit:
-                break
-            self._add(row, number)
+        self.sizes: list[int] = []
+        """Prompts of each dataset of the mixture; they stand one after the other in `prompts`."""
+        self._known_rates: dict[str, float] = {}
+        self._stream = Stream(lambda: self._made(0), config.shuffle_buffer) if config.streaming else None
+        if self._stream is not None:
+            self._stream.at(0, 0)  # what is wrong with the first rows is told before the run
+            return
+        for number in range(len(config.parts)):
+            before = len(self.prompts)
+            self.prompts += self._made(number)
+            self.sizes.append(len(self.prompts) - before)
+            if not self.sizes[-1]:
+                path = config.parts[number].path
+                raise ConfigError(f"dataset {path} has no usable rows ({self.too_long} prompts were too long)")
         if self.too_long:
             log.warning("%d prompts are over max_prompt_tokens=%d", self.too_long, config.max_prompt_tokens)
-        if not self.prompts:
-            raise ConfigError(f"dataset {config.path} has no usable rows ({self.too_long} prompts were too long)")
+        ids = [prompt.prompt_id for prompt in self.prompts]
+        self.selection = Selection(config.selection, ids, self._known_rates)
 
     def __len__(self) -> int:
+        """Prompts in an epoch; unknown (an error) for a stream."""
+        if self._stream is not None:
+            raise ConfigError("dataset.streaming does not count its rows: set steps")
         return len(self.prompts)
 
     def at(self, seed: int, position: int) -> rollout_pb2.Prompt:
-        """The prompt at a position of the endless, epoch-wise shuffled order."""
-        epoch, offset = divmod(position, len(self.prompts))
-        order = np.random.default_rng([seed, epoch]).permutation(len(self.prompts))
-        return self.prompts[int(order[offset])]
-
-    def _add(self, row: dict[str, Any], number: int) -> None:
-        where = f"dataset {self.config.path}, row {number}"
-        kind = str(_column(row, self.config.kind_column, "dataset.kind_column", where))
-        check = _check(row, kind, where)
-        text = self._render(_column(row, self.config.prompt_column, "dataset.prompt_column", where), where)
-        ids = self.tokenizer(text, add_special_tokens=not self.tokenizer.chat_template)["input_ids"]
-        if not ids:
-            raise ConfigError(f"{where}: the prompt is empty")
-        if len(ids) > self.config.max_prompt_tokens:
-            self.too_long += 1
-            return
-        domain = str(row.get("domain") or kind)
-        teacher = choose_teacher(str(row.get("teacher") or ""), domain, self.config.teachers)
-        try:
-            score_stream(teacher)  # a name that can have no stream is found here, not by a sampler hours later
-        except InvalidInput as error:
-            raise ConfigError(f"{where}: {error}") from error
-        self.prompts.append(
-            rollout_pb2.Prompt(
-                prompt_id=str(row.get("id", number)),
-                prompt_ids=wire.to_tensor(np.array(ids, dtype=np.int32)),
-                check=verifier_pb2.Check(kind=kind, spec_json=json.dumps(check)),
-                teacher=teacher,
-                domain=domain,
-            )
+        """The prompt at a position of the endless order, nothing selected."""
+        return (
+            self._stream.at(seed, position) if self._stream is not None else self.prompts[self._index(seed, position)]
         )
 
-    def _render(self, prompt: Any, where: str) -> str:
-        """A string is one user turn; a list is chat messages. Without a chat template, the bare text."""
-        if isinstance(prompt, str):
-            messages = [{"role": "user", "content": prompt}]
-        elif isinstance(prompt, list) and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in prompt):
-            messages = list(prompt)
-        else:
-            raise ConfigError(f"{where}: the prompt must be a string or a list of {{role, content}} messages")
-        if self.config.system_prompt and messages[0]["role"] != "system":
-            messages.insert(0, {"role": "system", "content": self.config.system_prompt})
-        if not self.tokenizer.chat_template:
-            return "\n".join(m["content"] for m in messages)
-        return str(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+    def of_step(self, seed: int, step: int, count: int, before: int) -> list[rollout_pb2.Prompt]:
+        """The prompts of a step, with `selection` by the pass rates of steps before `before`."""
+        positions = range(step * count, (step + 1) * count)
+        if self._stream is not None or not self.config.selection.active:
+            return [self.at(seed, position) for position in positions]
+        chosen: dict[int, None] = {}
+        for position in positions:
+            taken = set(chosen)
+            pick = self.selection.choose(self._index(seed, position), taken, seed, position, before)
+            if pick in taken:  # a dataset smaller than a step
+                return [self.at(seed, p) for p in positions]
+            chosen[pick] = None
+        return [self.prompts[index] for index in chosen]
 
+    def _index(self, seed: int, position: int) -> int:
+        if len(self.sizes) == 1:
+            return shuffled(self.sizes[0], seed, position)
+        dataset, within = mixed([part.weight for part in self.config.parts], seed, position)
+        return sum(self.sizes[:dataset]) + shuffled(self.sizes[dataset], seed, within, dataset)
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a .jsonl/.json-lines file, a .parquet file, or a folder of Parquet/Arrow files.
-
-    Raises:
-        ConfigError: nothing there, another format, or a line that is not a JSON object.
-    """
-    if path.is_dir():
-        files = sorted(f for f in path.rglob("*") if f.suffix in (".parquet", ".arrow", ".jsonl"))
-        if not files:
-            raise ConfigError(f"dataset folder {path} holds no .parquet, .arrow or .jsonl file")
-        for file in files:
-            yield from read_rows(file)
-        return
-    if not path.is_file():
-        raise ConfigError(f"dataset {path} does not exist")
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as parquet
-
-        for batch in parquet.ParquetFile(path).iter_batches():
-            yield from batch.to_pylist()
-    elif path.suffix == ".arrow":
-        import pyarrow as pa
-
-        with pa.memory_map(str(path)) as source:
-            for batch in pa.ipc.open_stream(source):
-                yield from batch.to_pylist()
-    elif path.suffix in (".jsonl", ".ndjson", ".json"):
-        yield from _json_lines(path)
-    else:
-        raise ConfigError(f"dataset {path}: use .jsonl, .parquet, or a folder saved by the datasets library")
-
-
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
+    def _made(self, dataset: int) -> Iterator[rollout_pb2.Prompt]:
+        """The usable prompts of one dataset, in its order. At the end the problems of all its rows are told."""
+        part = self.config.parts[dataset]
+        problems = Problems(str(part.path))
+        for number, row in dataset_rows(part, problems):
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ConfigError(f"dataset {path}, line {number} is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise ConfigError(f"dataset {path}, line {number} must be a JSON object, one row a line")
-            yield row
-
-
-def _column(row: dict[str, Any], name: str, setting: str, where: str) -> Any:
-    if row.get(name) is None:
-        raise ConfigError(f"{where} lacks the column {name!r} (it has {sorted(row)}); name yours with {setting}")
-    return row[name]
-
-
-def _check(row: dict[str, Any], kind: str, where: str) -> dict[str, Any]:
-    """The verifier's fields of a row. Columns that another kind of row needs are null in columnar files."""
-    check = {k: v for k, v in row.items() if k in CHECK_COLUMNS and v is not None}
-    extra = row.get("check")
-    if isinstance(extra, str):
-        extra = json.loads(extra)
-    check.update(extra or {})
-    needs = _NEEDS.get(kind, ())
-    if needs and not any(name in check for name in needs):
-        raise ConfigError(f"{where}: kind {kind!r} needs the column {' or '.join(map(repr, needs))}")
-    return check
+                name = f"{dataset}.{number}" if dataset else str(number)
+                prompt = self.maker.make(row, name, part)
+            except BadRow as bad:
+                problems.row(number, str(bad))
+                if self._stream is not None and self.config.bad_rows == "refuse":
+                    problems.raise_if_any()  # a stream has no end to wait for
+                continue
+            if prompt is None:
+                self.too_long += 1
+                continue
+            if (rate := row.get("pass_rate")) is not None:
+                self._known_rates[prompt.prompt_id] = float(rate)
+            yield prompt
+        if self.config.bad_rows == "refuse":
+            problems.raise_if_any()
+        elif len(problems):
+            log.warning("%s", problems)

@@ -30,6 +30,7 @@ from rgopd.trainer.rollouts.dispatch import Dispatch, Interrupted
 from rgopd.trainer.rollouts.evaluation import Evaluator
 from rgopd.trainer.rollouts.join import Group, Join
 from rgopd.trainer.rollouts.observed import NOT_ASKED, Observed
+from rgopd.trainer.rollouts.pass_rates import PassRates
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class Orchestrator:
         ranks: int,
         join: Join,
         dispatch: Dispatch,
+        rates: PassRates | None = None,
     ) -> None:
         self.config = config
         self.streams = streams
@@ -110,6 +112,7 @@ class Orchestrator:
         self.join = join
         self.dispatch = dispatch
         self.requested: dict[int, list[Group]] = {}
+        self.rates = rates
         self.observed = Observed(config)
 
     # -- asking ---------------------------------------------------------------------------------------------------
@@ -118,17 +121,21 @@ class Orchestrator:
         """Ask for the rollouts of a step, once; what an earlier life of this trainer made is taken over."""
         if step in self.requested:
             return
-        count = self.config.sampling.prompts_per_step
-        groups = [self._group(step, slot, policy_version) for slot in range(count)]
+        prompts = self._prompts_of(step)
+        groups = [self._group(step, slot, prompt, policy_version) for slot, prompt in enumerate(prompts)]
         self.requested[step] = groups
         self._send(groups)
 
-    def _group(self, step: int, slot: int, policy_version: int, redraw: int = 0) -> Group:
+    def _prompts_of(self, step: int) -> list[rollout_pb2.Prompt]:
+        """With pass rates of steps that are done whenever this one is asked for, whatever the staleness."""
+        before = step - self.config.max_staleness
+        return self.prompts.of_step(self.config.seed, step, self.config.sampling.prompts_per_step, before)
+
+    def _group(self, step: int, slot: int, prompt: rollout_pb2.Prompt, policy_version: int, redraw: int = 0) -> Group:
         name = group_id(step, slot, redraw)
-        position = step * self.config.sampling.prompts_per_step + slot
         return Group(
             name,
-            self.prompts.at(self.config.seed, position),
+            prompt,
             self.config.sampling.n,
             derive_seed(self.config.seed, name),
             policy_version,
@@ -276,6 +283,8 @@ class Orchestrator:
         verdicts = self._verdicts(group)
         rewards = [_reward(verdict) for verdict in verdicts]
         self._count(group, rollouts, verdicts, tally)
+        if self.rates is not None:
+            self.rates.note(_step_of(group), group.prompt.prompt_id, rewards)
         valid = [o is not None and r is not None for o, r in zip(rollouts, rewards, strict=True)]
         if sum(valid) < min(self.config.fault.min_rollouts, group.n):
             self.observed.note(group, rollouts, verdicts, None, ())
@@ -329,7 +338,7 @@ class Orchestrator:
             return []
         tally.redraws += 1
         step, slot = _step_of(group), int(group.group_id[9:13])
-        again = self._group(step, slot, group.policy_version, group.redraw + 1)
+        again = self._group(step, slot, group.prompt, group.policy_version, group.redraw + 1)
         known = next((g for g in self.requested[step] if g.group_id == again.group_id), None)
         if known is not None:  # this step is collected a second time
             return [known]
@@ -354,6 +363,8 @@ class Orchestrator:
 
     def release(self, step: int) -> None:
         """A step is done: forget its groups and free their blobs."""
+        if self.rates is not None:
+            self.rates.release(step)
         groups = self.requested.pop(step, [])
         ids = [item for group in groups for item in group.entries]
         for group in groups:

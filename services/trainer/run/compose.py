@@ -30,6 +30,7 @@ from rgopd.trainer.rollouts.claim import Claim
 from rgopd.trainer.rollouts.dispatch import Dispatch
 from rgopd.trainer.rollouts.join import Join
 from rgopd.trainer.rollouts.orchestrator import Orchestrator
+from rgopd.trainer.rollouts.pass_rates import PassRates
 from rgopd.trainer.run.checkpoint import Checkpoints
 from rgopd.trainer.run.collective import broadcast_bytes, local_rank
 from rgopd.trainer.run.gather import Gather
@@ -172,7 +173,8 @@ def _lead(
     publisher.policies.reset_floor(max(0, start - config.max_staleness))
     join = Join(streams, consumer_name("trainer"))
     dispatch = Dispatch(config, streams, join, claim, republish=publisher.announce, should_stop=should_stop)
-    orchestrator = Orchestrator(config, streams, prompts, dist.get_world_size(), join, dispatch)
+    rates = PassRates(prompts, config.output_dir, start)
+    orchestrator = Orchestrator(config, streams, prompts, dist.get_world_size(), join, dispatch, rates)
     heldout = PromptSource(config.eval.dataset, tokenizer) if config.eval.dataset else None
     others = open_monitors(config.monitor, config.output_dir, config.run_id, resolved(config), start)
     journal = Journal(config.output_dir, start, others, RunState(streams), live)

@@ -10,20 +10,23 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from rgopd.common.errors import ConfigError
-from rgopd.trainer.prompts.data import read_rows
 from rgopd.trainer.prompts.datasets.base import Row
+from rgopd.trainer.prompts.files import read_rows
 
 SUFFIXES = (".parquet", ".arrow", ".jsonl", ".json")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def open_rows(source: str, *, split: str = "train", subset: str = "", revision: str = "") -> Iterator[Row]:
+def open_rows(
+    source: str, *, split: str = "train", subset: str = "", revision: str = "", what: str = "--input"
+) -> Iterator[Row]:
     """Rows of a local path, or else of a hub id such as `openai/gsm8k`.
 
     Args:
         split: of a folder or repository, the files whose path names it; if no path names any split, all files.
         subset: of a folder or repository, only files below a folder of this name.
         revision: commit, tag or branch of a hub repository.
+        what: names the source in errors: an option or a setting.
 
     Raises:
         ConfigError: nothing there, no file fits, or the hub cannot be reached.
@@ -33,16 +36,16 @@ def open_rows(source: str, *, split: str = "train", subset: str = "", revision: 
         yield from _rows_of(path)
     elif path.is_dir():
         names = sorted(f.relative_to(path).as_posix() for f in path.rglob("*") if f.is_file())
-        for name in choose_files(names, source, split, subset):
+        for name in choose_files(names, source, split, subset, what):
             yield from _rows_of(path / name)
     elif _HUB_ID.fullmatch(source) and not source.endswith(SUFFIXES):
-        for file in _download(source, split, subset, revision):
+        for file in _download(source, split, subset, revision, what):
             yield from _rows_of(file)
     else:
-        raise ConfigError(f"--input {source}: no such file or folder, and not a hub id like openai/gsm8k")
+        raise ConfigError(f"{what} {source}: no such file or folder, and not a hub id like openai/gsm8k")
 
 
-def choose_files(names: Sequence[str], source: str, split: str, subset: str) -> list[str]:
+def choose_files(names: Sequence[str], source: str, split: str, subset: str, what: str = "--input") -> list[str]:
     """The data files of a folder or repository that hold a split."""
     files = [
         n for n in names if n.endswith(SUFFIXES) and not PurePosixPath(n).name.startswith(("dataset_info", "state"))
@@ -54,7 +57,7 @@ def choose_files(names: Sequence[str], source: str, split: str, subset: str) -> 
     if not chosen:
         known = ", ".join(sorted(splits)) or "none"
         raise ConfigError(
-            f"--input {source}: no {', '.join(SUFFIXES)} file for split {split!r}"
+            f"{what} {source}: no {', '.join(SUFFIXES)} file for split {split!r}"
             f"{f' in subset {subset!r}' if subset else ''}; splits found: {known}"
         )
     return chosen
@@ -78,23 +81,25 @@ def _rows_of(file: Path) -> Iterator[Row]:
     yield from loaded if isinstance(loaded, list) else [loaded]
 
 
-def _download(repo: str, split: str, subset: str, revision: str) -> list[Path]:
+def _download(repo: str, split: str, subset: str, revision: str, what: str) -> Iterator[Path]:
+    """The files, each fetched when the one before it was read."""
     try:
         import huggingface_hub as hub
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
         raise ConfigError(
-            f"--input {repo} is no local path, and reading the hub needs huggingface_hub: pip install 'rgopd[trainer]'"
+            f"{what} {repo} is no local path, and reading the hub needs huggingface_hub: pip install 'rgopd[trainer]'"
         ) from error
     hub_errors: tuple[type[Exception], ...] = (HfHubHTTPError, *_http_errors(), OSError)
     wanted = revision or None
     try:
         names = hub.list_repo_files(repo, repo_type="dataset", revision=wanted)
-        chosen = choose_files(names, repo, split, subset)
-        return [Path(hub.hf_hub_download(repo, n, repo_type="dataset", revision=wanted)) for n in chosen]
+        chosen = choose_files(names, repo, split, subset, what)
+        for name in chosen:
+            yield Path(hub.hf_hub_download(repo, name, repo_type="dataset", revision=wanted))
     except hub_errors as error:
         raise ConfigError(
-            f"--input {repo}: not a local path, and the hub did not give it: {error}. Without network, download it "
+            f"{what} {repo}: not a local path, and the hub did not give it: {error}. Without network, download it "
             "elsewhere and name the folder; for gated datasets, log in with `hf auth login`"
         ) from error
 

@@ -8,10 +8,14 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from rgopd.common.errors import ConfigError
+from rgopd.trainer.prompts.config import DatasetConfig
+from rgopd.trainer.prompts.data import PromptSource
 from rgopd.trainer.prompts.datasets import source
 
 FILES = {
@@ -87,3 +91,30 @@ def test_the_split_of_a_repository_is_downloaded_and_read() -> None:
 def test_a_repository_that_is_not_there_says_what_to_do() -> None:
     with pytest.raises(ConfigError, match=r"(?s)some/other: not a local path, and the hub.*download it"):
         list(source.open_rows("some/other"))
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_hub_id_in_the_config_is_trained_on(student_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(student_folder)
+
+    def prompts(given: dict[str, Any]) -> list[Any]:
+        return PromptSource(DatasetConfig.model_validate({"path": "some/rows", **given}), tokenizer).prompts
+
+    [by_layout] = prompts({"split": "train", "layout": "gsm8k"})
+    assert json.loads(by_layout.check.spec_json) == {"reference": "7"}
+    [by_map] = prompts({"split": "train[:1]", "map": {"prompt": "question", "reference": "answer"}, "kind": "math"})
+    assert json.loads(by_map.check.spec_json) == {"reference": "#### 7"}
+    [streamed] = [
+        PromptSource(
+            DatasetConfig(path=Path("some/rows"), split="train", layout="gsm8k", streaming=True), tokenizer
+        ).at(0, position)
+        for position in (5,)
+    ]
+    assert streamed == by_layout
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_hub_id_that_is_not_there_is_told_as_a_dataset(student_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(student_folder)
+    with pytest.raises(ConfigError, match=r"dataset some/other: not a local path, and the hub"):
+        PromptSource(DatasetConfig(path=Path("some/other")), tokenizer)

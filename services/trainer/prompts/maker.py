@@ -1,0 +1,130 @@
+"""One row -> one tokenised `Prompt` with its check."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from rgopd.common import wire
+from rgopd.common.errors import InvalidInput, RgopdError
+from rgopd.common.teacher_client import choose_teacher, score_stream
+from rgopd.protos import rollout_pb2, verifier_pb2
+from rgopd.trainer.prompts.config import DatasetConfig, DatasetPart
+from rgopd.trainer.prompts.files import Row
+
+CHECK_COLUMNS = frozenset(
+    {"reference", "tests", "test", "entry_point", "setup", "language", "compare", "tolerance", "checker", "partial"}
+    | {"limits", "on_truncated", "extract", "ignore_case", "ignore_whitespace", "options", "constraints", "loose"}
+    | {"require", "max_chars", "parts", "threshold", "grader", "args"}
+)
+"""Columns handed to the verifier as they are. A column `check` holding an object does the same for any key."""
+
+_NEEDS = {"math": ("reference",), "code": ("tests", "test", "checker")}
+
+
+class BadRow(RgopdError):
+    """A row that makes no prompt; the text goes on after "row N"."""
+
+    kind = "bad_row"
+
+
+def column(row: Row, name: str, setting: str) -> Any:
+    """A column that must be there; raises `BadRow` naming the setting that says what it is called."""
+    if row.get(name) is None:
+        raise BadRow(f" lacks the column {name!r} (it has {sorted(row)}); name yours with {setting}")
+    return row[name]
+
+
+def check_of(row: Row, part: DatasetPart) -> tuple[str, dict[str, Any]]:
+    """The kind of check, and the verifier's fields. Columns that another kind of row needs are null in columnar files.
+
+    Raises:
+        BadRow: no kind, or not what the kind needs.
+    """
+    kind = str(column(row, part.kind_column, "dataset.kind_column, or give all rows one with dataset.kind"))
+    check = {k: v for k, v in row.items() if k in CHECK_COLUMNS and v is not None}
+    extra = row.get("check")
+    if isinstance(extra, str):
+        try:
+            extra = json.loads(extra)
+        except json.JSONDecodeError as error:
+            raise BadRow(f": the column 'check' is not JSON: {error}") from error
+    if extra is not None and not isinstance(extra, dict):
+        raise BadRow(": the column 'check' must hold an object")
+    check.update(extra or {})
+    needs = _NEEDS.get(kind, ())
+    if needs and not any(name in check for name in needs):
+        raise BadRow(f": kind {kind!r} needs the column {' or '.join(map(repr, needs))}")
+    return kind, check
+
+
+def messages_of(prompt: Any, system_prompt: str) -> list[dict[str, Any]]:
+    """A string is one user turn; a list is chat messages.
+
+    Raises:
+        BadRow: it is neither.
+    """
+    if isinstance(prompt, str):
+        messages: list[dict[str, Any]] = [{"role": "user", "content": prompt}]
+    elif (
+        isinstance(prompt, list)
+        and prompt
+        and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in prompt)
+    ):
+        messages = list(prompt)
+    else:
+        raise BadRow(": the prompt must be a string or a list of {role, content} messages")
+    if system_prompt and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system_prompt})
+    return messages
+
+
+class PromptMaker:
+    """Makes prompts with one tokenizer.
+
+    Args:
+        tokenizer: the student's; its chat template is used when it has one.
+    """
+
+    def __init__(self, config: DatasetConfig, tokenizer: Any) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+
+    def make(self, row: Row, name: str, part: DatasetPart) -> rollout_pb2.Prompt | None:
+        """The prompt of a row; None where it is over `max_prompt_tokens`.
+
+        Args:
+            name: its id where the row has none.
+
+        Raises:
+            BadRow: the row cannot be used.
+        """
+        kind, check = check_of(row, part)
+        prompt = column(row, part.prompt_column, "dataset.prompt_column")
+        text = self._render(messages_of(prompt, self.config.system_prompt))
+        ids = self.tokenizer(text, add_special_tokens=not self.tokenizer.chat_template)["input_ids"]
+        if not ids:
+            raise BadRow(": the prompt is empty")
+        if len(ids) > self.config.max_prompt_tokens:
+            return None
+        domain = str(row.get("domain") or kind)
+        teacher = choose_teacher(str(row.get("teacher") or ""), domain, self.config.teachers)
+        try:
+            score_stream(teacher)  # a name that can have no stream is found here, not by a sampler hours later
+        except InvalidInput as error:
+            raise BadRow(f": {error}") from error
+        return rollout_pb2.Prompt(
+            prompt_id=str(row.get("id", name)),
+            prompt_ids=wire.to_tensor(np.array(ids, dtype=np.int32)),
+            check=verifier_pb2.Check(kind=kind, spec_json=json.dumps(check)),
+            teacher=teacher,
+            domain=domain,
+        )
+
+    def _render(self, messages: list[dict[str, Any]]) -> str:
+        """Under the chat template; without one, the bare text."""
+        if not self.tokenizer.chat_template:
+            return "\n".join(str(m["content"]) for m in messages)
+        return str(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
