@@ -114,7 +114,8 @@ SCRIPT = textwrap.dedent(
     from rgopd.common.settings import Settings
     from rgopd.trainer.config import TrainConfig
     assert rollout_pb2.Rollout(policy_version=3).policy_version == 3
-    assert pathlib.Path(rgopd.__file__).is_relative_to(pathlib.Path(sys.argv[1]).resolve()), rgopd.__file__
+    where = sys.modules["rgopd"].__file__
+    assert pathlib.Path(where).is_relative_to(pathlib.Path(sys.argv[1]).resolve()), where
     print(rgopd.__version__)
     """
 )
@@ -137,7 +138,7 @@ def test_the_wheel_in_an_environment_of_its_own(built: tuple[Path, Path], tmp_pa
 def test_an_editable_installation(checkout: Path, tmp_path: Path) -> None:
     python = environment(tmp_path / "venv", foreign=True)
     install(python, checkout, tmp_path, "--editable")
-    code = "import rgopd, services; from rgopd.trainer.config import TrainConfig; print(rgopd.__file__, services.WHOSE)"
+    code = "import sys, rgopd, services, rgopd.trainer.config; print(sys.modules['rgopd'].__file__, services.WHOSE)"
     where, *theirs = run(python, "-c", code, cwd=tmp_path).split()
     assert Path(where).samefile(checkout / "services" / "__init__.py")
     assert theirs == ["somebody", "else"]
