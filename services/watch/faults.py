@@ -53,12 +53,13 @@ def _end(path: Path) -> str:
         return ""
 
 
-def links_of(run: Run) -> list[dict[str, str]]:
-    """Other views of the run: {name, url or command}. Addresses are those that its own files name."""
+def links_of(run: Run, *, alive: bool) -> list[dict[str, str]]:
+    """Other views of the run: {name, url or command}. Addresses are those that its own files name;
+    those of services only while it is `alive`."""
     links = [
         {"name": f"{process} metrics", "url": f"{url.split('?')[0].rstrip('/')}/metrics"}
         for log in sorted((run.folder / "logs").glob("*.out"))
-        if (process := log.stem) != "watch" and (url := url_of(log)).startswith(("http://", "https://"))
+        if alive and (process := log.stem) != "watch" and (url := url_of(log)).startswith(("http://", "https://"))
     ]
     monitor = run.config().get("monitor") or {}
     backends, project = monitor.get("backends") or [], str(monitor.get("project") or "rgopd")

@@ -93,7 +93,7 @@ class Hub:
             run.refresh()
             now = now_of(run)
             now["redis"] = self._summary(run)
-            now["links"] = links_of(run)
+            now["links"] = links_of(run, alive=now["state"]["kind"] == "running")
             self._now[run.name] = now
             self._fresh[run.name] = time.monotonic()
 

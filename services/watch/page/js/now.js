@@ -59,7 +59,7 @@ function head({ run, folder, state, settings }) {
     const [tone, word] = STATES[state.kind] || ["muted", state.kind];
     return [
       h("div", { class: "head" }, h("h2", {}, run), h("span", { class: `badge ${tone}` }, word), state.text ? h("span", {}, state.text) : null),
-      h("p", { class: "muted" }, Object.entries(settings).map(([name, value]) => `${name} ${value}`).join(" · ") || folder),
+      h("p", { class: "muted" }, Object.entries(settings).map(([name, value]) => `${name}: ${value}`).join(" · ") || folder),
     ];
   }];
 }

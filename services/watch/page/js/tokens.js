@@ -62,7 +62,7 @@ export class Strip {
       for (let i = first; i < Math.min(first + CHUNK, pieces.length); i++) {
         const text = marks.has(i) ? pieces[i] || `⟨${ids[i]}⟩` : pieces[i].replaceAll("\n", "⏎\n") || "·";
         const token = document.createElement("span");
-        token.className = "tok " + this.tone(i) + (marks.has(i) ? " special" : "") + (this.tokens.keep && this.tokens.keep[i] === 0 ? " dropped" : "");
+        token.className = "tok " + this.tone(i) + (marks.has(i) ? " special" : pieces[i] === "" ? " part" : "") + (this.tokens.keep && this.tokens.keep[i] === 0 ? " dropped" : "");
         token.dataset.i = i;
         token.dir = "auto";
         token.textContent = text;

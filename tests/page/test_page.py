@@ -1,0 +1,182 @@
+"""The page over finished runs: curves, rollouts, keyboard, phone, accessibility, downloads, export."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from rgopd.watch.export import page_of
+from rgopd.watch.run import Run
+from tests.page.conftest import Open, Serve, tab
+from tests.page.material import HOSTILE, LONG, write_hostile_rollouts, write_run
+
+AXE = Path(__file__).parent / "vendor" / "axe.min.js"
+WIDE, PHONE = (1280, 900), (360, 740)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = write_run(tmp_path / "one", 60)
+    write_hostile_rollouts(folder)
+    return folder
+
+
+def drawn(page: Page) -> int:
+    """Ink in the canvas of the loss, as the number of pixels of the first run's colour."""
+    script = """() => {
+      const canvas = document.querySelector('[data-chart="loss"] canvas'), ctx = canvas.getContext('2d');
+      const data = ctx.getImageData(0, 0, canvas.width, canvas.height).data;
+      let ink = 0;
+      for (let i = 0; i < data.length; i += 4) ink += data[i + 3] > 200 && data[i + 2] > data[i] + 80;
+      return ink;
+    }"""
+    return int(page.evaluate(script))
+
+
+def test_what_a_model_wrote_stays_text(run: Path, serve: Serve, open_page: Open) -> None:
+    page = open_page(f"{serve(run)}/#rollouts")
+    scripts = page.locator("script").count()
+    group = page.locator("section.card")
+    expect(group).to_contain_text("A/<i>dom")
+    page.locator("details.rollout summary").first.click()
+    strip = page.locator(".strip").first
+    expect(strip).to_contain_text("<script>")
+    page.get_by_text("As text").first.click()
+    text = page.locator(".prompt", has_text="javascript:alert(1)").last.text_content() or ""
+    for part in ("<img src=x onerror='window.hacked = 1'>", "السلام عليكم", "👩‍👩‍👧‍👦🏳️‍🌈", "&lt;b&gt;", "e\u0301"):
+        assert part in text, part
+    expect(page.get_by_text("Test 2 failed: <u>3</u> != 2")).to_be_visible()
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("main :is(img, i, b:not(.key b), u)").count() == 0
+    assert page.locator("script").count() == scripts
+    assert page.locator(".prompt").first.evaluate("e => getComputedStyle(e).unicodeBidi") == "plaintext"
+    assert page.locator(".prompt").first.get_attribute("dir") == "auto"
+
+
+def test_twenty_thousand_tokens_and_what_both_models_had_in_mind(run: Path, serve: Serve, open_page: Open) -> None:
+    page = open_page(f"{serve(run)}/#rollouts")
+    summary = page.locator("details.rollout summary").nth(1)
+    expect(summary).to_contain_text("20,000 tok")
+    summary.click()
+    page.wait_for_function(f"document.querySelectorAll('.tok[data-i]').length === {LONG}")
+    token = page.locator('.tok[data-i="19990"]')
+    token.scroll_into_view_if_needed()
+    token.hover()
+    card = page.locator(".token-card")
+    expect(card).to_be_visible()
+    expect(card).to_contain_text("token 19,991 of 20,000".replace(",", ""))
+    heads = card.locator("thead th").all_text_contents()
+    assert heads[:3] == ["token", "student", "teacher"]
+    rows = [row.locator("td").all_text_contents()[:3] for row in card.locator("tbody tr").all()]
+    assert len(rows) == 5, "four named tokens and the tail"
+    assert rows[0][1] == "60.0%"
+    assert rows[-1] == ["all others (tail)", "5.0%", "5.0%"]
+    teacher = sum(float(row[2].rstrip("%")) for row in rows)
+    assert 99 < teacher < 101, "both sides sum to one"
+    expect(card.locator("tr.sampled")).to_have_count(1)
+    before = page.locator(".tok.u2, .tok.d2").count()
+    page.get_by_role("button", name="Loss", exact=True).click()
+    assert before > 0
+    assert page.locator(".tok.u2, .tok.d2").count() == 0
+    assert page.locator(".tok.l2").count() > 0
+
+
+def test_rollouts_are_filtered(run: Path, serve: Serve, open_page: Open) -> None:
+    page = open_page(f"{serve(run)}/#rollouts")
+    rows = page.locator("details.rollout")
+    expect(rows).to_have_count(2)
+    for label, choice in (("Sign of A", "A > 0"), ("Gate", "dropped"), ("Verdict", "failed")):
+        page.get_by_label(label).select_option(choice)
+        expect(rows).to_have_count(1)
+        page.get_by_label(label).select_option("any")
+        expect(rows).to_have_count(2)
+    page.get_by_label("Text in prompt or response").fill("VWXYZ AB")
+    expect(rows).to_have_count(1)
+    expect(page.get_by_text("1 of 2 kept rollouts of step 3")).to_be_visible()
+    page.get_by_label("Text in prompt or response").fill("nowhere to be found")
+    expect(rows).to_have_count(0)
+    assert "step=" not in page.url, "the newest is followed"
+    page.get_by_label("Text in prompt or response").fill("")
+    page.get_by_role("spinbutton", name="Step").fill("40")
+    page.get_by_role("spinbutton", name="Step").press("Enter")
+    expect(page.get_by_text("Nothing is kept of step 40; the nearest is 3.")).to_be_visible()
+
+
+def test_three_runs_zoom_smoothing_log_and_files(tmp_path: Path, serve: Serve, open_page: Open) -> None:
+    folders = [write_run(tmp_path / f"run-{i}", 300, seed=i) for i in range(3)]
+    page = open_page(f"{serve(*folders)}/#curves")
+    figure = page.locator('[data-chart="loss"]')
+    expect(figure.locator(".key span")).to_have_count(3)
+    expect(figure.locator(".key")).to_contain_text("run-2")
+    expect(figure.get_by_role("img", name="run-1: from")).to_be_visible()
+    plain = drawn(page)
+    assert plain > 500
+    page.get_by_label("Smoothing").fill("9")
+    expect(page.get_by_text("100 steps")).to_be_visible()
+    page.wait_for_function("true")
+    assert drawn(page) != plain
+    page.get_by_label("Log axis").check()
+    files = {}
+    for kind in ("CSV as drawn", "PNG", "SVG"):
+        figure.locator("summary").click()
+        with page.expect_download() as waiting:
+            figure.get_by_role("button", name=kind).click()
+        files[kind] = Path(waiting.value.path()).read_bytes()
+        page.keyboard.press("Escape")
+    rows = list(csv.reader(io.StringIO(files["CSV as drawn"].decode())))
+    assert rows[0] == ["step", "run-0", "run-1", "run-2"]
+    assert len(rows) == 301
+    assert files["PNG"][:4] == b"\x89PNG"
+    svg = ElementTree.fromstring(files["SVG"].decode())
+    assert len(svg.findall("{http://www.w3.org/2000/svg}polyline")) >= 3
+    box = figure.locator(".u-over").bounding_box()
+    assert box
+    page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 50)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.75, box["y"] + 60, steps=4)
+    page.mouse.up()
+    note = page.get_by_text(re.compile(r"^steps \d+ to \d+$"))
+    expect(note).to_be_visible()
+    first, last = map(int, re.findall(r"\d+", note.text_content() or ""))
+    assert 130 < first < 170
+    assert 205 < last < 245
+    page.get_by_role("button", name="All steps").click()
+    expect(note).to_have_count(0)
+    expect(page.locator('a[href^="api/csv"]').first).to_have_count(1)
+
+
+def test_zooming_into_ten_thousand_steps_shows_each_of_them(tmp_path: Path, serve: Serve, open_page: Open) -> None:
+    page = open_page(f"{serve(write_run(tmp_path / 'big', 10_000))}/#curves")
+    page.locator('[data-chart="loss"] canvas').wait_for()
+    with page.expect_response(re.compile("low=7700&high=7800")) as answer:
+        page.evaluate("location.hash")  # the page's own zoom, through its keyboard, is tested below
+        chart = page.locator('[data-chart="loss"] .plot')
+        chart.focus()
+        zoom_to(page, 7700, 7800)
+    part = answer.value.json()["step"]
+    assert part["exact"]
+    assert len(part["x"]) == 101
+    assert max(part["y"]["loss"]) > 2
+
+
+def zoom_to(page: Page, low: int, high: int) -> None:
+    """Drag over the plot from one step to the other, twice: a pixel is many steps at first."""
+    for from_share, to_share in shares(low, high):
+        box = page.locator('[data-chart="loss"] .u-over').bounding_box()
+        assert box
+        page.mouse.move(box["x"] + box["width"] * from_share, box["y"] + 40)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * to_share, box["y"] + 60, steps=3)
+        page.mouse.up()
+
+
+def shares(low: int, high: int) -> list[tuple[float, float]]:
+    return [(low / 9999, high / 9999)]
