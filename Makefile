@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 TORCH_ARGS ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: settings test-vllm install demo test chaos soak check lint types protos protos-check unit contract e2e attacks smoke-real clean
+.PHONY: settings test-page test-vllm install demo test chaos soak check lint types protos protos-check unit contract e2e attacks smoke-real clean
 
 install: $(STAMP)
 
@@ -57,6 +57,11 @@ attacks: install
 
 e2e: install
 	$(PYTEST) tests/e2e
+
+# The live page in a real headless Chromium (apt-get install chromium, or CHROMIUM=/path/to/one), a demo running beside it.
+test-page: install
+	$(BIN)/python -m pip install --quiet -e '.[page]'
+	$(PYTEST) tests/page
 
 # A real vLLM on the CPU (3.5 GB) in an environment of its own: engine conformance and the vLLM sampler.
 VLLM := .venv-vllm/bin/python

@@ -105,7 +105,7 @@ export class Chart {
           u.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false);
           if (to > from) this.onZoom([from, to]);
         }],
-        setCursor: [(u) => this.legend(u.cursor.idx)],
+        setCursor: [(u) => this.plot === u && this.legend(u.cursor.idx)],
       },
     };
   }

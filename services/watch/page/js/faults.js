@@ -37,7 +37,10 @@ export class Faults {
       const mark = JSON.stringify(found);
       if (this.shown.get(run) === mark || !this.cards.has(run)) return;
       this.shown.set(run, mark);
-      put(this.cards.get(run), h("h2", {}, run), redisPart(found.redis), deadPart(found.redis, run), processPart(found), eventPart(found));
+      const card = this.cards.get(run);
+      const open = new Map([...card.querySelectorAll("details")].map((one) => [one.dataset.key, one.open]));
+      put(card, h("h2", {}, run), redisPart(found.redis), deadPart(found.redis, run), eventPart(found), processPart(found), leasePart(found.redis));
+      for (const one of card.querySelectorAll("details")) one.open = open.get(one.dataset.key) ?? one.open;
     }));
   }
 }
@@ -50,10 +53,16 @@ function redisPart(redis) {
     h("h3", {}, "Streams"),
     table("Streams", ["stream", ["waiting", "num"], ["leased", "num"], ["oldest", "num"], ["most deliveries", "num"], ["workers alive", "num"]],
       redis.queues.map((q) => [q.stream, num(q.backlog - q.leased), num(q.leased), q.backlog ? duration(q.oldest_s) : "–", q.leased ? num(q.attempts) : "–", `${alive(q.stream).filter((w) => w.alive).length} of ${alive(q.stream).length}`]), "No stream yet."),
-    h("h3", {}, "Leases"),
-    table("Leases", ["stream", "message", "holder", ["age", "num"], ["renewed", "num"], ["deliveries", "num"], "why the last attempt ended"],
-      redis.leases.map((l) => [l.stream, h("code", {}, l.id), l.holder, duration(l.age_s), duration(l.renewed_s) + " ago", num(l.deliveries), l.reason || "–"]), "Nobody holds a message."),
-    h("details", {}, h("summary", {}, `Workers (${redis.workers.length})`),
+  ];
+}
+
+function leasePart(redis) {
+  if (!redis.leases) return null;
+  return [
+    h("h3", {}, "Who holds what"),
+    h("details", { "data-key": "leases", open: redis.leases.length > 0 && redis.leases.length <= 12 }, h("summary", {}, `Leases (${num(redis.leases.length)})`), table("Leases", ["stream", "message", "holder", ["age", "num"], ["renewed", "num"], ["deliveries", "num"], "why the last attempt ended"],
+      redis.leases.map((l) => [l.stream, h("code", {}, l.id), l.holder, duration(l.age_s), duration(l.renewed_s) + " ago", num(l.deliveries), l.reason || "–"]), "Nobody holds a message.")),
+    h("details", { "data-key": "workers" }, h("summary", {}, `Workers (${redis.workers.length})`),
       table("Workers", ["stream", "name", ["leased", "num"], ["last asked", "num"], "state"], redis.workers.map((w) => [w.stream, w.name, num(w.leased), duration(w.idle_ms / 1000) + " ago", h("span", { class: w.alive ? "good" : "bad" }, w.alive ? "alive" : "hangs or gone")]), "None.")),
   ];
 }

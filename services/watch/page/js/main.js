@@ -21,6 +21,7 @@ class Page {
     this.picker = h("div", {});
     this.pickerName = h("span", {}, "runs");
     this.reports = h("div", {});
+    this.empty = h("p", { hidden: true });
   }
 
   async start() {
@@ -40,7 +41,7 @@ class Page {
 
   build() {
     const tab = ([id, name]) => h("button", { type: "button", role: "tab", id: `tab-${id}`, "aria-controls": `panel-${id}`, onclick: () => this.open(id), onkeydown: (e) => this.arrow(e, id) }, name);
-    const themeButton = h("button", { type: "button", onclick: () => setTheme(theme() === "dark" ? "light" : "dark") }, "Dark / light");
+    const themeButton = h("button", { type: "button", "aria-label": "Dark / light", title: "Dark / light", onclick: () => setTheme(theme() === "dark" ? "light" : "dark") }, "◐");
     const menu = h("details", { class: "menu" }, h("summary", {}, this.pickerName), this.picker);
     const report = offline ? null : h("details", { class: "menu right" }, h("summary", {}, "Export"), this.reports);
     addEventListener("click", (e) => document.querySelectorAll("details.menu[open]").forEach((one) => one.contains(e.target) || one.removeAttribute("open")));
@@ -48,7 +49,7 @@ class Page {
     put(document.getElementById("top"), h("div", { class: "bar" },
       h("span", { class: "brand" }, s("svg", { viewBox: "0 0 32 32", "aria-hidden": "true" }, s("rect", { width: 32, height: 32, rx: 7, fill: "#1f5fa8" }), s("path", { d: "M5 23 12 14l5 5 10-12", fill: "none", stroke: "#fff", "stroke-width": 3.5 })), h("h1", { class: "visually-hidden" }, "rgopd watch"), h("span", { "aria-hidden": "true" }, "rgopd")),
       menu, h("div", { role: "tablist", "aria-label": "Views" }, this.tabs.map(tab)), h("span", { class: "grow" }), this.dot, this.link, report, themeButton));
-    put(document.getElementById("content"), this.tabs.map(([id, name, view]) => h("div", { role: "tabpanel", id: `panel-${id}`, "aria-labelledby": `tab-${id}`, hidden: true }, h("h2", { class: "visually-hidden" }, name), view.element)));
+    put(document.getElementById("content"), this.empty, this.tabs.map(([id, name, view]) => h("div", { role: "tabpanel", id: `panel-${id}`, "aria-labelledby": `tab-${id}`, hidden: true }, h("h2", { class: "visually-hidden" }, name), view.element)));
   }
 
   open(id) {
@@ -115,7 +116,8 @@ class Page {
     this.list();
     if (before && !this.shown.length && data.first.length) this.show(data.first.slice(0, MAX_SHOWN));
     else if (before) announce("the list of runs changed");
-    if (!this.runs.length) put(document.getElementById("panel-now"), h("p", {}, `No run yet below ${data.places.join(", ")}. It appears here as soon as one starts.`));
+    this.empty.hidden = this.runs.length > 0;
+    put(this.empty, `No run yet below ${data.places.join(", ")}. It appears here as soon as one starts.`);
   }
 
   list() {

@@ -18,8 +18,8 @@ export class Rollouts {
     this.step = null;
     this.follows = true;
     this.run = null;
-    this.runBox = h("select", { onchange: (e) => this.setRun(e.target.value) });
-    this.domainBox = h("select", { onchange: (e) => this.change({ domain: e.target.value }) });
+    this.runBox = h("select", { "aria-label": "Run", onchange: (e) => this.setRun(e.target.value) });
+    this.domainBox = h("select", { "aria-label": "Domain", onchange: (e) => this.change({ domain: e.target.value }) });
     this.slider = h("input", { type: "range", min: "0", max: "0", "aria-label": "Step", oninput: (e) => this.pick(Number(e.target.value)) });
     this.number = h("input", { type: "number", min: "0", "aria-label": "Step", onchange: (e) => this.go(Number(e.target.value)) });
     this.latest = h("input", { type: "checkbox", checked: true, onchange: (e) => this.setFollow(e.target.checked) });
@@ -35,14 +35,14 @@ export class Rollouts {
   }
 
   filterTools() {
-    const select = (key) => h("label", {}, CHOICES[key][0], h("select", { onchange: (e) => this.change({ [key]: e.target.value }) }, CHOICES[key][1].map(([value, text]) => h("option", { value }, text))));
+    const select = (key) => h("label", {}, CHOICES[key][0], h("select", { "aria-label": CHOICES[key][0], onchange: (e) => this.change({ [key]: e.target.value }) }, CHOICES[key][1].map(([value, text]) => h("option", { value }, text))));
     let wait = 0;
     const typed = (e) => {
       clearTimeout(wait);
       const text = e.target.value;
       wait = setTimeout(() => this.change({ text }), 250);
     };
-    return h("div", { class: "filters" }, h("label", {}, "Domain", this.domainBox), ...Object.keys(CHOICES).map(select), h("label", {}, "Text in prompt or response", h("input", { type: "search", maxlength: "1000", oninput: typed })));
+    return h("div", { class: "filters" }, h("label", {}, "Domain", this.domainBox), ...Object.keys(CHOICES).map(select), h("label", {}, "Text in prompt or response", h("input", { type: "search", "aria-label": "Text in prompt or response", maxlength: "1000", oninput: typed })));
   }
 
   async setRuns(runs) {
@@ -122,7 +122,7 @@ export class Rollouts {
     put(this.note, answer.trouble || `${missed}${answer.shown} of ${answer.of} kept rollouts of step ${answer.step}` + (answer.steps.length > 1 ? `; ${answer.steps.length} steps are kept` : ""));
     put(this.header, headerWords(answer.header));
     const wide = new Set([...this.list.querySelectorAll("details[open][data-id]")].map((one) => one.dataset.id));
-    put(this.list, answer.groups.map((group) => groupCard(group, { run: this.run, step: answer.step }, wide)));
+    put(this.list, answer.groups.map((group) => groupCard(group, { run: this.run, step: answer.step, read: () => this.follows && this.setFollow(false) }, wide)));
     const wanted = read().rollout;
     if (wanted) this.list.querySelector(`details[data-id="${CSS.escape(wanted)}"]`)?.setAttribute("open", "");
   }
@@ -159,6 +159,7 @@ function rolloutRow(rollout, at, open) {
   const details = h("details", { class: "rollout", "data-id": rollout.id, ontoggle: () => {
     if (!details.open || box.childElementCount) return;
     put(box, rolloutBody(rollout, at, gap));
+    at.read(); // what somebody reads must not go when the next step comes
     write({ rollout: rollout.id, step: at.step });
   } }, h("summary", {}, h("span", { class: "mono" }, rollout.index), h("span", { class: tone }, status), h("span", { class: "num" }, `A ${signed(rollout.advantage, 2)}`),
     h("span", { class: "num" }, `${num(rollout.length)} tok`), h("span", { class: "num" }, gap === null ? "–" : `ΔL ${signed(gap, 2)}`), h("span", { class: gate[0] }, gate[1]), h("span", { class: "text", dir: "auto" }, rollout.response_text.slice(0, 300))), box);
@@ -171,7 +172,7 @@ function rolloutBody(rollout, at, gap) {
   const failed = (verdict.tests || []).map((test, i) => [test, i]).filter(([test]) => test.status && test.status !== "passed");
   const facts = [["Reward", num(rollout.reward)], ["Advantage", signed(rollout.advantage)], ["L_T", num(rollout.l_teacher, 5)], ["L_S", num(rollout.l_student, 5)], ["L_T − L_S", signed(gap)], ["Kept tokens", rollout.kept_tokens === null ? "–" : `${num(rollout.kept_tokens)} of ${num(rollout.length)}`], ["Ended by", rollout.finish || "–"]];
   const strip = h("div", {}, h("p", { class: "muted" }, "Loading tokens…"));
-  get("rollout", { ...at, id: rollout.id }).then((tokens) => put(strip, new Strip({ ...at, id: rollout.id }, tokens).element), (error) => {
+  get("rollout", { run: at.run, step: at.step, id: rollout.id }).then((tokens) => put(strip, new Strip({ run: at.run, step: at.step, id: rollout.id }, tokens).element), (error) => {
     put(strip, h("div", { class: "prompt", dir: "auto" }, rollout.response_text), h("p", { class: "muted" }, error.message));
     announce(error.message);
   });

@@ -1,7 +1,7 @@
 // A response token by token: coloured by the teacher's or the loss's opinion; each token opens what both models had in mind.
 
 import { get } from "./api.js";
-import { h, put, s } from "./dom.js";
+import { announce, h, put, s } from "./dom.js";
 import { num, percent, signed } from "./format.js";
 
 const CHUNK = 250;
@@ -16,14 +16,14 @@ export class Strip {
     this.tokens = tokens;
     this.mode = tokens.gap ? "gap" : "loss";
     this.support = new Map();
-    this.card = h("div", { class: "token-card", hidden: true });
+    this.card = h("div", { class: "token-card", hidden: true, tabindex: "0", role: "region", "aria-label": "What both models had in mind" });
     const figures = tokens.keep !== undefined;
     this.body = h("div", {
       class: "strip" + (tokens.pieces.length > LONG ? " long" : ""), tabindex: "0", role: "region",
       "aria-label": figures ? "Response by token. Arrow keys go from token to token." : "Response by token",
       onpointerover: (e) => this.over(e), onclick: (e) => this.over(e), onkeydown: (e) => this.pressed(e),
     });
-    this.element = h("div", {}, figures ? this.tools() : h("p", { class: "muted" }, "No figures are kept of these tokens."), this.body, this.card);
+    this.element = h("div", {}, figures ? this.tools() : h("p", { class: "muted" }, "No figures are kept of these tokens."), h("div", { class: "token-view" }, this.body, this.card));
     this.paint();
   }
 
@@ -91,8 +91,8 @@ export class Strip {
     if (move === undefined || !this.tokens.keep) return;
     event.preventDefault();
     const next = Math.max(0, Math.min(this.tokens.pieces.length - 1, (this.here ?? -1) + move));
-    this.card.setAttribute("role", "status");
     this.open(next);
+    announce(`token ${next + 1} ${visible(this.tokens.pieces[next])}` + (this.tokens.gap ? `, teacher minus student ${signed(this.tokens.gap[next])}` : ""));
     this.body.querySelector(`[data-i="${next}"]`)?.scrollIntoView({ block: "nearest" });
   }
 
