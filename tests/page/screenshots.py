@@ -23,7 +23,7 @@ def shoot(page: Page, name: str) -> None:
     page.wait_for_timeout(1200)
     path = DOCS / f"watch-{name}.png"
     page.screenshot(path=str(path))
-    Image.open(path).convert("RGB").quantize(48, dither=Image.Dither.NONE).save(path, optimize=True)
+    Image.open(path).convert("RGB").quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
     print(path, path.stat().st_size)  # noqa: T201
 
 

@@ -17,7 +17,7 @@ class Page {
     this.shown = [];
     this.latest = new Map();
     this.dot = h("span", { class: "dot" });
-    this.link = h("span", { class: "muted", role: "status" }, "");
+    this.link = h("span", { class: "muted link", role: "status" }, "");
     this.picker = h("div", {});
     this.pickerName = h("span", {}, "runs");
     this.reports = h("div", {});

@@ -167,6 +167,17 @@ function rolloutRow(rollout, at, open) {
   return details;
 }
 
+/** Tests that were not passed, those of one reason together. */
+function failedTests(failed) {
+  const groups = new Map();
+  for (const [test, i] of failed) {
+    const words = `${test.status}: ${test.reason || ""}`;
+    groups.set(words, [...(groups.get(words) || []), i + 1]);
+  }
+  const lines = [...groups].slice(0, 5).map(([words, tests]) => h("p", { class: "bad" }, `Test${tests.length > 1 ? "s" : ""} ${tests.join(", ")} `, h("span", { dir: "auto" }, words)));
+  return groups.size > 5 ? [lines, h("p", { class: "muted" }, `and ${groups.size - 5} other reasons`)] : lines;
+}
+
 function rolloutBody(rollout, at, gap) {
   const verdict = rollout.verdict || {};
   const failed = (verdict.tests || []).map((test, i) => [test, i]).filter(([test]) => test.status && test.status !== "passed");
@@ -179,8 +190,7 @@ function rolloutBody(rollout, at, gap) {
   return [
     h("p", {}, h("strong", {}, rollout.why)),
     verdict.reason ? h("p", {}, "Verdict: ", h("span", { dir: "auto" }, verdict.reason), verdict.extracted ? [" · answer read: ", h("code", { dir: "auto" }, verdict.extracted)] : null) : null,
-    failed.slice(0, 5).map(([test, i]) => h("p", { class: "bad" }, `Test ${i + 1} ${test.status}: `, h("span", { dir: "auto" }, test.reason || ""))),
-    failed.length > 5 ? h("p", { class: "muted" }, `and ${failed.length - 5} more tests`) : null,
+    failedTests(failed),
     h("dl", { class: "facts" }, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
     strip,
     h("details", {}, h("summary", {}, "As text"), h("div", { class: "prompt", dir: "auto", tabindex: "0" }, rollout.response_text)),
