@@ -24,7 +24,7 @@ def shoot(page: Page, name: str) -> None:
     path = DOCS / f"watch-{name}.png"
     page.screenshot(path=str(path))
     Image.open(path).convert("RGB").quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
-    print(path, path.stat().st_size)  # noqa: T201
+    print(path, path.stat().st_size)
 
 
 def pictures(browser: Browser, url: str, run: str, step: str, rollout: str, token: str, others: list[str]) -> None:

@@ -82,7 +82,7 @@ def test_a_demo_live_killed_resumed_and_finished(rgopd: Rgopd, serve: Serve, ope
     expect(page.locator(".badge")).to_have_text("running", timeout=MINUTES)
     expect(page.locator(".badge")).to_have_text("finished", timeout=MINUTES)
     expect(page.get_by_text("step 6 of 6")).to_be_visible()
-    expect(page.get_by_text(re.compile("resume", re.I)).first).to_be_visible()
+    expect(page.locator("#panel-now").get_by_text(re.compile("^Resumed: steps after"))).to_be_visible()
     tab(page, "Curves")
     expect(page.locator('[data-chart="loss"] .plot')).to_have_attribute("aria-label", re.compile(r"steps 0 to 5\."))
     assert resumed.wait(60) == 0
