@@ -6,23 +6,19 @@ tuples, tiny numbers, units) it is overruled.
 
 from __future__ import annotations
 
-import math
-import re
 from typing import Any
-
-from latex2sympy2_extended.logic import And  # type: ignore[import-untyped]
-from latex2sympy2_extended.sets import FiniteSet  # type: ignore[import-untyped]
-from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-from sympy import Basic
-from sympy import FiniteSet as SympyFiniteSet
-from sympy.core.relational import Relational
-from sympy.sets.sets import Interval, Union
 
 from rgopd.verifier.letters import chosen
 from rgopd.verifier.reading import last_line
+from rgopd.verifier.symbolic import clock
 from rgopd.verifier.symbolic import text as tidy
-from rgopd.verifier.symbolic.numbers import same_number
-from rgopd.verifier.symbolic.units import same_quantity
+from rgopd.verifier.symbolic.equality import Judge
+from rgopd.verifier.symbolic.options import option
+from rgopd.verifier.symbolic.parsing import NothingFound, Unreadable, same_symbols
+from rgopd.verifier.symbolic.prose import Phrase, phrases
+from rgopd.verifier.symbolic.quantities import quantity
+from rgopd.verifier.symbolic.ratios import ratio
+from rgopd.verifier.symbolic.scripts import plain
 
 _SAMPLES = (
     (r"$\frac{1}{2}$", r"so the answer is $\boxed{0.5}$"),
@@ -36,8 +32,6 @@ _SAMPLES = (
     (r"\frac{\pi}{4}", r"$\pi/4$"),
     ("42", "The answer is 42."),
 )
-_LETTER = re.compile(r"\(?(?:\\(?:text|mathrm|textbf)\s*\{)?\s*\(?([A-Z])\)?\s*\}?\)?")
-_TARGETS = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
 
 
 def warm_up() -> None:
@@ -56,12 +50,19 @@ def judge(question: dict[str, Any]) -> dict[str, Any]:
     answer_text = tidy.extract(question["response"], how)
     if answer_text is None:
         return {"status": "failed", "reason": f"no {how} answer in the response", "extracted": None}
+    answer_text = tidy.unescaped(plain(answer_text[-tidy.MAX_ANSWER :]))
     outcome: dict[str, Any] = {}
     for reference in question["references"]:
-        outcome = _judge_one(reference, answer_text[-tidy.MAX_ANSWER :], question.get("tolerance"))
+        outcome = _judge_one(_reference(reference), answer_text, question.get("tolerance"))
         if outcome["status"] != "failed":
             break
     return outcome
+
+
+def _reference(text: str) -> str:
+    """A whole solution as reference stands for what it boxes."""
+    text = tidy.unescaped(plain(text))
+    return tidy.boxed_answer(text) or text
 
 
 def _braces_match(latex: str) -> bool:
@@ -73,6 +74,16 @@ def _braces_match(latex: str) -> bool:
 def _judge_one(reference: str, response: str, tolerance: float | None) -> dict[str, Any]:
     if not _braces_match(reference):
         return {"status": "error", "reason": "the reference's braces do not match; correct it", "extracted": None}
+    judge = Judge(tolerance)
+    try:
+        return _in_box(reference, response, judge)
+    except Unreadable:
+        return {"status": "error", "reason": "the reference cannot be parsed; correct it", "extracted": None}
+    except NothingFound:
+        return {"status": "failed", "reason": "no answer found in the response", "extracted": None}
+
+
+def _in_box(reference: str, response: str, judge: Judge) -> dict[str, Any]:
     sentence = tidy.announced(response)
     if sentence is not None:
         response = sentence
@@ -83,79 +94,41 @@ def _judge_one(reference: str, response: str, tolerance: float | None) -> dict[s
     if answer is None and closing is not None and tidy.is_empty_set(closing):
         answer = closing
     if answer is not None:
-        certain = _by_text(reference, answer)
-        if certain is not None:
-            return _outcome(certain, answer)
-    letter = _LETTER.fullmatch(tidy.bare(reference))
-    if letter and chosen(response, []) == letter[1]:
-        return _outcome(True, letter[1])
-    return _by_symbols(reference, response, answer, tolerance)
+        return _outcome(judge.equal(reference, answer), answer)
+    return _in_prose(reference, response, judge)
 
 
-def _by_text(reference: str, answer: str) -> bool | None:
-    """What can be told without parsing: None when nothing can."""
-    if tidy.canonical(reference) == tidy.canonical(answer):
-        return True
-    if tidy.is_empty_set(reference) or tidy.is_empty_set(answer):
-        return tidy.is_empty_set(reference) and tidy.is_empty_set(answer)
-    said, wanted = tidy.words(answer), tidy.words(reference)
-    if said is not None and wanted is not None:
-        return said == wanted
-    return same_quantity(reference, answer)
+def _in_prose(reference: str, response: str, judge: Judge) -> dict[str, Any]:
+    """No box: the letter, where the reference has one; what the response ends in or announces; at last whatever
+    math-verify finds."""
+    choice = option(reference)
+    found = phrases(response)
+    both = _lettered(found) if choice is not None else None
+    if both is not None:
+        return _outcome(judge.equal(reference, both), both)
+    letter = chosen(response, []) if choice is not None else None
+    if choice is not None and letter is not None:
+        return _outcome(letter == choice.letter, letter)
+    if choice is not None and choice.value:
+        reference = choice.value
+    for phrase in found:
+        mathy = tidy.looks_like_math(phrase.text)
+        if judge.equal(reference, phrase.text) if mathy else judge.certain(reference, phrase.text):
+            return _outcome(True, phrase.text)
+        if _plain_speech(phrase.text) or (phrase.announced and (mathy or quantity(phrase.text) is not None)):
+            return _outcome(False, phrase.text)
+    return _outcome(same_symbols(reference, "", response, judge.tolerance), response[-200:])
 
 
-def _by_symbols(reference: str, response: str, answer: str | None, tolerance: float | None) -> dict[str, Any]:
-    gold = _parse(_as_math(tidy.ungrouped(reference)))
-    if tidy.is_plain_number(reference):
-        gold += _parse(reference)  # 0,5 is a pair in LaTeX and a number in half of the world
-    if not any(isinstance(g, Basic) or g is not None and not isinstance(g, str) for g in gold):
-        gold = [tidy.bare(reference)] if gold or tidy.bare(reference) else []
-    if not gold:
-        return {"status": "error", "reason": "the reference cannot be parsed; correct it", "extracted": None}
-    found = _parse(_as_math(tidy.ungrouped(answer)) if answer is not None else response)
-    if answer is not None and tidy.is_plain_number(answer):
-        found += _parse(answer)
-    if not found:
-        return {"status": "failed", "reason": "no answer found in the response", "extracted": answer}
-    return _outcome(_equal(gold, found, reference, answer, tolerance), answer or str(found[-1]))
+def _plain_speech(phrase: str) -> bool:
+    """A time, a date or a ratio: math-verify would take a number out of it."""
+    return bool(clock.time_of_day(phrase) or clock.date(phrase) or ratio(phrase) or phrase.startswith("not "))
 
 
-def _equal(gold: list[Any], found: list[Any], reference: str, answer: str | None, tolerance: float | None) -> bool:
-    places = 6 if tolerance is None else max(0, math.floor(-math.log10(max(tolerance, 1e-15))))
-    for g in gold:
-        for f in found:
-            overruled = _overrule(g, f, reference, answer, tolerance)
-            if overruled is not None:
-                if overruled:
-                    return True
-                continue
-            if verify([g], [f], places, allow_set_relation_comp=True, timeout_seconds=None):
-                return True
-    return False
-
-
-def _overrule(g: Any, f: Any, reference: str, answer: str | None, tolerance: float | None) -> bool | None:
-    """Where math-verify is not asked."""
-    if answer is not None:
-        forms = {tidy.outer_form(reference), tidy.outer_form(answer)}
-        if "set" in forms and forms & {"tuple", "list"}:
-            return False  # {1, 2} has no order and (1, 2) has one
-    if isinstance(f, (SympyFiniteSet, FiniteSet)):
-        # (1, 2) may be a point or an interval, {1, 2} is never one
-        braces = answer is not None and tidy.outer_form(answer) == "set"
-        if isinstance(g, (Relational, And, Union)) or (isinstance(g, Interval) and braces):
-            return False
-    return same_number(g, f, tolerance)
-
-
-def _as_math(latex: str) -> str:
-    if any(mark in latex for mark in ("$", "\\boxed", "\\(", "\\[")):
-        return latex
-    return f"${latex}$"
-
-
-def _parse(text: str) -> list[Any]:
-    return list(parse(text, _TARGETS, parsing_timeout=None, raise_on_error=False))
+def _lettered(found: list[Phrase]) -> str | None:
+    """The first phrase that gives a letter and a value."""
+    options = ((phrase.text, option(phrase.text)) for phrase in found)
+    return next((text for text, read in options if read is not None and read.value), None)
 
 
 def _outcome(equal: bool, extracted: str) -> dict[str, Any]:

@@ -3,16 +3,111 @@ is absolute (chop), so that it calls 1/2^99 and 1/2^98, or 1/2004! and 1/2006!, 
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from sympy import Basic, E, Float, I, Integer, MatrixBase, nan, oo, zoo
 from sympy.core.relational import Relational
 from sympy.sets.sets import Set
 
+from rgopd.verifier.symbolic import spelling
+from rgopd.verifier.symbolic.text import bare, flat
+
 _DIGITS = 30
 _EXACT = 1e-15
 _DECIMAL = 1e-6
 _MAX_BITS = 100_000
+
+
+_PLAIN = re.compile(
+    r"(?P<sign>[-+]?)\s{0,3}(?:(?P<whole>\d{1,400})?\s{0,3}\\frac\s{0,2}(?:\{\s?(?P<above>-?\d{1,400})\s?\}|(?P<a>\d))"
+    r"\s{0,2}(?:\{\s?(?P<below>\d{1,400})\s?\}|(?P<b>\d))"
+    r"|(?P<over>\d{1,400})\s?/\s?(?P<under>\d{1,400})"
+    r"|(?P<decimal>\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})"
+    r"(?:\s{0,3}(?:\\times|\\cdot|\*)\s{0,3}10\s?\^\s?(?:\{\s?(?P<power>[-+]?\d{1,4})\s?\}|(?P<digit>\d)))?)"
+    r"\s{0,3}(?P<percent>\\?%)?"
+)
+
+
+class Plain(NamedTuple):
+    """A number that needs no parser: its value, whether it was written with a point, and whether as a percentage."""
+
+    value: Fraction
+    decimal: bool
+    percent: bool
+
+
+def plain_number(text: str) -> Plain | None:
+    """An integer, decimal, fraction, mixed number, power of ten or percentage; None for anything else."""
+    found = _PLAIN.fullmatch(text.strip())
+    if found is None:
+        return None
+    part = found.groupdict()
+    below = int(part["below"] or part["b"] or part["under"] or 1)
+    if not below:
+        return None
+    if part["decimal"]:
+        value = Fraction(part["decimal"]) * Fraction(10) ** int(part["power"] or part["digit"] or 0)
+    elif part["over"]:
+        value = Fraction(int(part["over"]), below)
+    else:
+        above = int(part["above"] or part["a"])
+        if part["whole"] and above < 0:
+            return None
+        value = int(part["whole"] or 0) + Fraction(above, below)
+    decimal = "." in (part["decimal"] or "")
+    return Plain(-value if part["sign"] == "-" else value, decimal, part["percent"] is not None)
+
+
+_PERCENT = re.compile(r"\s?per\s?cent(?:age)?$")
+_THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:(?:\s|\\,|\\;|\\!|\\ |~|\{,\}\s?|,\\!\s?|,)\d{3})+(?:\.\d{0,60})?")
+_LAKHS = re.compile(r"[-+]?\d{1,2}(?:,\d{2}){1,8},\d{3}(?:\.\d{0,60})?")
+_EUROPEAN = re.compile(
+    r"[-+]?\d{1,3}(?:\.\d{3}){2,20}(?:\{?,\}?\d{1,60})?|[-+]?\d{1,3}(?:[.\s]\d{3}){1,20}\{?,\}?\d{1,60}"
+)
+_COMMA = re.compile(r"([-+]?\d{1,60})\{?,\}?(\d{1,60})")
+
+
+@lru_cache(maxsize=512)
+def numeric_readings(latex: str) -> list[Plain]:
+    """What a text is as a number alone, in every convention that allows it: 1,234 is 1234; 0,5 is a half; 1.234,5 is
+    1234.5. Empty for anything else."""
+    text = _PERCENT.sub("%", flat(latex)) if "cent" in latex else bare(latex)
+    percent = text.endswith("%")
+    body = text.rstrip("%").rstrip("\\ ") if percent else text
+    spellings = []
+    if _THOUSANDS.fullmatch(body) and not re.match(r"[-+]?0", body):
+        spellings = [re.sub(r"[^\d.+-]", "", body)]
+    elif _LAKHS.fullmatch(body):
+        spellings = [body.replace(",", "")]
+    elif _EUROPEAN.fullmatch(body):
+        spellings = [re.sub(r"[.\s{}]", "", body).replace(",", ".")]
+    elif found := _COMMA.fullmatch(body):
+        spellings = [f"{found[1]}.{found[2]}"]
+    else:
+        spellings = [spelling.joined(spelling.rewritten(spelling.styled(body))).strip()]
+    readings = [plain_number(s + ("%" if percent else "")) for s in spellings]
+    return [reading for reading in readings if reading is not None]
+
+
+def same_plain(gold: Plain, answer: Plain, tolerance: float | None) -> bool:
+    """As `same_number`, without a parser. 9% is 9 and 0.09, where the other has no sign of its own."""
+    pairs = [(gold.value, answer.value)]
+    if gold.percent != answer.percent:
+        pairs.append((gold.value / 100, answer.value) if gold.percent else (gold.value, answer.value / 100))
+    return any(_close(g, a, gold.decimal or answer.decimal, tolerance) for g, a in pairs)
+
+
+def _close(gold: Fraction, answer: Fraction, decimal: bool, tolerance: float | None) -> bool:
+    apart = abs(gold - answer)
+    if tolerance is not None:
+        return apart <= Fraction(tolerance) * max(Fraction(1), abs(gold))
+    if not decimal or not apart:
+        return not apart
+    size = abs(gold) if abs(gold) > abs(answer) else abs(answer)
+    return apart < Fraction(1, 10**6) and (size > Fraction(1, 1000) or apart <= size / 1000)
 
 
 def same_number(gold: Any, answer: Any, tolerance: float | None) -> bool | None:

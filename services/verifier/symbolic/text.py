@@ -20,16 +20,23 @@ _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\[", "\\]"), ("\\(", "\\)"))
 _MATHY = re.compile(
     r"[\s\d.,:;+\-*/^_=<>(){}\[\]|!'%&]|\\[A-Za-z]+|\\[,;!{}|%$ ]|(?<![A-Za-z])[A-Za-z]{1,2}(?![A-Za-z])"
 )
+_PROSE = re.compile(r"(?i)\b(?:so|it|is|we|he|an|of|by|be|as|my|at|us|if|do|me)\b")
+_ESCAPED = re.compile(r"\\\\(?=[A-Za-z{}(),!;$%\[\]])")
+_NONE = re.compile(
+    r"(?:(?:there (?:is|are)|(?:it|the equation|the system) has) )?no (?:real |such |valid |possible )?"
+    r"(?:solutions?|roots?|answers?|values?|numbers?|integers?|zeros|x)(?: of x)?"
+    r"(?: exists?| in the reals| in real numbers)?|(?:does|do) not exist"
+    r"|无(?:实数?)?解|没有(?:实数)?解|无实根|不存在|нет (?:действительных )?(?:решений|корней)"
+    r"|keine (?:reelle )?lösung(?:en)?|(?:pas de|aucune) solutions?|(?:sin|no hay) soluci(?:ón|ones)"
+)
+_COUNTED = re.compile(r"(?i)(?<=many) (?:real )?(?:solutions?|roots?|values?)$")
 _APART = re.compile(r"(?<=\d)\s+(?=\d)")
-_TEXT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mbox|operatorname)\s{0,3}\{([^{}]{0,200})\}")
+_TEXT = re.compile(
+    r"\\(?:text|textbf|textrm|mathrm|mbox|textit|textup|operatorname|mathbf|mathsf|bf|rm)\s{0,3}\{([^{}]{0,200})\}"
+)
+_SPACING = re.compile(r"\\(?:[,;:> ]|q?quad(?![A-Za-z])|left(?![A-Za-z])|right(?![A-Za-z]))|~")
 _WORDS = re.compile(r"[A-Za-z]{3,40}(?: [A-Za-z]{1,40}){0,20}")
-_EMPTY = frozenset(
-    {
-        "\\emptyset", "\\varnothing", "∅", "\\{\\}", "{}", "nosolution", "nosolutions", "norealsolution",
-        "norealsolutions", "none", "emptyset", "theemptyset", "nosuchnumber", "nosuchnumbers", "doesnotexist", "dne",
-        "nosolutionexists", "nosolutionsexist", "therearenosolutions", "thereisnosolution", "therearenorealsolutions",
-    }
-)  # fmt: skip
+_EMPTY = frozenset({"\\emptyset", "\\varnothing", "∅", "\\{\\}", "{}", "none", "emptyset", "theemptyset", "dne"})
 
 
 def extract(response: str, how: str) -> str | None:
@@ -49,6 +56,11 @@ def extract(response: str, how: str) -> str | None:
         return str(numbers[-1]).lstrip("$").rstrip(",.") if numbers else None
     tag = answer_tag(text) if "\\boxed" not in text else None
     return text if tag is None else tag
+
+
+def unescaped(text: str) -> str:
+    r"""\\\\frac as \\frac: escaped once too often, as happens to JSON. A matrix has line breaks of its own."""
+    return text if "\\\\" not in text or "\\begin" in text else _ESCAPED.sub(r"\\", text)
 
 
 def announced(text: str) -> str | None:
@@ -75,21 +87,33 @@ def boxed_answer(text: str) -> str | None:
     return contents[0] if len(contents) == 1 else "\\{" + ", ".join(contents) + "\\}"
 
 
+def flat(latex: str) -> str:
+    r"""As it would be read out: \text and its kin unwrapped, spaces of all sorts one blank, \colon a colon."""
+    text = _TEXT.sub(r"\1", bare(latex)) if "\\" in latex else bare(latex)
+    text = _SPACING.sub(" ", text.replace("\\!", "").replace("\\colon", ":")) if "\\" in text or "~" in text else text
+    return " ".join(text.replace("{:}", ":").split())
+
+
 def is_plain_number(text: str) -> bool:
     """Digits alone, with at most one point or comma."""
     return _PLAIN_NUMBER.fullmatch(text.strip()) is not None
 
 
 def bare(latex: str) -> str:
-    r"""Without math delimiters, \boxed, and a full stop: "$\boxed{4}$." -> "4"."""
-    text = latex.replace("\\$", "").strip()  # a currency's sign
+    r"""Without math delimiters, \boxed, a currency's sign and a full stop: "$\boxed{4}$." -> "4"."""
+    return undelimited(latex.replace("\\$", ""))
+
+
+def undelimited(latex: str) -> str:
+    """As `bare`, the currency's sign kept."""
+    text = latex.strip()
     for mark in ("**", "`"):
         if text.startswith(mark) and text.endswith(mark) and len(text) > 2 * len(mark):
             text = text[len(mark) : -len(mark)].strip()
     inside = boxed(text)
     if inside is not None and (text.startswith(("\\boxed", "$\\boxed", "\\fbox")) or text.count("\\boxed") == 1):
         text = inside.strip()
-    text = text.rstrip(".").strip() if not text.endswith("\\.") else text
+    text = text[:-1].rstrip() if text.endswith(".") and not text.endswith(("\\.", "..")) else text
     for opening, closing in _WRAPPERS:
         if text.startswith(opening) and text.endswith(closing) and len(text) >= len(opening) + len(closing):
             inner = text[len(opening) : len(text) - len(closing)]
@@ -114,6 +138,7 @@ def words(latex: str) -> str | None:
     r"""A plain word or several, as of a name: "\text{Paris}" -> "paris". None for anything else: a parser would read
     a product of letters, in any order."""
     text = " ".join(_TEXT.sub(r"\1", bare(latex)).replace("~", " ").split()).strip(".!")
+    text = _COUNTED.sub("", text)
     return text.casefold() if _WORDS.fullmatch(text) else None
 
 
@@ -128,6 +153,10 @@ def ungrouped(latex: str) -> str:
 def is_empty_set(latex: str) -> bool:
     """Does it say that there is no solution?"""
     text = re.sub(r"\\(?:text|mathrm|textrm|operatorname)\s*", "", bare(latex))
+    if _NONE.fullmatch(
+        " ".join(text.replace("\\ ", " ").replace("{", "").replace("}", "").split()).strip(".!").lower()
+    ):
+        return True
     text = "".join(text.replace("\\ ", "").split()).strip(".!").lower()
     return text in _EMPTY or text.strip("{}") in _EMPTY
 
@@ -137,7 +166,7 @@ def looks_like_math(text: str) -> bool:
     stripped = text.strip()
     if not stripped or len(stripped) > 400 or "\n\n" in stripped:
         return False
-    return not _MATHY.sub("", stripped)
+    return not _MATHY.sub("", stripped) and not _PROSE.search(stripped)
 
 
 def outer_form(latex: str) -> str:

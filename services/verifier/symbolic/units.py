@@ -1,77 +1,84 @@
-"""Numbers with units: 10 cm is not 10 m, and is 0.1 m."""
+"""Numbers with units: 10 cm is not 10 m, and is 0.1 m. Where only one names a unit, the number counts."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 from fractions import Fraction
 
-from rgopd.verifier.symbolic.text import bare
+from rgopd.verifier.symbolic.numbers import Plain, numeric_readings
+from rgopd.verifier.symbolic.quantities import Quantity, latex_of, quantity
+from rgopd.verifier.symbolic.unit_names import Unit
+from rgopd.verifier.symbolic.unit_table import MONEY, SAME, Dimensions
 
-_UNITS: dict[str, tuple[str, Fraction]] = {}
+Equal = Callable[[str, str], bool]
 
-
-def _define(dimension: str, **factors: str) -> None:
-    for names, factor in factors.items():
-        for name in names.split("__"):
-            _UNITS[name] = (dimension, Fraction(factor))
-
-
-_define(
-    "length",
-    mm__millimeter__millimetre="1/1000",
-    cm__centimeter__centimetre="1/100",
-    dm="1/10",
-    m__meter__metre="1",
-    km__kilometer__kilometre="1000",
-    inch__inches="254/10000",
-    ft__foot__feet="3048/10000",
-    yd__yard="9144/10000",
-    mi__mile="1609344/1000",
-)
-_define("mass", mg="1/1000000", g__gram="1/1000", kg__kilogram="1", lb__lbs__pound="45359237/100000000")
-_define("time", ms="1/1000", s__sec__second="1", min__minute="60", h__hr__hour="3600", day="86400", week="604800")
-_define("volume", ml__milliliter="1/1000", l__liter__litre="1", gallon="3785411784/1000000000")
-_define("angle", rad__radian="1")
-_define("money", dollar="1", cent="1/100")
-
-_QUANTITY = re.compile(
-    r"(?P<number>[+-]?(?:\d[\d,]*\.?\d*|\.\d+)(?:/\d+)?|[+-]?\\[dt]?frac\{\d+\}\{\d+\})\s*(?:\\[ ,;]|~)*\s*"
-    r"(?:\\(?:text|mathrm|textrm|textup|mbox)\s*\{)?\s*(?:\\ )?(?P<unit>[A-Za-z]+)\.?\s*\}?"
-    r"(?:\s*\^\{?(?P<power>[23])\}?)?"
-)
+_CLOSE = Fraction(1, 10**6)
+_KELVIN = {"celsius": (Fraction(1), Fraction(27315, 100)), "kelvin": (Fraction(1), Fraction(0)),
+           "fahrenheit": (Fraction(5, 9), Fraction(27315, 100) - 32 * Fraction(5, 9))}  # fmt: skip
 
 
-def quantity(latex: str) -> tuple[str, Fraction] | None:
-    """(dimension, amount in base units), or None when it is not a number with a known unit."""
-    match = _QUANTITY.fullmatch(bare(latex))
-    if match is None or len(match["number"]) > 50:
+def same_quantity(gold: str, answer: str, equal: Equal) -> bool | None:
+    """None where no unit is named on either side."""
+    a, b = quantity(gold), quantity(answer)
+    if a is not None and a.weak and (b is None or b.unit.dimensions is None):
+        a = None
+    if b is not None and b.weak and (a is None or a.unit.dimensions is None):
+        b = None
+    if a is None and b is None:
         return None
-    unit = _lookup(match["unit"])
-    number = _number(match["number"])
-    if unit is None or number is None:
-        return None
-    power = int(match["power"] or 1)
-    return f"{unit[0]}^{power}", number * unit[1] ** power
+    if a is None or b is None or a.unit.dimensions is None or b.unit.dimensions is None:
+        return equal(_scaled(a, 1) if a else gold, _scaled(b, 1) if b else answer)
+    return _both_named(a, b, equal)
 
 
-def same_quantity(reference: str, answer: str) -> bool | None:
-    """True or False where both carry a known unit, else None: nothing is said."""
-    a, b = quantity(reference), quantity(answer)
-    if a is None or b is None:
-        return None
-    return a[0] == b[0] and abs(a[1] - b[1]) <= abs(a[1]) * Fraction(1, 10**6)
+def _both_named(a: Quantity, b: Quantity, equal: Equal) -> bool:
+    one, other = _dimensions(a.unit), _dimensions(b.unit)
+    names = frozenset(name for name, _ in (*one[0], *other[0]))
+    if names == {"angle", "radian"} and len(one[0]) == len(other[0]) == 1:
+        texts = [
+            f"\\frac{{180 ({q.number})}}{{\\pi}}" if d[0][0][0] == "radian" else q.number
+            for q, d in ((a, one), (b, other))
+        ]
+        return equal(texts[0], texts[1])
+    if one[0] != other[0] and names not in SAME:
+        return _same_temperature(a, b, names)
+    x, y = _number(a.number), _number(b.number)
+    if one[1] != other[1] and x and y:
+        left, right = x.value * one[1] * a.unit.scale, y.value * other[1] * b.unit.scale
+        return abs(left - right) <= abs(left) * _CLOSE
+    return equal(_scaled(a, one[1] / other[1]), _scaled(b, 1))
 
 
-def _lookup(name: str) -> tuple[str, Fraction] | None:
-    low = name if name in _UNITS else name.lower()
-    return _UNITS.get(low) or _UNITS.get(low.removesuffix("s")) or _UNITS.get(low.removesuffix("es"))
+def _dimensions(unit: Unit) -> tuple[Dimensions, Fraction]:
+    dimensions = unit.dimensions or ()
+    if any(name in MONEY for name, _ in dimensions):  # 5 dollars an hour are also 5 dollars
+        dimensions = tuple(d for d in dimensions if d[0] in MONEY)
+    if dimensions == (("cents", 1),):
+        return (("usd", 1),), unit.factor / 100
+    return tuple(sorted(dimensions)), unit.factor
 
 
-def _number(text: str) -> Fraction | None:
-    fraction = re.fullmatch(r"([+-]?)\\[dt]?frac\{(\d+)\}\{(\d+)\}", text)
-    try:
-        if fraction:
-            return Fraction(int(fraction[1] + fraction[2]), int(fraction[3]))
-        return Fraction(text.replace(",", ""))
-    except (ValueError, ZeroDivisionError):
-        return None
+def _same_temperature(a: Quantity, b: Quantity, names: frozenset[str]) -> bool:
+    if not names <= _KELVIN.keys():
+        return False
+    kelvins = []
+    for number, unit in ((_number(a.number), a.unit), (_number(b.number), b.unit)):
+        if number is None or unit.dimensions is None or len(unit.dimensions) != 1:
+            return False
+        factor, zero = _KELVIN[unit.dimensions[0][0]]
+        kelvins.append(number.value * factor + zero)
+    return abs(kelvins[0] - kelvins[1]) < _CLOSE
+
+
+def _number(text: str) -> Plain | None:
+    return next(iter(numeric_readings(text)), None)
+
+
+def _scaled(quantity: Quantity, factor: Fraction | int) -> str:
+    factor = Fraction(factor) * quantity.unit.scale
+    if factor == 1:
+        return quantity.number
+    number = _number(quantity.number)
+    if number is not None:
+        return latex_of(number.value * factor)
+    return f"\\frac{{{factor.numerator}}}{{{factor.denominator}}} \\cdot ({quantity.number})"

@@ -1,0 +1,55 @@
+"""Where an answer stands in prose without a box: what is announced, or what the last sentence ends in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from rgopd.verifier.reading import last_line
+from rgopd.verifier.symbolic.text import bare
+
+_ANNOUNCED = re.compile(
+    r"(?i)(?:\b(?:final answer|answer|result|respuesta|réponse|reponse|antwort|risposta|resposta)\b|答案|答|ответ"
+    r"|정답|答え)"
+    r"\W{0,6}(?:\b(?:is|are|be|equals|es|est|ist|lautet|é|è)\b|应该是|是|为|為|は|:|=|—|-|\n)\s{0,3}:?\s{0,3}"
+)
+_LINKS = re.compile(
+    r"(?i)\b(?:is|are|was|were|be|at|equals|equal to|on|has|have|had|get|gives?|obtain|only|than|exactly)\s|[:=]\s"
+)
+_END = re.compile(r"(?<!\bp\.m)(?<!\ba\.m)(?:\.(?=\s|$)|\n)", re.IGNORECASE)
+_MAX = 300
+_TAIL = 4000
+
+
+class Phrase(NamedTuple):
+    """A candidate; announced: a sentence says that this is the answer."""
+
+    text: str
+    announced: bool
+
+
+def phrases(response: str) -> list[Phrase]:
+    """Candidates, the plainest first; each is short."""
+    found: dict[str, Phrase] = {}
+    for phrase in _candidates(response.rstrip()[-_TAIL:]):
+        text = bare(phrase.text.strip().strip("*").strip()).strip("*").strip()
+        if text and len(text) <= _MAX:
+            found.setdefault(text, Phrase(text, phrase.announced))
+    return list(found.values())
+
+
+def _candidates(text: str) -> Iterator[Phrase]:
+    announced = list(_ANNOUNCED.finditer(text))
+    if announced:
+        rest = text[announced[-1].end() :][: 2 * _MAX].lstrip()
+        yield Phrase(_END.split(rest, maxsplit=1)[0], announced=True)
+    line = last_line(text) or ""
+    if len(line) > 2 * _MAX:
+        return
+    if len(line.split()) <= 8:
+        yield Phrase(line, announced=False)
+    links = list(_LINKS.finditer(line))
+    signs = [link for link in links if link[0][0] in ":="]
+    for link in (*[link for link in links if link[0][0] not in ":="][:-3:-1], *signs[:-2:-1]):
+        yield Phrase(line[link.end() :], announced=False)
