@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 from typing import Any
 
-from rgopd.verifier.code import extract, plans
+from rgopd.verifier.code import plans
 from rgopd.verifier.code.calls import run_calls
+from rgopd.verifier.code.entry import program_of
 from rgopd.verifier.code.outcome import how_it_ended, summarise
 from rgopd.verifier.code.spec import CodeSpec
 from rgopd.verifier.sandbox import plain
@@ -20,11 +21,8 @@ _OUTCOMES_BYTES = 4 << 20
 
 def grade(response: str, spec: CodeSpec, tools: Tools) -> Verdict:
     """Plain calls where every assert is one, else a checker in a process beside the program's."""
-    tests = [f"{spec.test}\ncheck({spec.entry_point})"] if spec.test else [str(t) for t in spec.tests]
-    names = {spec.entry_point} if spec.entry_point else set(plans.wanted_names(spec.test_sources))
-    program = extract.program(response, names=names)
-    if spec.entry_point:
-        program = extract.complete(spec.prompt, program, spec.entry_point)
+    tests = [_checked(spec)] if spec.test else [str(t) for t in spec.tests]
+    program = program_of(response, spec)
     limits = tools.limits(spec)
     simple = plans.as_calls(tuple(tests)) if not spec.setup and not spec.test else None
     if simple is not None:
@@ -32,6 +30,13 @@ def grade(response: str, spec: CodeSpec, tools: Tools) -> Verdict:
     else:
         outcomes = _with_checker(program, tests, spec, tools, limits)
     return summarise(outcomes, len(tests), partial=spec.partial, extracted=program)
+
+
+def _checked(spec: CodeSpec) -> str:
+    """The source with `check`, and its call; a file of unittest's cases or test functions runs as it is."""
+    defines_check = "check" in plans.bound_names(spec.test)
+    entry = "__entry_point__" if "." in spec.entry_point else spec.entry_point
+    return f"{spec.test}\ncheck({entry})" if defines_check else spec.test
 
 
 def _as_calls(
@@ -60,7 +65,18 @@ def _with_checker(program: str, tests: list[str], spec: CodeSpec, tools: Tools, 
 
 
 def _candidate_payload(program: str, spec: CodeSpec, limits: Limits) -> dict[str, Any]:
-    return {"program": program, "setup": plans.shared_part(spec.setup), "value_bytes": limits.value_bytes}
+    return {
+        "program": program,
+        "setup": plans.shared_part(spec.setup),
+        "shared": _shared(spec),
+        "value_bytes": limits.value_bytes,
+    }
+
+
+def _shared(spec: CodeSpec) -> list[str]:
+    """Classes that both sides have: their instances travel by value."""
+    subject = {spec.entry_point.partition(".")[0], "Solution"}
+    return [name for part in (spec.setup, spec.prompt) for name in plans.classes_of(part) if name not in subject]
 
 
 def _checker_payload(tests: list[str], spec: CodeSpec, limits: Limits) -> dict[str, Any]:
@@ -69,8 +85,10 @@ def _checker_payload(tests: list[str], spec: CodeSpec, limits: Limits) -> dict[s
         "preludes": preludes,
         "setup": spec.setup,
         "tests": tests,
-        "names": sorted(plans.wanted_names((*preludes, spec.setup, *tests))),
-        "remote": [spec.entry_point] if spec.entry_point else [],
+        "names": sorted(plans.read_names((*preludes, spec.setup, *tests))),
+        "remote": [spec.entry_point.partition(".")[0]] if spec.entry_point else [],
+        "entry_point": spec.entry_point,
+        "shared": _shared(spec),
         "value_bytes": limits.value_bytes,
         "stop_early": not spec.partial,
     }

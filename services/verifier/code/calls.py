@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rgopd.verifier.code import extract
 from rgopd.verifier.code.compare import same_value
+from rgopd.verifier.code.entry import program_of
 from rgopd.verifier.code.outcome import how_it_ended, summarise
 from rgopd.verifier.code.spec import CodeSpec
 from rgopd.verifier.sandbox import plain
@@ -22,8 +22,7 @@ Judge = Callable[[int, Any], str]
 def grade(response: str, spec: CodeSpec, tools: Tools) -> Verdict:
     """Tests of the form {args, kwargs, expected}."""
     tests: list[Any] = list(spec.tests)
-    program = extract.program(response, names=[spec.entry_point])
-    program = extract.complete(spec.prompt, program, spec.entry_point)
+    program = program_of(response, spec)
     requests = [
         {
             "f": spec.entry_point,

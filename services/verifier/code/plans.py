@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import symtable
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,22 +19,50 @@ UNPARSABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 
 def free_names(sources: Sequence[str]) -> set[str]:
-    """Names that the test code reads and does not bind: those the candidate has to define."""
+    """Names that the test code reads and does not bind at its top: those the candidate has to define."""
     read: set[str] = set()
     bound: set[str] = set()
     for source in filter(None, sources):
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.Name):
-                (read if isinstance(node.ctx, ast.Load) else bound).add(node.id)
-            elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-                bound.add(node.name)
-            elif isinstance(node, ast.arg):
-                bound.add(node.arg)
-            elif isinstance(node, ast.alias):
-                bound.add((node.asname or node.name).split(".")[0])
-            elif isinstance(node, ast.ExceptHandler) and node.name:
-                bound.add(node.name)
+        table = symtable.symtable(source, "tests", "exec")
+        read |= _reads(table)
+        bound.update(symbol.get_name() for symbol in table.get_symbols() if _is_bound(symbol))
+        imported = _imported_from_program(source)
+        read |= imported
+        bound -= imported
     return read - bound - _BUILTINS
+
+
+@lru_cache(maxsize=1024)
+def bound_names(source: str) -> frozenset[str]:
+    """Names that a source binds at its top."""
+    symbols = symtable.symtable(source, "tests", "exec").get_symbols()
+    return frozenset(symbol.get_name() for symbol in symbols if _is_bound(symbol))
+
+
+def _reads(table: symtable.SymbolTable) -> set[str]:
+    """Global names that a scope and those in it read."""
+    is_top = table.get_type() == "module"
+    read = {s.get_name() for s in table.get_symbols() if s.is_referenced() and (is_top or s.is_global())}
+    return read.union(*map(_reads, table.get_children()))
+
+
+def _is_bound(symbol: symtable.Symbol) -> bool:
+    return symbol.is_assigned() or symbol.is_imported() or symbol.is_namespace()
+
+
+def _imported_from_program(source: str) -> set[str]:
+    """`from solution import f`, as test files of some data sets begin."""
+    if "solution" not in source:
+        return set()
+    imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+    return {alias.name for node in imports if node.module == "solution" for alias in node.names}
+
+
+@lru_cache(maxsize=4096)
+def read_names(sources: tuple[str, ...]) -> frozenset[str]:
+    """Every global name that test code reads, also those that it binds somewhere: `f = f(3)` reads first."""
+    tables = [symtable.symtable(source, "tests", "exec") for source in sources if source]
+    return frozenset(set[str]().union(*map(_reads, tables)) - _BUILTINS)
 
 
 @dataclass(frozen=True)
@@ -81,7 +110,32 @@ def shared_part(setup: str) -> str:
         tree = ast.parse(setup)
     except UNPARSABLE as problem:
         raise InvalidInput(f"setup is not valid Python: {problem}") from problem
-    return "\n".join(ast.unparse(node) for node in tree.body if isinstance(node, keep))
+    return "\n".join(ast.unparse(node) for node in tree.body if isinstance(node, keep) or _makes_a_class(node))
+
+
+_CLASS_MAKERS = frozenset(
+    ("namedtuple", "NamedTuple", "TypedDict", "NewType", "TypeVar", "Enum", "IntEnum", "make_dataclass")
+)
+
+
+def _makes_a_class(node: ast.stmt) -> bool:
+    """`Point = namedtuple("Point", "x y")` and its kin."""
+    if not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)):
+        return False
+    function = node.value.func
+    return (function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")) in _CLASS_MAKERS
+
+
+@lru_cache(maxsize=1024)
+def classes_of(source: str) -> tuple[str, ...]:
+    """Names of the classes that a source defines at its top."""
+    try:
+        body = ast.parse(source).body
+    except UNPARSABLE:
+        return ()
+    made = [node for node in body if _makes_a_class(node)]
+    named = [target.id for node in made for target in getattr(node, "targets", ()) if isinstance(target, ast.Name)]
+    return (*(node.name for node in body if isinstance(node, ast.ClassDef)), *named)
 
 
 def _as_call(test: str) -> CallTest | None:

@@ -34,7 +34,11 @@ class CodeSpec(Spec):
 
     tests: list[str] | list[CallTest] | list[StdioTest] = []
     test: str = Field("", description="Code that defines check(candidate); needs entry_point.")
-    entry_point: str = Field("", pattern=r"^[A-Za-z_][\w.]*$|^$")
+    entry_point: str = Field(
+        "",
+        pattern=r"^[A-Za-z_][\w.]*$|^$",
+        description="The function to test. A method of `class Solution` is found by its own name, too.",
+    )
     prompt: str = Field("", description="HumanEval: the start of the function, before the response.")
     setup: str = Field("", description="Imports, classes and helpers for tests and program.")
     language: str = "python"
@@ -42,6 +46,12 @@ class CodeSpec(Spec):
     tolerance: float | None = Field(None, ge=0, allow_inf_nan=False)
     checker: str = Field("", description="Python source of check(stdin, stdout, expected) -> bool.")
     partial: bool = Field(False, description="Reward the share of passed tests, and run all of them.")
+
+    @field_validator("entry_point", mode="before")
+    @classmethod
+    def _dotted(cls, name: Any) -> Any:
+        """Solution().method, as some data sets say it, is Solution.method: every call is one of a new object."""
+        return name.replace("()", "").strip() if isinstance(name, str) else name
 
     @field_validator("tests", mode="before")
     @classmethod
@@ -67,6 +77,12 @@ class CodeSpec(Spec):
         if self.language != "python" and self.style != "stdio":
             raise ValueError(f"language {self.language!r} needs tests with stdin and stdout")
         return self
+
+    @property
+    def entry_names(self) -> tuple[str, ...]:
+        """What a program may define to be the answer."""
+        head = self.entry_point.partition(".")[0]
+        return tuple(dict.fromkeys((head, self.entry_point.rpartition(".")[2], "Solution"))) if head else ()
 
     @property
     def test_sources(self) -> tuple[str, ...]:

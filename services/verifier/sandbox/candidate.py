@@ -12,13 +12,13 @@ import json
 import os
 import sys
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
-from rgopd.verifier.sandbox import plain
+from rgopd.verifier.sandbox import names, plain
+from rgopd.verifier.sandbox.awaiting import Awaiting
+from rgopd.verifier.sandbox.peer import Guard, Peer
 
 PAYLOAD, CHANNEL = 3, 4
-_TYPING = ("List", "Dict", "Set", "Tuple", "Optional", "Union", "Callable", "Iterable", "Iterator", "Deque")
-_ITERATE_AT_MOST = 1_000_000
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make one for every message
 
 
@@ -97,134 +97,43 @@ def _exit_code(value: Any) -> int:
     return 1
 
 
-class Server:
-    """Answers requests about the program's names, one JSON line each.
+class Calls:
+    """Makes the calls of a payload and writes what comes of each, one JSON line each.
 
-    Requests: {"q": id, "f": target, "a": [args], "k": {kwargs}} calls; with "attr", "iter" or "get" instead of
-    "f" reads an attribute, iterates, or looks a name up. A target is a dotted name or {"h": handle}.
-    Answers: {"a": id, "v": value, "m": {"0": changed argument}} or {"a": id, "e": [exception name, text]}.
+    A call: {"f": name, "a": [args], "k": {kwargs}}. What is written: {"a": number, "v": value} or
+    {"a": number, "e": [exception name, text]}.
     """
 
     def __init__(self, namespace: dict[str, Any], limit: int) -> None:
         self.namespace = namespace
         self.limit = limit
-        self.handles: dict[int, Any] = {}
-        self.incoming = b""
 
-    def encode(self, value: Any) -> Any:
-        """Plain data, with handles for the rest."""
-        return plain.encode(value, self._handle)
-
-    def _handle(self, value: Any) -> dict[str, Any]:
-        fields = getattr(value, "__dict__", None)
-        if type(value).__name__ in self.namespace.get("__shared__", ()) and type(fields) is dict:
-            return {"o": type(value).__name__, "n": type(value).__name__, "x": self.encode(fields)}
-        number = len(self.handles) + 1
-        self.handles[number] = value
-        return {"h": number, "n": type(value).__name__}
-
-    def decode(self, value: Any) -> Any:
-        """Arguments: plain data, own handles, the judge's callables and shared classes."""
-        return plain.decode(value, self._from_handle)
-
-    def _from_handle(self, value: dict[str, Any]) -> Any:
-        if "o" in value:
-            made = object.__new__(self.namespace[value["o"]])
-            made.__dict__.update(self.decode(value["x"]))
-            return made
-        if value["h"] < 0:
-            return lambda *args, **kwargs: self._call_back(value["h"], args, kwargs)
-        return self.handles[value["h"]]
-
-    def _call_back(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self.send(
-            {"b": number, "a": [self.encode(a) for a in args], "k": {k: self.encode(v) for k, v in kwargs.items()}}
-        )
-        while True:
-            message = self.receive()
-            if message is None:
-                os._exit(0)
-            if "r" in message:
-                return self.decode(message["r"])
-            if "x" in message:
-                raise RuntimeError(str(message["x"]))
-            self.send(self.answer(message))
-
-    def target(self, what: Any) -> Any:
-        """A name, a dotted name, or a handle."""
-        if isinstance(what, dict):
-            return self.handles[what["h"]]
-        head, *rest = what.split(".")
-        if head not in self.namespace:
-            raise NameError(f"name {head!r} is not defined by the program")
-        value = self.namespace[head]
-        for attribute in rest:
-            # LeetCode style: Solution.method is called on an instance
-            value = getattr(value() if isinstance(value, type) else value, attribute)
-        return value
-
-    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Serve one request."""
-        number = request["q"]
+    def answer(self, number: int, call: dict[str, Any]) -> dict[str, Any]:
+        """Make one call."""
         try:
-            value, changed = self._serve(request)
-            reply = {"a": number, "v": self.encode(value)}
-            if changed:
-                reply["m"] = changed
-            return reply
-        except RecursionError as error:
-            return {"a": number, "e": ["RecursionError", str(error)[:500]]}
+            args = [plain.decode(a) for a in call.get("a", [])]
+            kwargs = {k: plain.decode(v) for k, v in call.get("k", {}).items()}
+            function = names.lookup(self.namespace, call["f"])
+            args, kwargs, is_node = names.converted(function, args, kwargs)
+            value = function(*args, **kwargs)
+            return {"a": number, "v": plain.encode(names.listed(value) if is_node else value, _opaque)}
         except Exception as error:  # noqa: BLE001 - foreign code raises anything
-            return {"a": number, "e": [type(error).__name__, _text(error), _builtin_base(error)]}
-
-    def _serve(self, request: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        if "get" in request:
-            return self.target(request["get"]), {}
-        if "attr" in request:
-            return getattr(self.target(request["of"]), request["attr"]), {}
-        if "iter" in request:
-            items = []
-            for item in self.target(request["iter"]):
-                items.append(item)
-                if len(items) >= min(_ITERATE_AT_MOST, request.get("n", _ITERATE_AT_MOST)):
-                    break
-            return items, {}
-        args = [self.decode(a) for a in request.get("a", [])]
-        kwargs = {k: self.decode(v) for k, v in request.get("k", {}).items()}
-        value = self.target(request["f"])(*args, **kwargs)
-        changed = {}
-        for index, (sent, now) in enumerate(zip(request.get("a", []), args, strict=True)):
-            if isinstance(now, (list, dict, set, bytearray)) and (encoded := self.encode(now)) != sent:
-                changed[str(index)] = encoded
-        return value, changed
+            return {"a": number, "e": [type(error).__name__, _text(error)]}
 
     def send(self, message: dict[str, Any]) -> None:
         """Write one line."""
         line = _ENCODE(message).encode() + b"\n"
         if len(line) > self.limit:
-            line = json.dumps(
-                {"a": message.get("a", 0), "e": ["ValueError", "the value is over the size limit"]}
-            ).encode()
-            line += b"\n"
+            said = {"a": message.get("a", 0), "e": ["ValueError", "the value is over the size limit"]}
+            line = _ENCODE(said).encode() + b"\n"
         view = memoryview(line)
         while view:
             view = view[os.write(CHANNEL, view) :]
 
-    def receive(self) -> dict[str, Any] | None:
-        """Read one line; None at the end."""
-        while b"\n" not in self.incoming:
-            part = os.read(CHANNEL, 1 << 16)
-            if not part:
-                return None
-            self.incoming += part
-        line, self.incoming = self.incoming.split(b"\n", 1)
-        message: dict[str, Any] = json.loads(line)
-        return message
 
-
-def _builtin_base(error: BaseException) -> str:
-    """The nearest builtin class: tests say `except ValueError` of what is a program's own kind of it."""
-    return next(c.__name__ for c in type(error).__mro__ if c.__module__ == "builtins")
+def _opaque(value: Any) -> dict[str, Any]:
+    """A value without a plain form: its class is said, and nobody takes it for anything."""
+    return {"h": 0, "n": type(value).__name__}
 
 
 def _text(error: BaseException) -> str:
@@ -236,40 +145,67 @@ def _text(error: BaseException) -> str:
         return ""
 
 
-def _preload_typing(program: str, namespace: dict[str, Any]) -> None:
-    """List, Optional and their kin without an import, as the judges provide them that such tasks come from."""
-    if "typing" in program or not any(f"{name}[" in program for name in _TYPING):
-        return
-    import typing
+class Serving(Guard):
+    """Lets the tests have everything of the program, and look up its names."""
 
-    namespace.update({name: getattr(typing, name) for name in _TYPING if name not in namespace})
+    def __init__(self, namespace: dict[str, Any]) -> None:
+        self.namespace = namespace
+        self.awaiting = Awaiting()
+
+    def other(self, operation: str, on: Any, name: str) -> Any:
+        """Names, and coroutines that the tests await."""
+        if operation == "name":
+            return names.lookup(self.namespace, name)
+        steps = {"task": self.awaiting.start, "run": self.awaiting.run, "cancel": self.awaiting.cancel}
+        return steps[operation](on)
 
 
-def load(payload: dict[str, Any]) -> Server:
-    """Execute the program and answer for its names. Raises what the program raises."""
+def load(payload: dict[str, Any]) -> dict[str, Any]:
+    """Execute the program; its namespace. Raises what the program raises."""
     namespace = new_module("solution")
     if payload.get("setup"):
         exec(compile(payload["setup"], "setup.py", "exec", dont_inherit=True), namespace)
-        namespace["__shared__"] = frozenset(k for k, v in namespace.items() if isinstance(v, type))
-    _preload_typing(payload["program"], namespace)
-    exec(compile(payload["program"], "solution.py", "exec", dont_inherit=True), namespace)
-    return Server(namespace, payload["value_bytes"])
+    code = compile(payload["program"], "solution.py", "exec", dont_inherit=True)
+    names.provide(code, payload["program"], namespace)
+    exec(code, namespace)
+    return namespace
 
 
 def run_calls(payload: dict[str, Any]) -> int:
     """Load, then either make the calls of the payload or serve the channel until it ends."""
+    if "calls" not in payload:
+        return _serve(payload)
     try:
-        server = load(payload)
+        calls = Calls(load(payload), payload["value_bytes"])
     except SystemExit:
         return 1
     except BaseException as error:  # noqa: BLE001 - foreign code raises anything
-        Server({}, 1 << 16).send({"a": 0, "e": [type(error).__name__, _text(error)]})
+        Calls({}, 1 << 16).send({"a": 0, "e": [type(error).__name__, _text(error)]})
         return 1
-    server.send({"a": 0, "v": None})
-    if "calls" in payload:
-        for number, call in enumerate(payload["calls"], 1):
-            server.send(server.answer({"q": number, **call}))
-        return 0
-    while (request := server.receive()) is not None:
-        server.send(server.answer(request))
+    calls.send({"a": 0, "v": None})
+    for number, call in enumerate(payload["calls"], 1):
+        calls.send(calls.answer(number, call))
     return 0
+
+
+def _serve(payload: dict[str, Any]) -> int:
+    """Answer the checker."""
+    serving = Serving({})
+    peer = Peer(CHANNEL, 1, payload["value_bytes"], _end, None, serving)
+    try:
+        serving.namespace = namespace = load(payload)
+    except SystemExit:
+        return 1
+    except BaseException as error:  # noqa: BLE001 - foreign code raises anything
+        peer.send(peer.crossing.envelope({"e": peer.exception(error)}))
+        return 1
+    shared = {name: namespace.get(name) for name in payload.get("shared", ())}
+    peer.crossing.by_value = {name: kind for name, kind in shared.items() if isinstance(kind, type)}
+    peer.send({"v": None})
+    while True:
+        peer.serve(peer.receive())
+
+
+def _end(reason: str) -> NoReturn:
+    """The checker has what it wanted."""
+    os._exit(0)

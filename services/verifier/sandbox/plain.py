@@ -8,16 +8,14 @@ so no `__eq__`, `__hash__` or `__class__` of the sender's is ever called.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
-if TYPE_CHECKING:
-    from fractions import Fraction
+from rgopd.verifier.sandbox import library
 
 _SMALL = 1 << 53
-_MAX_EQUAL_HASHES = 64
-_BASES = (bool, int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset)
+MALFORMED = (TypeError, ValueError, ArithmeticError, AttributeError, LookupError)
+"""What the decoders raise where the bytes are no encoding."""
 
 Other = Callable[[Any], dict[str, Any]]
 """Encodes what is not plain (as a handle), or raises NotPlain."""
@@ -37,9 +35,9 @@ def encode(value: Any, other: Other = refuse) -> Any:
     kind = type(value)
     if value is None or kind is bool:
         return value
-    if kind not in _BASES:
-        kind = next((base for base in _BASES if base in kind.__mro__), kind)
-    encoder = _ENCODERS.get(kind)
+    if kind not in ENCODERS:
+        kind = next((base for base in kind.__mro__ if base in ENCODERS or library.knows(base)), kind)
+    encoder = ENCODERS.get(kind)
     if encoder is not None:
         return encoder(value, other)
     return _encode_library(value, other)
@@ -54,7 +52,7 @@ def _dict(value: Any, other: Other) -> Any:
     return {"d": [[encode(k, other), encode(v, other)] for k, v in dict.items(value)]}
 
 
-_ENCODERS: dict[type, Callable[[Any, Other], Any]] = {
+ENCODERS: dict[type, Callable[[Any, Other], Any]] = {
     bool: lambda v, _: v,
     int: _int,
     float: lambda v, _: float.__float__(v),
@@ -71,18 +69,10 @@ _ENCODERS: dict[type, Callable[[Any, Other], Any]] = {
 
 
 def _encode_library(value: Any, other: Other) -> Any:
-    kind = type(value)
-    if kind is range:
-        return {"r": [_int(n, other) for n in (value.start, value.stop, value.step)]}
-    if kind.__module__ == "decimal" and kind.__name__ == "Decimal":
-        return {"D": str(value)}
-    if kind.__module__ == "fractions" and kind.__name__ == "Fraction":
-        return {"F": [hex(value.numerator), hex(value.denominator)]}
-    if kind.__module__ == "collections" and kind.__name__ == "deque":
-        return [encode(x, other) for x in value]
-    if kind.__name__ in ("dict_keys", "dict_values", "dict_items") and kind.__module__ == "builtins":
-        return {"s" if kind.__name__ == "dict_keys" else "l": [encode(x, other) for x in value]}
-    if kind.__module__ == "numpy":
+    form = library.encode(value, lambda part: encode(part, other))
+    if form is not None:
+        return form
+    if type(value).__module__ == "numpy":
         return encode(value.tolist(), other)
     return other(value)
 
@@ -121,22 +111,21 @@ def _decode(value: Any, handle: Callable[[dict[str, Any]], Any] | None) -> Any:
         return [_decode(x, handle) for x in value]
     if type(value) is not dict:
         return value
-    if "h" in value or "o" in value:
+    if "h" in value:
         if handle is None:
             raise NotPlain(f"a value of type {str(value.get('n'))[:80]!r} has no plain form")
         return handle(value)
     if len(value) != 1:
         raise NotPlain("malformed value")
     ((tag, body),) = value.items()
-    decoder = _DECODERS.get(tag)
-    if decoder is None:
-        raise NotPlain("malformed value")
     try:
-        return decoder(body, handle)
-    except (TypeError, ValueError, ArithmeticError, AttributeError, KeyError) as error:
+        if (decoder := _DECODERS.get(tag)) is not None:
+            return decoder(body, handle)
+        return library.DECODERS[tag](body, lambda part: _decode(part, handle))
+    except MALFORMED as error:
         if isinstance(error, NotPlain):
             raise
-        raise NotPlain(f"malformed value: {type(error).__name__}") from None
+        raise NotPlain(f"malformed value: {type(error).__name__}: {error}"[:200]) from None
 
 
 def _items(body: Any, handle: Any) -> list[Any]:
@@ -145,33 +134,10 @@ def _items(body: Any, handle: Any) -> list[Any]:
     return [_decode(x, handle) for x in body]
 
 
-def _hashable(values: Iterable[Any]) -> list[Any]:
-    checked = list(values)
-    # Numbers hash to themselves modulo 2**61-1, so a sender can make a million keys collide: quadratic time.
-    counts = Counter(hash(v) for v in checked)
-    if counts and max(counts.values()) > _MAX_EQUAL_HASHES:
-        raise NotPlain("too many keys with the same hash")
-    return checked
-
-
 def _decode_dict(body: Any, handle: Any) -> dict[Any, Any]:
     pairs = [(k, v) for k, v in _items(body, handle)]
-    _hashable(k for k, _ in pairs)
+    library.checked(k for k, _ in pairs)
     return dict(pairs)
-
-
-def _fraction(numerator: str, denominator: str) -> Fraction:
-    if len(numerator) + len(denominator) > 20_000:
-        raise NotPlain("the fraction is too long")  # its gcd takes quadratic time
-    from fractions import Fraction  # not before it is needed: the zygote is kept small
-
-    return Fraction(int(numerator, 16), int(denominator, 16))
-
-
-def _decimal(text: Any) -> Any:
-    from decimal import Decimal
-
-    return Decimal(str(text))
 
 
 _DECODERS: dict[str, Callable[[Any, Any], Any]] = {
@@ -182,11 +148,8 @@ _DECODERS: dict[str, Callable[[Any, Any], Any]] = {
     "t": lambda b, h: tuple(_items(b, h)),
     "l": _items,
     "d": _decode_dict,
-    "s": lambda b, h: set(_hashable(_items(b, h))),
-    "f": lambda b, h: frozenset(_hashable(_items(b, h))),
-    "r": lambda b, h: range(*_items(b, h)),
-    "D": lambda b, _: _decimal(b),
-    "F": lambda b, _: _fraction(str(b[0]), str(b[1])),
+    "s": lambda b, h: set(library.checked(_items(b, h))),
+    "f": lambda b, h: frozenset(library.checked(_items(b, h))),
 }
 
 

@@ -1,0 +1,212 @@
+"""The conversation between the program's process and the tests': one asks, the other answers, and may ask back first.
+
+One JSON object a line. A request is {"q": operation, "on": target, ...}, an answer {"v": value} or {"e": exception};
+either carries what `Crossing.envelope` adds. Only one side is active at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from rgopd.verifier.sandbox import plain
+from rgopd.verifier.sandbox.crossing import Crossing
+from rgopd.verifier.sandbox.describe import perform
+from rgopd.verifier.sandbox.mirror import Mirrors, Rules
+
+_DEEPEST = 100
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make one for every message
+
+
+class Gone(BaseException):
+    """The other side has ended, or what it said makes no sense. Not an Exception: test code must not swallow it."""
+
+
+class Peer:
+    """One side.
+
+    Args:
+        channel: the socket.
+        sign: 1 or -1, other than the other side's.
+        limit: bytes of one message that are taken.
+        lost: called with a reason when the conversation cannot go on; raises or exits.
+        rules: for stand-ins.
+        guard: raises NotPlain for what the other side may not have or do.
+    """
+
+    def __init__(
+        self, channel: int, sign: int, limit: int, lost: Callable[[str], NoReturn], rules: Rules | None, guard: Guard
+    ) -> None:
+        self.channel = channel
+        self.limit = limit
+        self.lost = lost
+        self.guard = guard
+        self.mirrors = Mirrors(self.ask, rules)
+        self.crossing = Crossing(sign, self.mirrors, guard.exportable, lambda on, name: guard.serving("get", on, name))
+        self.asked = 0
+        self._busy = False
+        self._depth = 0
+        self._incoming = bytearray()
+
+    # --- asking
+
+    def ask(self, operation: str, target: Any, **details: Any) -> Any:
+        """Ask the other side; what it answers, or the exception that came of it."""
+        if operation == "finally":  # a generator that is thrown away, at whatever moment
+            return None if self._busy else self._ask("method", target, details)
+        return self._ask(operation, target, details)
+
+    def _ask(self, operation: str, target: Any, details: dict[str, Any]) -> Any:
+        if self._depth >= _DEEPEST:
+            raise RecursionError("calls between the program and its tests nest too deeply")
+        self.asked += 1
+        self.guard.asking(self.asked)
+        encode = self.crossing.encode
+        message: dict[str, Any] = {"q": operation, "on": encode(target)}
+        if "name" in details:
+            message["n"] = details["name"]
+        if "value" in details:
+            message["w"] = encode(details["value"])
+        if details.get("args"):
+            message["a"] = [encode(x) for x in details["args"]]
+        if details.get("kwargs"):
+            message["k"] = {name: encode(x) for name, x in details["kwargs"].items()}
+        del details, target
+        self._depth += 1
+        was, self._busy = self._busy, True
+        try:
+            self.send(self.crossing.envelope(message))
+            return self._answer()
+        finally:
+            self._depth -= 1
+            self._busy = was
+
+    def _answer(self) -> Any:
+        while True:
+            reply = self.receive()
+            if "q" in reply:
+                self.serve(reply)
+                continue
+            error, value = None, None
+            try:
+                with self.crossing.reading():
+                    self.crossing.absorb(reply)
+                    if "e" in reply:
+                        error = self.crossing.decode(reply["e"])
+                    else:
+                        value = self.crossing.decode(reply.get("v"))
+            except plain.NotPlain as problem:
+                self.lost(str(problem))
+            if isinstance(error, BaseException):
+                self.guard.raised(error)
+                raise error
+            return value
+
+    # --- answering
+
+    def serve(self, request: dict[str, Any]) -> None:
+        """Answer one request."""
+        was, self._busy = self._busy, False
+        try:
+            self.send(self.crossing.envelope(self._served(request)))
+        finally:
+            self._busy = was
+
+    def _served(self, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {"v": self.crossing.encode(self._perform(request))}
+        except Gone:
+            raise
+        except BaseException as error:  # noqa: BLE001 - foreign code raises anything
+            return {"e": self.exception(error)}
+
+    def exception(self, error: BaseException) -> Any:
+        """The form in which an exception crosses, whatever it is."""
+        try:
+            return self.crossing.encode(TypeError(str(error)) if isinstance(error, plain.NotPlain) else error)
+        except BaseException:  # noqa: BLE001 - foreign code raises anything
+            return {"X": ["builtins", "RuntimeError", "RuntimeError"], "a": [type(error).__name__], "v": [], "c": None}
+
+    def _perform(self, request: dict[str, Any]) -> Any:
+        decode = self.crossing.decode
+        operation, name = str(request["q"]), str(request.get("n", ""))
+        with self.crossing.reading():
+            self.crossing.absorb(request)
+            on, value = decode(request.get("on")), decode(request.get("w"))
+            args = [decode(x) for x in request.get("a", ())]
+            kwargs = {str(k): decode(x) for k, x in request.get("k", {}).items()}
+        self.guard.serving(operation, on, name)
+        if operation == "call":
+            return on(*args, **kwargs)
+        if operation == "special":
+            return perform(name, on, args)
+        if operation == "method":
+            return getattr(on, name)(*args)
+        if operation == "get":
+            return getattr(on, name)
+        if operation == "set":
+            return setattr(on, name, value)
+        if operation == "del":
+            return delattr(on, name)
+        return self.guard.other(operation, on, name)
+
+    # --- lines
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Write one line. Says so instead where it would be over the limit."""
+        line = _ENCODE(message).encode() + b"\n"
+        if len(line) > self.limit and "q" not in message:
+            self.crossing.withdraw(message)
+            over = {"X": ["builtins", "ValueError", "ValueError"], "a": ["the value is over the size limit"], "v": []}
+            line = _ENCODE(self.crossing.envelope({"e": over})).encode() + b"\n"
+        view = memoryview(line)
+        try:
+            while view:
+                view = view[os.write(self.channel, view) :]
+        except (BrokenPipeError, ConnectionResetError):
+            self.lost("the program ended")
+
+    def receive(self) -> dict[str, Any]:
+        """Read one line."""
+        while (end := self._incoming.find(b"\n")) < 0:
+            if len(self._incoming) > self.limit:
+                self.lost("a value is over the size limit")
+            try:
+                part = os.read(self.channel, 1 << 16)
+            except ConnectionResetError:
+                part = b""
+            if not part:
+                self.lost("the program ended")
+            self._incoming += part
+        line = bytes(self._incoming[:end])
+        del self._incoming[: end + 1]
+        try:
+            message = plain.parse(line)
+        except plain.NotPlain:
+            message = None
+        if type(message) is not dict or not message.keys() & {"q", "v", "e"}:
+            self.lost("the program wrote to the answer channel")
+        return message
+
+
+class Guard:
+    """What one side lets the other have and do. This one, the program's, lets it do everything: the tests are trusted,
+    and what they see of a program is judged by them."""
+
+    def exportable(self, value: Any) -> None:
+        """Raise NotPlain for an object that must not be named over there."""
+
+    def asking(self, count: int) -> None:
+        """Before a request; how many there have been."""
+
+    def raised(self, error: BaseException) -> None:
+        """An exception arrived as an answer."""
+
+    def serving(self, operation: str, on: Any, name: str) -> None:
+        """Raise NotPlain for what may not be asked."""
+
+    def other(self, operation: str, on: Any, name: str) -> Any:
+        """Operations beside those on objects."""
+        raise plain.NotPlain(f"no operation {operation}")
