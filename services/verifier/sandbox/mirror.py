@@ -31,6 +31,7 @@ class MirrorMeta(type):
     _rgopd: Mirrors
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Make an instance over there."""
         return cls._rgopd.ask("call", cls, args=args, kwargs=kwargs)
 
     def __getattr__(cls, name: str) -> Any:
@@ -96,6 +97,7 @@ class BoundMethod:
         self._rgopd_of = (mirrors, owner, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call it over there."""
         mirrors, _, _ = self._rgopd_of
         return mirrors.ask("call", self, args=args, kwargs=kwargs)
 
