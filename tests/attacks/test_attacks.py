@@ -17,6 +17,7 @@ from tests.attacks.case import Case
 from tests.attacks.conftest import AVAILABLE, Arena
 from tests.attacks.forging import FORGING
 from tests.attacks.honest import HONEST
+from tests.attacks.lying import LYING
 
 os.environ["RGOPD_ATTACK_CANARY"] = host.SECRET  # before the zygotes start: must not reach them
 
@@ -51,6 +52,8 @@ def prove(arena: Arena, case: Case) -> None:
     after = host.take(arena.canary, arena.uids, known)
     assert verdict.status in case.expected, verdict
     assert (verdict.reward is None) == (verdict.status == "error")
+    if case.fields.get("partial"):
+        assert [number for number, test in enumerate(verdict.tests) if test.status == "passed"] == []
     assert case.reason in verdict.reason, verdict.reason
     assert host.SECRET not in f"{verdict.reason}{[t.reason for t in verdict.tests]}"
     assert not [m for m in after.mounts - before.mounts if " sandbox " in m or "rgopd" in m or "tmpfs tmp " in m]
@@ -70,6 +73,12 @@ def test_this_machine_has_a_rung() -> None:
 @best_rung
 @pytest.mark.parametrize("case", FORGING, ids=lambda case: case.name)
 def test_forging(arena: Arena, case: Case) -> None:
+    prove(arena, case)
+
+
+@best_rung
+@pytest.mark.parametrize("case", LYING, ids=lambda case: case.name)
+def test_lying(arena: Arena, case: Case) -> None:
     prove(arena, case)
 
 
