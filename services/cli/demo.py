@@ -57,8 +57,8 @@ def run_demo(
     if not watch:
         sections.setdefault("up", {})["watch"] = False
     check_sections(sections)  # before anything is written
-    _write_rows(folder / "data" / "train.jsonl", generate(seed, TRAIN_ROWS, "train"))
-    _write_rows(folder / "data" / "eval.jsonl", generate(0, EVAL_ROWS, "eval"))
+    write_rows(folder / "data" / "train.jsonl", generate(seed, TRAIN_ROWS, "train"))
+    write_rows(folder / "data" / "eval.jsonl", generate(0, EVAL_ROWS, "eval"))
     started = time.monotonic()
     code = supervise(sections, folder)
     if code != 0:
@@ -71,7 +71,8 @@ def run_demo(
     return 0
 
 
-def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """JSON lines; a file with other rows is another run's and is left alone."""
     text = "".join(json.dumps(row) + "\n" for row in rows)
     if path.exists() and path.read_text() != text:
         raise ConfigError(f"{path} holds another run's data (another --seed?): name a new folder with --output-dir")

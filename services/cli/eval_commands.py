@@ -81,16 +81,54 @@ def compare(
     x: Annotated[Axis, typer.Option(help="Axis of the curves.")] = Axis.steps,
     paper: Annotated[bool, typer.Option("--paper", help="Add the paper's printed rows at its lengths.")] = False,
     draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws.")] = 10_000,
+    columns: Annotated[str, typer.Option(help="Only these benchmarks, comma-separated.")] = "",
+    lengths: Annotated[str, typer.Option(help="Only these generation lengths.")] = "",
 ) -> None:
     """Tables of the paper's shape from evaluations, with intervals; curves of runs in one figure."""
     from rgopd.cli.compare import run_compare
+    from rgopd.cli.evaluate import numbers, words
     from rgopd.evaluate.compare import Comparison, parse_sources
 
-    asked = Comparison(parse_sources(sources), output, baseline, teacher, reference or (), x.value, paper, draws)
+    asked = Comparison(
+        parse_sources(sources), output, baseline, teacher, reference or (), x.value, paper, draws,
+        columns=words(columns), lengths=numbers("--lengths", lengths),
+    )  # fmt: skip
     raise typer.Exit(run_compare(asked))
+
+
+def reproduce(
+    what: Annotated[str, typer.Argument(help="paper.")],
+    scale: Annotated[Scale, typer.Option(help="tiny: the demo's models, on two cores; gpu: the paper's.")] = Scale.tiny,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: runs/reproduce-<scale>.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", "-s", help="section.key=value of every run.")] = None,
+    data: Annotated[Path | None, typer.Option(help="gpu: folder of local benchmark files.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="tiny: training steps of a method.")] = 40,
+    problems: Annotated[int, typer.Option(min=13, help="tiny: held-out problems.")] = 500,
+    plan: Annotated[bool, typer.Option("--plan", help="gpu: only say what it takes.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="gpu: start without asking.")] = False,
+    device: Annotated[str, typer.Option(help="gpu: the device to plan for; see rgopd plan.")] = "auto",
+    gpu_hour: Annotated[float, typer.Option(min=0, help="gpu: price of one GPU for one hour, for the cost.")] = 0.0,
+) -> None:
+    """The paper's whole protocol: train the methods, evaluate, write the tables. Run it again to go on."""
+    from rgopd.cli import reproduce as command
+    from rgopd.common.errors import ConfigError
+
+    if what != "paper":
+        raise ConfigError(f"reproduce {what!r}: there is one protocol, `paper`")
+    folder = (output or Path("runs") / f"reproduce-{scale.value}").resolve()
+    if scale is Scale.tiny:
+        protocol = command.tiny(folder, overrides or [], steps=steps, problems=problems)
+    else:
+        from rgopd.cli.reproduce_plan import agreed
+
+        protocol = command.gpu(folder, overrides or [], data)
+        if not agreed(protocol, folder, device, gpu_hour, plan_only=plan, yes=yes):
+            raise typer.Exit(0)
+    raise typer.Exit(command.run_reproduce(protocol, folder))
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("eval")(evaluate)
     app.command("compare")(compare)
+    app.command("reproduce")(reproduce)

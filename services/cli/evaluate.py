@@ -14,10 +14,11 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from rgopd.cli.compare import wide_console
 from rgopd.common.errors import ConfigError
 from rgopd.common.settings import nearest
 from rgopd.evaluate.models import Backend, ModelSpec, resolve
-from rgopd.evaluate.suites import SUITES, Suite
+from rgopd.evaluate.suites import Suite
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,12 @@ def run_eval(options: Options) -> int:
     """The command; 0: every cell is there, 1: a --fail-under was missed."""
     from rgopd.evaluate.harness import Harness
 
-    console = Console()
+    console = wide_console()
     quiet()
     harness = Harness(options.include)
     suite = narrowed(harness.suite(options.suite), options)
     if options.list_data:
-        console.print(_data_table(harness, suite))
+        _say_data(console, harness, suite)
         return 0
     if not options.model:
         raise ConfigError("name a MODEL: a Hugging Face folder, a hub id, a .gguf file, or the folder of a run")
@@ -110,13 +111,7 @@ def folder_of(options: Options) -> Path:
 def narrowed(suite: Suite, options: Options) -> Suite:
     """The suite with --lengths, --seeds, --temperature and --limit laid over it."""
     if options.lengths:
-        try:
-            lengths: tuple[int | None, ...] = tuple(int(word) for word in options.lengths.split(","))
-        except ValueError as error:
-            raise ConfigError(f"--lengths {options.lengths!r}: write numbers of tokens, e.g. 1024,8096") from error
-        if any(n is None or n < 1 for n in lengths):
-            raise ConfigError(f"--lengths {options.lengths!r}: lengths are at least 1")
-        suite = replace(suite, lengths=lengths)
+        suite = replace(suite, lengths=numbers("--lengths", options.lengths))
     if options.temperature is not None:
         if options.temperature < 0:
             raise ConfigError(f"--temperature {options.temperature}: 0 is greedy, more than 0 samples")
@@ -126,6 +121,22 @@ def narrowed(suite: Suite, options: Options) -> Suite:
     elif options.temperature == 0:
         suite = replace(suite, seeds=1)  # greedy: the same answers each time
     return replace(suite, limit=options.limit or suite.limit)
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Comma-separated."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def numbers(option: str, text: str) -> tuple[int, ...]:
+    """Comma-separated numbers of tokens, each at least 1."""
+    try:
+        found = tuple(int(word) for word in words(text))
+    except ValueError as error:
+        raise ConfigError(f"{option} {text!r}: write numbers of tokens, e.g. 1024,8096") from error
+    if any(n < 1 for n in found):
+        raise ConfigError(f"{option} {text!r}: a length is at least 1 token")
+    return found
 
 
 def parse_model_args(words: Sequence[str]) -> dict[str, Any]:
@@ -176,15 +187,22 @@ def summary_table(found: dict[str, Any]) -> Table:
     return table
 
 
-def _data_table(harness: Any, suite: Suite) -> Table:
+def _say_data(console: Console, harness: Any, suite: Suite) -> None:
+    """A paragraph a column: the hub's datasets, and the files that may stand in for them."""
     from rgopd.evaluate.data import listing
 
-    table = Table("column", "task", "from the hub", "files under --data DIR (.jsonl, .json, .parquet)")
-    for row in listing((pin.label, source) for pin in suite.pins for source in harness.sources(pin)):
-        table.add_row(*row)
+    lines = ["Below --data DIR (.jsonl, .json or .parquet, or a snapshot of the dataset's repository):"]
+    seen = ""
+    for label, task, hub, paths in listing((pin.label, s) for pin in suite.pins for s in harness.sources(pin)):
+        lines += [f"{label}:"] if label != seen else []
+        lines += [f"  {task}, hub dataset {hub}", *(f"    {path}" for path in paths)]
+        seen = label
     if any(pin.task == "ifeval" for pin in suite.pins):
-        table.add_row("IFEval", "ifeval", "nltk: punkt_tab", "~/nltk_data/tokenizers/punkt_tab")
-    return table
+        lines.append(
+            "  and nltk's punkt_tab, in ~/nltk_data/tokenizers/punkt_tab (python -m nltk.downloader punkt_tab)"
+        )
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def quiet() -> None:
@@ -195,6 +213,3 @@ def quiet() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for name in ("lm_eval", "datasets", "transformers", "accelerate", "httpx"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-SUITE_NAMES = ", ".join(SUITES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -153,6 +153,8 @@ class Comparison:
     draws: int = 10_000
     order: Sequence[str] = ()
     title: str = "Comparison"
+    columns: Sequence[str] = ()
+    lengths: Sequence[int] = ()
 
 
 def compare(asked: Comparison) -> tuple[Table | None, list[Path]]:
@@ -164,7 +166,7 @@ def compare(asked: Comparison) -> tuple[Table | None, list[Path]]:
     Raises:
         ConfigError: a baseline, teacher or reference that is none of the rows; nothing to compare.
     """
-    found = [e for e in map(load, asked.sources) if e.scores]
+    found = [e for e in (_narrowed(each, asked) for each in _joined(map(load, asked.sources))) if e.scores]
     runs = [s for s in asked.sources if (s.folder / "metrics.jsonl").exists()]
     if not found and not runs:
         raise ConfigError("none of these has a finished cell or a step yet")
@@ -187,10 +189,31 @@ def compare(asked: Comparison) -> tuple[Table | None, list[Path]]:
     return table, written
 
 
+def _joined(loaded: Iterable[Evaluated]) -> list[Evaluated]:
+    """Sources with one name are one row, as far as they hold different benchmarks."""
+    rows: dict[str, Evaluated] = {}
+    for each in loaded:
+        row = rows.setdefault(each.name, Evaluated(each.name))
+        for length, columns in each.scores.items():
+            here = row.scores.setdefault(length, {})
+            if set(here) & set(columns):
+                raise ConfigError(f"two rows are called {each.name}: give names as LABEL=PATH")
+            here.update(columns)
+    return list(rows.values())
+
+
+def _narrowed(each: Evaluated, asked: Comparison) -> Evaluated:
+    """Only the columns and lengths that were asked for; likelihood has no length."""
+    kept: dict[int | None, dict[Column, Score]] = {}
+    for length, columns in each.scores.items():
+        wanted = {c: s for c, s in columns.items() if not asked.columns or c.label in asked.columns}
+        if wanted and (not asked.lengths or length is None or length in asked.lengths):
+            kept[length] = wanted
+    return Evaluated(each.name, kept)
+
+
 def _table(asked: Comparison, found: Sequence[Evaluated]) -> Table:
     names = [e.name for e in found]
-    if twice := sorted({n for n in names if names.count(n) > 1}):
-        raise ConfigError(f"two rows are called {', '.join(twice)}: give names as LABEL=PATH")
     roles: dict[str, Role] = {}
     for option, given, role in (
         ("--teacher", [asked.teacher], "teacher"),

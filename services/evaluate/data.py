@@ -90,10 +90,10 @@ def local_overrides(sources: Iterable[Source], root: Path) -> dict[str, dict[str
     return found
 
 
-def listing(sources: Iterable[tuple[str, Source]]) -> list[tuple[str, str, str, str]]:
+def listing(sources: Iterable[tuple[str, Source]]) -> list[tuple[str, str, str, list[str]]]:
     """(column, task, hub dataset and configuration, files under DIR) for `--list-data`."""
-    return [
-        (label, source.task, source.path + (f" ({source.name})" if source.name else ""),
-         ", ".join(source.wanted(split) for split in source.splits))
-        for label, source in sources
-    ]  # fmt: skip
+    found = []
+    for label, source in sources:
+        hub = source.path + (f" ({source.name})" if source.name else "")
+        found.append((label, source.task, hub, [source.wanted(split) for split in source.splits]))
+    return found

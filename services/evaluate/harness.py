@@ -72,7 +72,9 @@ class Harness:
         if not pin.folder:
             return self.all
         if pin.folder not in self._managers:
-            self._managers[pin.folder] = _manager([tasks_folder() / pin.folder])
+            own = pin.folder.removeprefix("rgopd:")
+            root = Path(__file__).parent if own != pin.folder else tasks_folder()
+            self._managers[pin.folder] = _manager([root / own])
         return self._managers[pin.folder]
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -90,6 +91,9 @@ class Engine:
     def __init__(self, lm: Any, backend: Backend) -> None:
         self.lm = lm
         self.backend = backend
+        if backend == "hf":  # progress.py tells how far it is, for every backend alike
+            for name in ("generate_until", "loglikelihood"):
+                setattr(lm, name, partial(getattr(lm, name), disable_tqdm=True))
 
     @classmethod
     def load(cls, spec: ModelSpec) -> Engine:

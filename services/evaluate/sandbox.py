@@ -84,7 +84,7 @@ def code_eval_in_sandbox(metric: CodeEval) -> Iterator[None]:
     finally:
         evaluate.load = original
     for name, module in list(sys.modules.items()):
-        if name.startswith("lm_eval.tasks."):
+        if name.startswith("lm_eval.tasks.") or "/" in name:  # lm-eval names modules beside own YAML by their path
             for attribute, value in list(vars(module).items()):
                 if isinstance(value, CodeEval):
                     setattr(module, attribute, metric)

@@ -27,7 +27,7 @@ class Pin:
     Attributes:
         label: its column in the paper's tables.
         task: lm-eval's name of a task, group or tag.
-        folder: below lm_eval/tasks, or a folder of own YAML; empty: all of lm-eval's are looked through.
+        folder: below lm_eval/tasks, or after "rgopd:" below this one; empty: all of lm-eval's are looked through.
         metric, filter: which of lm-eval's numbers is the column's.
         num_fewshot: None: the task's own.
         chat: ask through the model's chat template.
@@ -114,6 +114,21 @@ MUSR = Pin("MuSR", "leaderboard_musr", "leaderboard/musr", "acc_norm", "none", "
 BBH = Pin("BBH", "leaderboard_bbh", "leaderboard/bbh_mc", "acc_norm", "none", "likelihood", num_fewshot=3, chat=False)
 
 
+def _demo(label: str, task: str, *, code: bool) -> Pin:
+    scored = ("pass_at_1", "program") if code else ("exact_match", "boxed")
+    return Pin(label, task, DEMO_TASKS, *scored, num_fewshot=0, judge="code" if code else "math")
+
+
+DEMO_TASKS = "rgopd:demo_tasks"
+DEMO = (
+    _demo("A math", "demo_math_a", code=False),
+    _demo("A code", "demo_code_a", code=True),
+    _demo("B math", "demo_math_b", code=False),
+    _demo("B code", "demo_code_b", code=True),
+)
+"""The demo's held-out problems by domain: in A the teacher is right, in B it is wrong (decision 010)."""
+
+
 @dataclass(frozen=True)
 class Suite:
     """What `--suite` names: benchmarks, lengths, temperature (None: the tasks' own), seeds, documents a task."""
@@ -133,11 +148,17 @@ SUITES = {
     "paper": Suite(TABLE_1, (1024, 8096), 0.6, 3),
     "paper-generative": Suite(TABLE_1 + TABLE_3, (1024, 8096), 0.6, 3),
     "paper-likelihood": Suite(LIKELIHOOD),
+    "demo": Suite(DEMO, (64,), 0.6, 3),
     "quick": Suite((GSM8K, MBPP, IFEVAL, SCIQ), (512,), 0.0, 1, 50),
 }
 
-PINS = {pin.task: pin for pin in (*LIKELIHOOD, *TABLE_3, *TABLE_1)}
+_ALL = (*LIKELIHOOD, *TABLE_3, *TABLE_1, *DEMO)
+PINS = {pin.task: pin for pin in _ALL}
 """By lm-eval's name; a name with two ways of asking means the generative one."""
+
+DOCUMENTS = {"GSM8K": 1319, "GSM+": 10_552, "MATH": 5000, "MPMath": 1351, "MBPP": 500, "IFEval": 541, "SciQ": 1000,
+             "MSTEM": 3153, "MuSR": 756, "BBH": 6511}  # fmt: skip
+"""Rows of the public test sets, for estimates before anything is loaded."""
 
 
 def named(suite: str, known: Mapping[str, Any] | None = None) -> Suite:
@@ -151,7 +172,7 @@ def named(suite: str, known: Mapping[str, Any] | None = None) -> Suite:
     """
     if suite in SUITES:
         return SUITES[suite]
-    by_label = {pin.label.lower(): pin for pin in (*LIKELIHOOD, *TABLE_3, *TABLE_1)}
+    by_label = {pin.label.lower(): pin for pin in _ALL}
     pins = []
     for name in filter(None, (word.strip() for word in suite.split(","))):
         pin = PINS.get(name) or by_label.get(name.lower())
