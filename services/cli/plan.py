@@ -308,12 +308,13 @@ def _say_time(console: Console, planner: Planner, plan: Plan, length: int, measu
     parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
     say = f"step: {total:.1f} s ({parts}; {'stages overlap' if overlap else 'one after the other'}); {source}"
     console.print(say, highlight=False, soft_wrap=True, markup=False)
-    steps = plan.train.steps or _steps_of(plan.train)
+    steps = plan.train.steps or steps_of(plan.train)
     if steps:
         console.print(f"run: {steps} steps, {steps * total / 3600:.1f} h without evaluations", highlight=False)
 
 
-def _steps_of(train: TrainConfig) -> int:
+def steps_of(train: TrainConfig) -> int:
+    """Steps of a run by epochs, counted from its rows; 0 where they cannot be counted."""
     path = train.dataset.path
     if path.suffix != ".jsonl" or not path.is_file():
         return 0

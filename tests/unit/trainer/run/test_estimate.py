@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM
 
-from rgopd.cli.plan import Planner, _steps_of, advise, find_device, measured_seconds, run_plan
+from rgopd.cli.plan import Planner, steps_of, advise, find_device, measured_seconds, run_plan
 from rgopd.common import wire
 from rgopd.common.errors import ConfigError
 from rgopd.common.settings import parse_overrides, read_files
@@ -212,10 +212,10 @@ def test_a_step_of_few_rollouts_does_not_fill_the_micro_batch(models: list[str])
     assert tokens_need("train.batch.micro_batch_tokens=65536", "train.batch.micro_batch_rollouts=1") < exact
 
 
-def test_the_steps_of_a_run_respect_the_limit_of_its_dataset(tmp_path: Path) -> None:
+def test_thesteps_of_a_run_respect_the_limit_of_its_dataset(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("{}\n" * 100)
     sampling = {"prompts_per_step": 8}
-    assert _steps_of(settings(dataset={"path": path}, sampling=sampling, epochs=2)) == 25
-    assert _steps_of(settings(dataset={"path": path, "limit": 40}, sampling=sampling, epochs=2)) == 10
-    assert _steps_of(settings(dataset={"path": path, "limit": 400}, sampling=sampling, epochs=2)) == 25
+    assert steps_of(settings(dataset={"path": path}, sampling=sampling, epochs=2)) == 25
+    assert steps_of(settings(dataset={"path": path, "limit": 40}, sampling=sampling, epochs=2)) == 10
+    assert steps_of(settings(dataset={"path": path, "limit": 400}, sampling=sampling, epochs=2)) == 25
