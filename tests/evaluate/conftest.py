@@ -42,7 +42,7 @@ def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(*words: object, timeout: float = 280) -> subprocess.CompletedProcess[str]:
+def command(*words: object, timeout: float = 1500) -> subprocess.CompletedProcess[str]:
     """`rgopd ...` as a process."""
     argv = [sys.executable, "-m", "rgopd.cli.main", *map(str, words)]
     return subprocess.run(argv, capture_output=True, text=True, timeout=timeout, check=False)

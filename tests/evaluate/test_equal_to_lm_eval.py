@@ -17,7 +17,9 @@ from rgopd.evaluate.harness import tasks_folder
 from rgopd.evaluate.suites import GSM8K, IFEVAL, MBPP, SCIQ, Pin
 from tests.evaluate.conftest import DATA, HERE, Command
 
-LENGTH, BATCH, LIMIT = 24, 4, 4
+LENGTH, BATCH, LIMIT = 16, 3, 3
+pytestmark = pytest.mark.timeout(3000)  # four processes, each with a 135M model on however few cores there are
+
 GREEDY = "do_sample=False,temperature=0.0,repetition_penalty=1.0"
 SAMPLED = "do_sample=True,temperature=0.6,top_p=1.0,top_k=0,repetition_penalty=1.0"
 LOCAL = {
