@@ -42,7 +42,7 @@ def now_of(run: Run) -> dict[str, Any]:
         cuts = list(run.cuts)
     total = int(status.get("steps") or run.total_steps() or 0)
     done = step + 1
-    state = _state(run.folder, status, done, total, early)
+    state = _state(run.folder, status, run.silent_s(status), done, total, early)
     alive = state["kind"] == "running"
     mean_s = sum(seconds) / len(seconds) if seconds else None
     return {
@@ -80,8 +80,10 @@ def _evaluation(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {"step": row["step"], "accuracy": finite(float(row["accuracy"])), "problems": row.get("problems", 0)}
 
 
-def _state(folder: Path, status: Mapping[str, Any], done: int, total: int, early: Any) -> dict[str, Any]:
-    phase, age = status.get("phase"), status.get("age_s")
+def _state(
+    folder: Path, status: Mapping[str, Any], age: float | None, done: int, total: int, early: Any
+) -> dict[str, Any]:
+    phase = status.get("phase")
     if phase == "finished" or (phase is None and total and done >= total and (folder / "student").is_dir()):
         return {"kind": "stopped early" if early else "finished", "text": _early(early) if early else ""}
     if phase == "paused":

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +33,9 @@ class Run:
         self.folder = folder
         self.name = name
         self.lock = threading.Lock()
-        self.generation = 0
-        """Grows whenever rows that were already given out are no longer true: a resumed run made them again."""
+        self.generation = time.time_ns() // 1_000_000
+        """Grows whenever rows that were already given out are no longer true: a resumed run made them again. It begins
+        with the clock, so that a page which outlives this process does not take the next one's rows for its own."""
         self.steps, self.clocks = Table(), Table()
         self.evals: list[dict[str, Any]] = []
         self.early_stop: dict[str, Any] | None = None
@@ -41,6 +45,7 @@ class Run:
         self._events = Lines(folder / "events.jsonl")
         self._history = History()
         self._warnings: list[dict[str, Any]] | None = None
+        self._beat: tuple[Any, float] = (None, -math.inf)
         self._config: tuple[float, dict[str, Any]] = (0.0, {})
 
     def refresh(self) -> None:
@@ -104,6 +109,17 @@ class Run:
             self.evals.append(row)
         elif row.get("event") == "early_stop":
             self.early_stop = row
+
+    def silent_s(self, status: Mapping[str, Any]) -> float | None:
+        """How long the trainer has not written its status: by the clocks, or if that is shorter by what was seen here,
+        since the clock of a mounted folder's machine may differ from this one's. None without a status."""
+        if "time" not in status:
+            return None
+        before, changed = self._beat
+        if before != status["time"]:
+            changed = -math.inf if before is None else time.monotonic()
+            self._beat = (status["time"], changed)
+        return min(float(status["age_s"]), time.monotonic() - changed)
 
     def config(self) -> dict[str, Any]:
         """config.yaml, the settings in force; empty where there is none yet. Read again when it changes."""

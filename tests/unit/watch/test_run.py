@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import os
 import socket
+import time
 from pathlib import Path
 
 from rgopd.watch.now import now_of
@@ -19,6 +21,7 @@ def opened(folder: Path) -> Run:
 def test_only_what_is_new_is_read(make_run: MakeRun) -> None:
     folder = make_run(steps=3)
     run = opened(folder)
+    first = run.generation
     path = folder / "metrics.jsonl"
     text = path.read_text()
     with path.open("a") as file:
@@ -28,7 +31,7 @@ def test_only_what_is_new_is_read(make_run: MakeRun) -> None:
     with path.open("a") as file:
         file.write('ss": 0.5}\n')
     run.refresh()
-    assert (run.steps.last, run.steps.value("loss"), run.generation) == (3, 0.5, 0)
+    assert (run.steps.last, run.steps.value("loss"), run.generation) == (3, 0.5, first)
     assert len(text) < path.stat().st_size
 
 
@@ -36,11 +39,12 @@ def test_a_run_that_is_cut_back_is_read_anew_and_says_so(make_run: MakeRun) -> N
     """As `JsonLines` does it on resumption: a shorter copy is renamed over the file."""
     folder = make_run(steps=5)
     run = opened(folder)
+    first = run.generation
     partial = folder / "metrics.partial"
     write_rows(partial, [step_row(0), step_row(1)])
     os.replace(partial, folder / "metrics.jsonl")
     run.refresh()
-    assert (run.generation, run.steps.last) == (1, 1)
+    assert (run.generation, run.steps.last) == (first + 1, 1)
     assert run.cuts == [{"from": 4, "to": 1}]
     write_rows(folder / "metrics.jsonl", [step_row(2, loss=7.0)], "a")
     run.refresh()
@@ -51,9 +55,10 @@ def test_a_run_that_is_cut_back_is_read_anew_and_says_so(make_run: MakeRun) -> N
 def test_a_file_rewritten_in_place_behind_the_same_length_is_noticed(make_run: MakeRun) -> None:
     folder = make_run(steps=4)
     run = opened(folder)
+    first = run.generation
     write_rows(folder / "metrics.jsonl", [step_row(i, loss=9.0) for i in range(30)])
     run.refresh()
-    assert run.generation == 1
+    assert run.generation == first + 1
     assert set(run.series(["loss"], 0, 100, 100)["step"]["y"]["loss"]) == {9.0}
 
 
@@ -77,6 +82,19 @@ def test_states(make_run: MakeRun) -> None:
     assert "no better accuracy since step 4" in now_of(opened(done))["state"]["text"]
     new = make_run("c", steps=0)
     assert now_of(opened(new))["state"]["kind"] == "new"
+
+
+def test_a_trainer_whose_clock_is_behind_is_seen_to_live(make_run: MakeRun) -> None:
+    """A folder mounted from a machine whose clock is an hour behind."""
+    folder = make_run()
+    os.utime(folder / "metrics.jsonl", (1, 1))
+    status = {"phase": "training", "pid": 1, "host": "elsewhere", "step": 5, "steps": 10}
+    run = opened(folder)
+    for second in range(2):
+        (folder / "status.json").write_text(json.dumps({**status, "time": time.time() - 3600 + second}))
+        kind = now_of(run)["state"]["kind"]
+    assert kind == "running", "its status has changed while we looked"
+    assert now_of(opened(folder))["state"]["kind"] != "running", "at first sight nothing tells it from a dead one"
 
 
 def test_a_process_of_another_program_does_not_count_as_the_trainer(make_run: MakeRun) -> None:

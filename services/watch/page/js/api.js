@@ -1,5 +1,6 @@
 // Where the page's answers come from: the service, or in an exported report the page itself.
 
+const RETRY_MS = 5000;
 const element = document.getElementById("embedded");
 const embedded = element ? JSON.parse(element.textContent) : null;
 
@@ -75,9 +76,20 @@ export function follow(runs, heard, changed) {
     return () => {};
   }
   const query = new URLSearchParams(runs.map((run) => ["run", run]));
-  const source = new EventSource(`api/events?${query}`);
-  for (const kind of ["now", "runs"]) source.addEventListener(kind, (event) => heard(kind, JSON.parse(event.data)));
-  source.onopen = () => changed("live");
-  source.onerror = () => changed("lost");
-  return () => source.close();
+  let source = null, again = 0;
+  const open = () => {
+    source = new EventSource(`api/events?${query}`);
+    for (const kind of ["now", "runs"]) source.addEventListener(kind, (event) => heard(kind, JSON.parse(event.data)));
+    source.onopen = () => changed("live");
+    source.onerror = () => {
+      changed("lost");
+      // The browser tries again by itself after a cut, but not after an answer such as 503.
+      if (source.readyState === EventSource.CLOSED) again = setTimeout(open, RETRY_MS);
+    };
+  };
+  open();
+  return () => {
+    clearTimeout(again);
+    source.close();
+  };
 }
