@@ -41,6 +41,13 @@ class Page:
         self.child.start()
         self.child.out.chmod(0o600)  # the URL may hold a token
 
+    def wait(self, timeout_s: float) -> None:
+        """Until it has said where it is, or died, or the time is over: the models take longer to load than it does."""
+        deadline = time.monotonic() + timeout_s
+        while not self.told and self.child.poll() is None and time.monotonic() < deadline:
+            self.tend()
+            time.sleep(0.05)
+
     def tend(self) -> None:
         """Say where the page is, once it is ready; start it again when it died, a few times."""
         if not self.told and (url := self.child.url()):

@@ -27,6 +27,7 @@ from rgopd.common.models import check_model
 from rgopd.common.run_files import EventLog
 from rgopd.common.settings import ConfigFiles, Settings
 
+PAGE_WAIT_S = 10.0
 RUN_FILE = "run.yaml"
 """The sections as they were given, before this machine's own additions: what `rgopd resume` reads."""
 
@@ -79,6 +80,8 @@ class Machine:
         self.trainer = Child("trainer", argv, self.folder / "logs", self._environment("train"), self.up.stop_timeout_s)
         # It loads while the services load: what it asks for waits in the streams.
         self.trainer.start()
+        if self.page is not None:
+            self.page.wait(PAGE_WAIT_S)
         for child in self.services:
             self.urls[child.name] = child.wait_ready(self.up.ready_timeout_s)
             del self.states[child.name]
