@@ -99,7 +99,7 @@ class Hub:
 
     def _summary(self, run: Run) -> dict[str, Any]:
         """Of the queues, what Now shows: without leases and letters one by one."""
-        found = self._view(run).read()
+        found = self._view(run).read(full=False)
         if "queues" not in found:
             return {"trouble": found["trouble"], "at": found["at"]}
         alive: dict[str, int] = {}

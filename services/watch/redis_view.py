@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,12 @@ class RedisView:
         self._scan_at = 0.0
         self._lock = threading.Lock()
 
-    def read(self) -> dict[str, Any]:
-        """{"at": address, "trouble": why there is no more; "queues", "workers", "leases", "dead", "dead_count"}."""
+    def read(self, *, full: bool = True) -> dict[str, Any]:
+        """{"at", "trouble": why there is no more; "queues", "workers", "dead_count"; "leases" and "dead" if `full`}."""
         with self._lock:
             try:
                 streams = self._streams()
-                return {"at": redact(self._address), **self._facts(streams)} if streams else self._away()
+                return {"at": redact(self._address), **self._facts(streams, full)} if streams else self._away()
             except RedisError as error:
                 self._trouble, self._try_at = f"no answer: {error}", time.monotonic() + _AGAIN_S
                 return self._away()
@@ -83,30 +84,34 @@ class RedisView:
             return None
         return streams
 
-    def _facts(self, streams: Streams) -> dict[str, Any]:
-        now_ms = server_ms(streams)
+    def _facts(self, streams: Streams, full: bool) -> dict[str, Any]:
         if time.monotonic() >= self._scan_at:  # a scan walks over all blobs, too
             self._names, self._scan_at = stream_names(streams), time.monotonic() + _SCAN_S
         found = queues(streams, self._names)
-        workers, leases = [], []
-        for queue in found:
-            for consumer in streams.consumers(queue.stream):
-                alive = consumer.idle_ms < ALIVE_MS
-                workers.append({"stream": queue.stream, **vars(consumer), "alive": alive})
-            if queue.leased:
-                leases += self._leases(streams, queue.stream, now_ms)
-        letters = [
-            {k: v for k, v in vars(letter).items() if k != "payload"} | {"bytes": len(letter.payload)}
-            for letter in (streams.dead_letters(MAX_LETTERS) if "dead" in self._names else [])
+        workers = [
+            {"stream": queue.stream, **vars(consumer), "alive": consumer.idle_ms < ALIVE_MS}
+            for queue in found
+            for consumer in streams.consumers(queue.stream)
         ]
-        return {
+        facts = {
             "trouble": "",
             "queues": [vars(queue) for queue in found],
             "workers": workers,
-            "leases": sorted(leases, key=lambda lease: -lease["age_s"])[:MAX_LEASES],
-            "dead": letters,
             "dead_count": int(streams.redis.xlen(streams.key("dead"))),
         }
+        if full:
+            leases = [
+                lease
+                for queue in found
+                if queue.leased
+                for lease in self._leases(streams, queue.stream, server_ms(streams))
+            ]
+            facts["leases"] = sorted(leases, key=lambda lease: -lease["age_s"])[:MAX_LEASES]
+            facts["dead"] = [
+                {k: v for k, v in vars(letter).items() if k != "payload"} | {"bytes": len(letter.payload)}
+                for letter in (streams.dead_letters(MAX_LETTERS) if facts["dead_count"] else [])
+            ]
+        return facts
 
     def _leases(self, streams: Streams, name: str, now_ms: int) -> list[dict[str, Any]]:
         pending: Any = streams.redis.xpending_range(streams.key(name), GROUP, "-", "+", MAX_LEASES)
@@ -133,6 +138,15 @@ class RedisView:
 
 
 def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        changed = path.stat().st_mtime_ns
+    except OSError:  # absent
+        return {}
+    return _parsed(path, changed)
+
+
+@lru_cache(maxsize=64)
+def _parsed(path: Path, changed: int) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         loaded = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
