@@ -50,9 +50,10 @@ def checks(sections: dict[str, Any]) -> Iterator[tuple[str, Check]]:
     redis_url = sections.get("common", {}).get("redis_url", "")
     yield "redis", lambda: check_redis(redis_url)
     yield "sandbox", lambda: check_sandbox(sections.get("verifier", {}))
-    train = sections.get("train", {})
+    common = sections.get("common", {})
+    train, served = ({**common, **sections.get(name, {})} for name in ("train", "teacher"))
     yield "disk", lambda: check_disk(Path(train.get("output_dir", "runs/run")), train.get("student", ""))
-    student, teacher = train.get("student", ""), sections.get("teacher", {}).get("model", "")
+    student, teacher = train.get("student", ""), served.get("model", "")
     shared = int(train.get("shared_vocab_size", 0))
     if student:
         yield "dataset", lambda: check_dataset(train)
@@ -60,7 +61,7 @@ def checks(sections: dict[str, Any]) -> Iterator[tuple[str, Check]]:
     if student and teacher:
         yield "tokenizer", lambda: check_tokenizers(student, teacher)
         yield "vocabulary", lambda: check_vocabulary(student, teacher, shared)
-        yield "support", lambda: check_support(train, sections["teacher"])
+        yield "support", lambda: check_support(train, served)
         yield "eos", lambda: check_eos(student, teacher)
         yield "chat template", lambda: check_chat_template(student, teacher)
 

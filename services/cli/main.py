@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from rgopd.cli.eval_commands import register
+from rgopd.cli.extras import missing_extra
 from rgopd.common.errors import RgopdError
 from rgopd.common.settings import Settings
 
@@ -327,6 +328,22 @@ def config_show(
 
 
 @app.command()
+def init(
+    target: Annotated[Path, typer.Argument(help="The config to write.")] = Path("rgopd.yaml"),
+    student: Annotated[str, typer.Option(help="Hugging Face folder or hub id; asked for where missing.")] = "",
+    teacher: Annotated[str, typer.Option(help="One of the student's family; asked for where missing.")] = "",
+    data: Annotated[str, typer.Option(help="JSONL, Parquet, a folder or a hub id; asked for where missing.")] = "",
+    split: Annotated[str, typer.Option(help="Of a folder or hub id, e.g. train.")] = "",
+    output_dir: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/first"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the config.")] = False,
+) -> None:
+    """Write a commented config for a student, a teacher, data and this machine; `doctor` and `plan` pass it."""
+    from rgopd.cli.init import run_init
+
+    raise typer.Exit(run_init(target, student, teacher, data, output_dir, split=split, force=force))
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Option(help="A run's folder.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="A new folder.")],
@@ -365,6 +382,11 @@ def main() -> None:
         app()
     except RgopdError as error:
         sys.stderr.write(f"rgopd: {error}\n")
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (advice := missing_extra(error)) is None:
+            raise
+        sys.stderr.write(f"rgopd: {advice}\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

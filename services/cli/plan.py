@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from rgopd.cli.hardware import available_memory
 from rgopd.cli.sections import UpConfig, lay_sections, read_sections, up_config
 from rgopd.common.errors import ConfigError
 from rgopd.common.settings import ConfigFiles, merge, nearest
@@ -48,6 +50,11 @@ class Plan:
     tensor_parallel: int
     train_gpus: list[int]
     sampler_engine: EngineName = "transformers"
+    sampler_dtype: str = "bfloat16"
+    teacher_dtype: str = "bfloat16"
+    teacher_tokens: int = 0
+    """Of one forward of a teacher that is not vLLM."""
+    samplers: int = 1
 
     def load(self, number: int) -> int:
         """Bytes on a device."""
@@ -100,7 +107,14 @@ class Planner:
         width = setup.tensor_parallel if setup is not None else 0
         train_gpus = _numbers(up, "train") or list(range(train.nproc))
         loads = self._place(needs, up, train.nproc)
-        return Plan(self.device, self.on_gpu, loads, train, shapes, width, train_gpus, engine)
+        plan = Plan(self.device, self.on_gpu, loads, train, shapes, width, train_gpus, engine)
+        return dataclasses.replace(
+            plan,
+            sampler_dtype=sampler.dtype,
+            teacher_dtype=setup.dtype if setup is not None else "bfloat16",
+            teacher_tokens=setup.max_batch_tokens if setup is not None and not setup.share else 0,
+            samplers=up.samplers,
+        )
 
     def sampler_engine(self, sampler: SamplerConfig) -> EngineName:
         """What samples on the planned device, where vLLM is taken to be installed."""
@@ -176,10 +190,43 @@ def knobs(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
     if train.eval.dataset and train.eval.groups_per_request > groups * train.sampling.n:
         few = max(1, train.sampling.n)
         yield f"train.eval.groups_per_request={few}", {"train": {"eval": {"groups_per_request": few}}}
-    if train.dtype == "float32" and plan.on_gpu:
-        yield "train.dtype=bfloat16", {"train": {"dtype": "bfloat16"}}
+    yield from _narrower(plan)
     if plan.on_gpu:
         yield from _more_gpus(plan)
+    yield from _another_run(plan)
+
+
+def _narrower(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The same run in fewer bytes a number; what is trained keeps float32 master weights."""
+    if plan.sampler_dtype == "float32":
+        yield "sampler.dtype=bfloat16", {"sampler": {"dtype": "bfloat16"}}
+    if plan.teacher_dtype == "float32":
+        yield "teacher.dtype=bfloat16", {"teacher": {"dtype": "bfloat16"}}
+    if plan.train.dtype == "float32":
+        yield "train.dtype=bfloat16", {"train": {"dtype": "bfloat16"}}
+    if plan.teacher_tokens > 2048:
+        yield "teacher.max_batch_tokens=2048", {"teacher": {"max_batch_tokens": 2048}}
+    if not plan.on_gpu and plan.samplers > 1:
+        yield "up.samplers=1", {"up": {"samplers": 1}}
+
+
+def _another_run(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What changes the run: where weights lie, which are trained, how much is compared, how long answers get."""
+    train = plan.train
+    if plan.on_gpu and not train.fsdp.cpu_offload:
+        yield "train.fsdp.cpu_offload=true", {"train": {"fsdp": {"cpu_offload": True}}}
+    if train.lora is None:
+        yield "train.lora=16", {"train": {"lora": {"r": 16}}}
+    k = train.distillation.k
+    while k > 16:
+        k = max(16, k // 2)
+        yield f"train.distillation.k={k}", {"train": {"distillation": {"k": k}}}
+    length = train.sampling.max_new_tokens
+    while length > 128:
+        length = max(128, length // 2)
+        change: dict[str, Any] = {"sampling": {"max_new_tokens": length}}
+        tokens = min(train.batch.micro_batch_tokens, length + train.dataset.max_prompt_tokens)
+        yield f"train.sampling.max_new_tokens={length}", {"train": {**change, "batch": {"micro_batch_tokens": tokens}}}
 
 
 def _more_gpus(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -196,20 +243,46 @@ def _more_gpus(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
     yield f"teacher.tensor_parallel_size={wide} --set up.gpus.teacher={gpus}", change
 
 
+MOST_ADVICE = 6
+
+
 def advise(planner: Planner, plan: Plan) -> list[str]:
     """Settings that make an overfull plan fit: single ones that suffice, else as many as are needed together."""
     single = [text for text, change in knobs(plan) if not planner.plan(change).overfull]
     if single:
-        return [f"--set {text}" for text in single]
+        return [f"--set {text}" for text in _gentlest(single)]
+    changes, used = fitting(planner, plan)
+    together = " ".join(f"--set {text}" for text in used)
+    left = _excess(planner.plan(changes))
+    if not left:
+        return [f"all of: {together}"]
+    return [
+        f"a larger device, or a smaller model: no setting suffices, LoRA, bfloat16, offload, K and length among them; "
+        f"with all that helps it still lacks {_gib(left)}:",
+        together or "(nothing helps)",
+    ]
+
+
+def _gentlest(texts: Sequence[str]) -> list[str]:
+    """The first value of each key, that is the one nearest to what is there."""
+    first: dict[str, str] = {}
+    for text in texts:
+        first.setdefault(text.partition("=")[0], text)
+    return list(first.values())[:MOST_ADVICE]
+
+
+def fitting(planner: Planner, plan: Plan) -> tuple[dict[str, Any], list[str]]:
+    """Changes, gentlest first, until the plan fits or nothing helps any more; and how to write them."""
     changes: dict[str, Any] = {}
     used: dict[str, str] = {}
+    excess = _excess(plan)
     for text, change in knobs(plan):
+        if not excess:
+            break
         trial = merge(copy.deepcopy(changes), change)
-        if _excess(planner.plan(trial)) < _excess(planner.plan(changes)):
-            changes, used[text.partition("=")[0]] = trial, text
-            if not planner.plan(changes).overfull:
-                return ["all of: " + " ".join(f"--set {t}" for t in used.values())]
-    return ["no setting suffices: a larger device, or a smaller model"]
+        if (left := _excess(planner.plan(trial))) < excess:
+            changes, excess, used[text.partition("=")[0]] = trial, left, text
+    return changes, list(used.values())
 
 
 def _excess(plan: Plan) -> int:
@@ -226,8 +299,9 @@ def find_device(name: str, memory_gb: float) -> tuple[Device, bool]:
         properties = torch.cuda.get_device_properties(0)
         found, on_gpu = Device(properties.name, properties.total_memory, 300e12, 2000e9), True
     elif name in ("auto", "cpu"):
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        available = int(lines["MemAvailable"].split()[0]) * 1024
+        available = available_memory()
+        if not available and not memory_gb:
+            raise ConfigError("this system does not tell its free memory: give it with --memory-gb")
         found, on_gpu = Device("cpu", available, torch.get_num_threads() * 30e9, 20e9), False
     else:
         raise ConfigError(f"--device {name!r}{nearest(name, [*DEVICES, 'auto', 'cpu'])}")

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from rgopd.common.errors import ConfigError
+from rgopd.common.explain import did_you_mean
 from rgopd.common.parts import Part, lay
 from rgopd.common.settings import (
     SECTIONS,
@@ -77,6 +78,9 @@ def read_sections(config: ConfigFiles, overrides: list[str]) -> dict[str, dict[s
     for path in paths_of(config):
         loaded = read_yaml(path)
         if loaded and not is_sectioned(loaded):
+            for key in loaded:
+                if hint := did_you_mean(str(key), SECTIONS):
+                    raise ConfigError(f"config file {path}: unknown section {key!r}{hint}")
             raise ConfigError(
                 f"config file {path} holds one service's settings; this command reads sections, e.g. "
                 f"train: {{{next(iter(loaded))}: …}} ({', '.join(SECTIONS)})"
@@ -122,13 +126,27 @@ def sectioned(overrides: Sequence[str]) -> list[str]:
         key = given.partition("=")[0].strip().partition(".")[0]
         if not key or key in SECTIONS or "=" not in given:
             written.append(given)
-        elif key in Settings.model_fields:
-            written.append(f"common.{given.strip()}")
         else:
-            owners = _owners(key)
-            taken = owners if len(owners) == 1 or key in SHARED else []
-            written += [f"{section}.{given.strip()}" for section in taken] or [given]
+            written += [f"{section}.{given.strip()}" for section in _places(key)] or [given]
     return written
+
+
+def place(key: str) -> list[str]:
+    """The sections that a key without one goes to; ConfigError where none has it, or more than one."""
+    if not (found := _places(key)):
+        raise ConfigError(f"unknown setting {key!r}{_whose(key) or nearest(key, _all_keys())}")
+    return found
+
+
+def _places(key: str) -> list[str]:
+    if key in Settings.model_fields:
+        return ["common"]
+    owners = _owners(key)
+    return owners if len(owners) == 1 or key in SHARED else []
+
+
+def _all_keys() -> set[str]:
+    return {name for cls in section_classes().values() for name in cls.model_fields}
 
 
 SHARED = ("student", "shared_vocab_size", "colocated")

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from rgopd.cli.display import Progress, RunSource
 from rgopd.cli.page import Page
+from rgopd.cli.preflight import preflight
 from rgopd.cli.processes import Child, ProcessFailed, Restarts
 from rgopd.cli.sections import UpConfig, read_sections, up_config, write_sections
 from rgopd.cli.torchrun import command
@@ -138,7 +139,7 @@ class Machine:
             self._tell_death(child.name, code)
             if not restarts.died(time.monotonic() - child.started):
                 raise ProcessFailed(
-                    f"{child.name} exited with {code}, {restarts.limit} restarts spent:\n{child.tail()}"
+                    f"{child.name} exited with {code}{_killed(code)}, {restarts.limit} restarts spent:\n{child.tail()}"
                 )
         if restarts.ready():
             child.start()
@@ -183,13 +184,18 @@ class Machine:
             self.redis.stop()
 
 
+def _killed(code: int) -> str:
+    """SIGKILL from outside is nearly always the kernel, which had no memory left."""
+    return " (killed: memory ran out? `rgopd plan` names what to turn down)" if code == -signal.SIGKILL else ""
+
+
 class Stopped(BaseException):
     """SIGTERM or SIGINT. Not an Exception: nothing may take it for an error and go on."""
 
 
 def supervise(sections: dict[str, Any], folder: Path) -> int:
     """Start, show progress, stop everything whatever happens. Returns an exit code."""
-    check_sections(sections)
+    preflight(check_sections(sections))
     machine = Machine(sections, folder)
     previous = {s: signal.signal(s, _raise_stopped) for s in (signal.SIGINT, signal.SIGTERM)}
     from rgopd.trainer.config import TrainConfig
@@ -217,8 +223,8 @@ def _raise_stopped(number: int, _: FrameType | None) -> None:
     raise Stopped(signal.Signals(number).name)
 
 
-def check_sections(sections: dict[str, Any]) -> None:
-    """Build every service's settings here, so that a misspelt key is told before anything starts."""
+def check_sections(sections: dict[str, Any]) -> dict[str, Any]:
+    """Every section's settings, built here, so that a misspelt key is told before anything starts."""
     from rgopd.sampler.config import SamplerConfig
     from rgopd.teacher.config import TeacherConfig
     from rgopd.trainer.config import TrainConfig
@@ -237,9 +243,10 @@ def check_sections(sections: dict[str, Any]) -> None:
     for key in common:
         if not any(key in cls.model_fields for cls in classes.values()):
             raise ConfigError(f"section common: no service has a setting {key!r}")
+    checked: dict[str, Any] = {"up": up_config(sections)}
     for section, cls in classes.items():
         try:
-            settings = cls.from_mapping(_own(sections, cls, section))
+            settings = checked[section] = cls.from_mapping(_own(sections, cls, section))
             if isinstance(settings, TrainConfig):
                 check_backends(settings.monitor)
             if isinstance(settings, (TrainConfig, SamplerConfig)):
@@ -248,6 +255,7 @@ def check_sections(sections: dict[str, Any]) -> None:
                 check_model(settings.model, "model")
         except ConfigError as error:
             raise ConfigError(f"section {section}: {error}") from error
+    return checked
 
 
 def _own(sections: dict[str, Any], cls: type[Settings], section: str) -> dict[str, Any]:

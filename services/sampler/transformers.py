@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from rgopd.common.errors import ConfigError
 from rgopd.common.kv_cache import cache_argument
+from rgopd.common.models import hub_problem
 from rgopd.sampler.engine import OnSample, Sample, SampleSpec, SamplingOptions
 from rgopd.sampler.eos import eos_ids
 
@@ -31,8 +32,11 @@ class TransformersSampler:
 
     def __init__(self, model: str, *, dtype: str = "float32", device: str = "auto", shared_vocab_size: int = 0) -> None:
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        self.tokenizer = AutoTokenizer.from_pretrained(model)
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(model)
+            loaded = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
+        except (OSError, ValueError) as error:
+            raise ConfigError(hub_problem("student", model, error)) from error
         self.model: Any = loaded.to(self.device).eval()
         self.eos_ids = eos_ids(getattr(loaded, "generation_config", None), loaded.config, self.tokenizer)
         self.vocab_size = shared_vocab_size or int(loaded.config.vocab_size)

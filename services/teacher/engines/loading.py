@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rgopd.common.errors import ConfigError
-from rgopd.common.models import check_model
+from rgopd.common.models import check_model, hub_problem
 from rgopd.teacher.engines import EngineInfo, settings_digest
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def load_model(config: TeacherConfig) -> tuple[Any, LoadedModel, EngineInfo]:
             trust_remote_code=False,
         )
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model: cannot load {config.model!r}: {error}") from error
+        raise ConfigError(hub_problem("model", config.model, error)) from error
     model = model.to(device).eval().requires_grad_(False)
     loaded = take_apart(model)
     _self_check(model, loaded)

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from rgopd.common.connection import connect
 from rgopd.common.errors import ConfigError
-from rgopd.common.models import check_model
+from rgopd.common.models import check_model, hub_problem
 from rgopd.common.policies import PolicyStore
 from rgopd.common.server import consumer_name
 from rgopd.common.streams import Streams
@@ -59,7 +59,10 @@ def compose(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False
     live = live or Live(None)
     patience_s = config.fault.wait_for_services_s
     streams = Streams(connect(config.redis_url, wait_s=60.0, patience_s=patience_s), config.run_id)
-    tokenizer = AutoTokenizer.from_pretrained(config.student)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(config.student)
+    except (OSError, ValueError) as error:
+        raise ConfigError(hub_problem("student", config.student, error)) from error
     objective = config.build_objective()
     device = pick_device(config.device, local_rank())
     mesh = make_mesh(device, dist.get_world_size(), config.fsdp.replicas)

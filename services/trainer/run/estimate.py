@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from rgopd.common.errors import ConfigError
+from rgopd.common.models import hub_problem
 from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.losses.head import DEFAULT_CHUNK
 
@@ -51,7 +52,7 @@ class ModelShape:
         try:
             config: Any = AutoConfig.from_pretrained(model)
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{model}: no config.json there, nor on the hub: {error}") from error
+            raise ConfigError(hub_problem("model", model, error)) from error
         with torch.device("meta"):
             built = AutoModelForCausalLM.from_config(config)
         heads = int(config.num_attention_heads)
@@ -77,6 +78,12 @@ class Need:
     parts: dict[str, int] = field(default_factory=dict)
 
     @property
+    def states(self) -> int:
+        """What is there from the first step to the last: framework, weights, gradients, optimiser."""
+        lasting = ("weights (", "gradients (", "Adam", "framework")
+        return sum(size for name, size in self.parts.items() if name.startswith(lasting))
+
+    @property
     def total(self) -> int:
         """All of them: the peak, as if the parts' peaks met."""
         return sum(self.parts.values())
@@ -93,12 +100,21 @@ def layer_activations(shape: ModelShape, b: int) -> int:
     return norms + b * (5 * shape.attention + 4 * shape.mlp)
 
 
+def adapter_parameters(shape: ModelShape, r: int) -> int:
+    """Those of LoRA of rank r on every linear layer of the decoder, as if all were targets."""
+    d, f, a, kv = shape.hidden, shape.mlp, shape.attention, shape.kv
+    return shape.layers * r * ((d + a) + 2 * (d + kv) + (a + d) + 3 * (d + f))
+
+
 def trainer_need(config: TrainConfig, shape: ModelShape, *, on_gpu: bool) -> Need:
     """One trainer rank at the end of the backward pass of its fullest micro-batch."""
     ranks, b = config.nproc, BYTES[config.dtype]
     longest = config.dataset.max_prompt_tokens + config.sampling.max_new_tokens
     tokens = max(config.batch.micro_batch_tokens, longest)  # a longer rollout makes a micro-batch of its own
-    states = MASTER * shape.parameters // ranks
+    trained = shape.parameters if config.lora is None else adapter_parameters(shape, config.lora.r)
+    on_device = not (on_gpu and config.fsdp.cpu_offload)
+    weights = MASTER * (shape.parameters + (trained if config.lora else 0)) // ranks * on_device
+    states = MASTER * trained // ranks * on_device
     layer = tokens * layer_activations(shape, b)
     inputs = tokens * shape.hidden * b * shape.layers
     chunk = MASTER * min(DEFAULT_CHUNK // shape.vocab, tokens) * shape.vocab
@@ -107,11 +123,11 @@ def trainer_need(config: TrainConfig, shape: ModelShape, *, on_gpu: bool) -> Nee
     return _with_overhead(
         f"trainer (1 of {ranks} ranks)" if ranks > 1 else "trainer",
         {
-            "weights (float32 shard)": states,
+            "weights (float32 shard)": weights,
             "gradients (float32 shard)": states,
             "Adam moments (float32 shard)": 2 * states,
             "gathered weights (root and two layers)": b * (shape.root_parameters + 2 * shape.layer_parameters),
-            "gradient of the head's weight, whole": (MASTER + b) * shape.vocab * shape.hidden,
+            "gradient of the head's weight, whole": 0 if config.lora else (MASTER + b) * shape.vocab * shape.hidden,
             "activations": inputs if config.gradient_checkpointing else shape.layers * layer,
             "the head's logits, or the backward of a layer": max(chunk, backward),
             "hidden states into the head, and their gradient": tokens * shape.hidden * (MASTER + 2 * b),

