@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from rgopd.common.errors import ConfigError, InvalidInput
+from rgopd.common.errors import ConfigError
 from rgopd.teacher.config import TeacherConfig
 from rgopd.teacher.engines import vllm as vllm_engine
 from rgopd.teacher.engines.vllm import VllmEngine
@@ -80,12 +80,17 @@ def test_a_group_reads_its_prompt_from_the_prefix_cache(engine) -> None:
     assert output.num_cached_tokens >= 144
 
 
-def test_the_full_vocabulary_path_refuses_what_it_cannot_hold(engine, monkeypatch) -> None:
-    if engine.info.scoring != "full-vocab":
-        return
+def test_rollouts_beyond_what_one_request_holds_are_scored_position_by_position(loaded, monkeypatch) -> None:
+    engine, reference, tolerance, tail_tolerance = loaded
+    assert engine.info.scoring == "full-vocab", "the CPU has no V2 model runner"
+    items = [rollout(np.random.default_rng(2), 9, 12), rollout(np.random.default_rng(3), 1, 4)]
+    asked = []
+    monkeypatch.setattr(engine, "_row_by_row", lambda item, own=engine._row_by_row: asked.append(item.id) or own(item))
     monkeypatch.setattr(vllm_engine, "FULL_VOCAB_CELLS", 1000)
-    with pytest.raises(InvalidInput, match="full-vocabulary path"):
-        engine.score([rollout(np.random.default_rng(2), 9, 12)])
+    errors = largest_errors(items, engine.score(items), reference)
+    assert asked == [item.id for item in items]
+    assert max(errors["sampled"], errors["topk"]) <= tolerance
+    assert errors["tail"] <= tail_tolerance
 
 
 def test_settings_that_vllm_refuses_are_a_config_error(model_dir) -> None:

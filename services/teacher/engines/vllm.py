@@ -12,17 +12,18 @@ import itertools
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rgopd.common.errors import ConfigError, InvalidInput
+from rgopd.common.errors import ConfigError
 from rgopd.teacher.engines import EngineFault, EngineInfo, settings_digest
 from rgopd.teacher.engines.columns import score_from_columns, score_from_full
 from rgopd.teacher.engines.loading import folder_digest
 from rgopd.teacher.engines.loop import LoopThread
-from rgopd.teacher.items import Float, Score, ScoreItem
+from rgopd.teacher.items import Float, Int, Score, ScoreItem
 
 if TYPE_CHECKING:
     from rgopd.teacher.config import TeacherConfig
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FULL_VOCAB_CELLS = 20_000_000
-"""Most rows x vocabulary of one rollout on the full-vocabulary path: vLLM keeps about 100 bytes a cell there."""
+"""Most rows x vocabulary of one request on the full-vocabulary path: vLLM keeps about 100 bytes a cell there. A longer
+rollout is asked for position by position."""
 
 
 class VllmEngine:
@@ -55,7 +57,9 @@ class VllmEngine:
         if self.info.scoring == "full-vocab":
             log.warning(
                 "this vLLM has no fixed-id prompt log-probs (V2 model runner, GPU): student support is gathered "
-                "from the whole vocabulary, exact and slow"
+                "from the whole vocabulary, exact and slow; rollouts of over %d tokens position by position, slower "
+                "still. A run wants a GPU with that runner, or engine=transformers",
+                FULL_VOCAB_CELLS // self.info.vocab_size,
             )
 
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
@@ -96,39 +100,47 @@ class VllmEngine:
         raise EngineFault(f"vLLM returned no prompt log-probs for rollout {item.id!r}")
 
     async def _generate(self, item: ScoreItem, skip_cache: bool, **overrides: Any) -> Any:
+        wanted = overrides or _columns_wanted(item)
+        return await self._request(item.input_ids, item.id, skip_reading_prefix_cache=skip_cache, **wanted)
+
+    async def _request(self, ids: Int, name: str, **wanted: Any) -> Any:
+        """vLLM's answer to one prompt."""
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        params = SamplingParams(
-            max_tokens=1,
-            temperature=0.0,
-            detokenize=False,
-            skip_reading_prefix_cache=skip_cache,
-            **(overrides or _columns_wanted(item)),
-        )
-        prompt = TokensPrompt(prompt_token_ids=item.input_ids.tolist())
+        params = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, **wanted)
+        prompt = TokensPrompt(prompt_token_ids=ids.tolist())
         final = None
         try:
-            async for output in self._llm.generate(prompt, params, request_id=f"{item.id}-{next(self._ids)}"):
+            async for output in self._llm.generate(prompt, params, request_id=f"{name}-{next(self._ids)}"):
                 final = output
         except (EngineDeadError, EngineGenerateError) as error:
             raise EngineFault(f"vLLM failed: {error}") from error
         return final
 
     async def _full(self, item: ScoreItem) -> Score:
-        cells = item.tokens * self.info.vocab_size
-        if cells > FULL_VOCAB_CELLS:
-            raise InvalidInput(
-                f"rollout {item.id!r}: {item.tokens} ids x {self.info.vocab_size} vocabulary is over what the "
-                f"full-vocabulary path holds ({FULL_VOCAB_CELLS}); use a GPU with vLLM's V2 model runner, or "
-                "engine=transformers"
-            )
+        if item.tokens * self.info.vocab_size > FULL_VOCAB_CELLS:
+            return await self._row_by_row(item)
         output = await self._generate(item, True, prompt_logprobs=self.info.vocab_size, flat_logprobs=True)
         ids_TN, logprobs_TN = _flat_rows(item, output.prompt_logprobs)
         full_TV = np.full((len(ids_TN), self.info.vocab_size), -np.inf, np.float32)
         np.put_along_axis(full_TV, ids_TN, logprobs_TN, axis=1)
         return score_from_full(item, full_TV, temperature=1.0)  # the head has applied it already
+
+    async def _row_by_row(self, item: ScoreItem) -> Score:
+        """One request a response token, over the prefix before it, which is cached: exact, in little memory, slow."""
+        first, full_V = len(item.prompt_ids_C), np.empty(self.info.vocab_size, np.float32)
+        rows: list[Score] = []
+        for t in range(len(item.response_ids_T)):
+            prefix = item.input_ids[: first + t]
+            output = await self._request(prefix, item.id, logprobs=self.info.vocab_size, flat_logprobs=True)
+            flat = output.outputs[0].logprobs
+            full_V.fill(-np.inf)
+            full_V[np.array(flat.token_ids, np.int64)] = np.array(flat.logprobs, np.float32)
+            rows.append(score_from_full(_row(item, t), full_V[None], temperature=1.0))
+        columns = [np.concatenate(column) for column in zip(*map(_columns, rows), strict=True)]
+        return Score(*columns)
 
     def _describe(self, config: TeacherConfig) -> EngineInfo:
         vllm_config, model = self._llm.vllm_config, self._llm.model_config
@@ -218,6 +230,17 @@ async def _start(config: TeacherConfig) -> Any:
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
     except (TypeError, ValueError, OSError) as error:
         raise ConfigError(f"engine: vLLM refused the settings: {error}") from error
+
+
+def _row(item: ScoreItem, t: int) -> ScoreItem:
+    """The rollout's response token `t` alone."""
+    support_TK = None if item.support_ids_TK is None else item.support_ids_TK[t : t + 1]
+    return replace(item, response_ids_T=item.response_ids_T[t : t + 1], support_ids_TK=support_TK)
+
+
+def _columns(score: Score) -> list[np.ndarray[Any, Any]]:
+    columns = (score.sampled_logprobs_T, score.topk_ids_TK, score.topk_logprobs_TK, score.tail_logprob_T)
+    return [column for column in columns if column is not None]
 
 
 def _columns_wanted(item: ScoreItem) -> dict[str, Any]:
