@@ -33,6 +33,16 @@ def answers(canary: str) -> list[Case]:
         answer("math-empty", ""),
         answer("math-nul", "\\boxed{4\x002}"),
         answer("math-honest", "\\boxed{42}", expected=PASSED),
+        *(
+            Case(f"code-slow-{name}", {"kind": "code", "response": text, "tests": ["assert f(1) == 1"]}, FAILED)
+            for name, text in {
+                "fences": "```python\n" * 100_000,
+                "quotes": "```python\n" + '"""\n' * 250_000,
+                "tags": "<code>" * 160_000,
+                "corrections": "```python\ndef f(x): return 0\n```\n" * 30_000,
+                "prose": "def f(x): return 0\nAnd so on.\n" * 30_000,
+            }.items()
+        ),
         Case("choice-slow-text", {"kind": "choice", "response": "answer is " * 100_000, "reference": "B"}, FAILED),
         Case("choice-slow-blanks", {"kind": "choice", "response": "answer" + " " * 1_000_000, "reference": "B"}, FAILED),
         Case("choice-slow-stars", {"kind": "choice", "response": "*" * 1_000_000 + "x", "reference": "B"}, FAILED),

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rgopd.verifier.code.extract import complete, program
 from rgopd.verifier.reading import answer_tag, boxed
+
+FOUND = [json.loads(line) for line in (Path(__file__).parent / "responses.jsonl").read_text().splitlines()]
+"""Programs spread over blocks and prose: with `names` that tests call and a claim that has to be true of the program
+found, or with standard input and output."""
 
 RESPONSES = [
     ("def f(): pass", "def f(): pass"),
@@ -38,6 +47,33 @@ def test_program(response: str, expected: str) -> None:
 @given(st.text(alphabet="`~\n abc", max_size=200))
 def test_any_response_gives_some_program(response: str) -> None:
     assert isinstance(program(response), str)
+
+
+@pytest.mark.parametrize("case", [c for c in FOUND if "claim" in c], ids=lambda c: c["what"])
+def test_functions_out_of_blocks(case: dict[str, Any]) -> None:
+    namespace: dict[str, Any] = {"__name__": "x"}
+    exec(compile(program(case["response"], names=case["names"]), "program", "exec"), namespace)
+    assert eval(case["claim"], namespace)
+
+
+@pytest.mark.parametrize("case", [c for c in FOUND if "stdin" in c], ids=lambda c: c["what"])
+def test_programs_out_of_blocks(
+    case: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(case["stdin"]))
+    exec(compile(program(case["response"]), "program", "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out == case["stdout"]
+
+
+def test_the_rest_of_a_function_stays_as_it_is() -> None:
+    body = "    return x * 2\n\n\ndef g():\n    pass\n"
+    assert program(body, names=["f"]) == body
+
+
+def test_other_languages_take_their_last_whole_block() -> None:
+    response = "```cpp\nint g();\n```\n```c++\nint main() { return g(); }\n```\n```bash\ng++ a.cpp\n```"
+    assert program(response, "cpp") == "int main() { return g(); }\n"
+    assert program(response, "bash") == "g++ a.cpp\n"
 
 
 PROMPT = "from typing import List\n\ndef helper(x):\n    return x\n\n\ndef f(x: int) -> int:\n    '''Double.'''\n"
