@@ -8,11 +8,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 from redis import Redis
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rgopd.common.run_files import Lines, RunFolder, explain, read_step
 from rgopd.trainer.records.metrics import read_json_lines
 from tests.e2e.conftest import Rgopd, eventually, processes_naming
 
@@ -65,6 +67,7 @@ def test_a_run_a_stopped_and_resumed_run_and_their_equality(rgopd: Rgopd, tmp_pa
     assert (parted / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
     weights = [(folder / "student" / "model.safetensors").read_bytes() for folder in (whole, parted)]
     assert weights[0] == weights[1]
+    check_what_people_see(whole, parted)
 
 
 def check_run_folder(folder: Path) -> None:
@@ -92,6 +95,30 @@ def check_run_folder(folder: Path) -> None:
     check_student(folder / "student")
 
 
+def check_what_people_see(whole: Path, parted: Path) -> None:
+    """Of a run in one life and of the same run in two."""
+    for folder in (whole, parted):
+        run = RunFolder(folder)
+        status = run.status()
+        assert status is not None
+        assert (status["phase"], status["step"], status["policy_version"]) == ("finished", STEPS, STEPS)
+        assert run.kept_steps() == list(range(STEPS))
+        for group, rollout in run.step(1).rollouts:
+            assert rollout.outcome == "trained"
+            said = explain(run.step(1), rollout)
+            assert said.kept == ("all" if rollout.kept_tokens else "none")
+            assert rollout.tokens is not None
+            assert group.prompt_text.endswith("<|assistant|>")
+            text = "".join(run.vocabulary.pieces(rollout.response_ids)).removesuffix("<|end|>")
+            assert text.strip() == rollout.response_text.strip()
+            assert sum(rollout.tokens.student) == pytest.approx(rollout.l_student, abs=1e-3)
+    shown = [[(r.rollout_id, r.response_text, r.tokens) for _, r in read_step(f, 2).rollouts] for f in (whole, parted)]
+    assert shown[0] == shown[1], "a run in two lives shows what a run in one life does"
+    kinds = [(row["source"], row["kind"]) for row in Lines(parted / "events.jsonl").read().rows]
+    first, second = kinds.index(("trainer", "started")), kinds.index(("trainer", "resumed"))
+    assert first < kinds.index(("up", "stopping")) < second < kinds.index(("trainer", "finished"))
+
+
 def check_student(folder: Path) -> None:
     """The distilled student is an ordinary Hugging Face folder, and not the one it started from."""
     model = AutoModelForCausalLM.from_pretrained(folder)
@@ -117,5 +144,10 @@ def test_the_state_of_a_run_can_be_read_from_redis(rgopd: Rgopd, tmp_path: Path)
     assert {"generate", "verify", "score", "results"} == state["queues"].keys()
     rollout = json.loads(redis.lrange(f"{prefix}:recent", 0, 0)[0])
     assert len(rollout["tokens"]) == len(rollout["teacher_minus_student"]) == len(rollout["kept"])
+    status = json.loads(redis.get(f"{prefix}:status"))
+    assert status["steps"] == STEPS
+    assert status["stages"].keys() <= {"sampling", "verifying", "scoring", "training"}
+    assert [json.loads(row)["step"] for row in redis.lrange(f"{prefix}:rows", 0, 1)] == [0, 0]  # evaluation, step
+    assert json.loads(redis.lindex(f"{prefix}:events", -1))["kind"] == "phase"
     redis.close()
     finish(running)

@@ -39,7 +39,7 @@ class Progress:
     def __call__(self, groups: Sequence[Group], done: bool = False) -> None:
         """`done`: all are complete."""
         now = time.monotonic()
-        if not done and now - self._last < LOOK_S:
+        if not groups or (not done and now - self._last < LOOK_S):
             return
         self.waited[self._open] += now - self._last
         self._last = now
