@@ -1,9 +1,10 @@
-"""What a setting that names a model may hold: a Hugging Face folder, or a hub id."""
+"""What a setting that names a model may hold: a Hugging Face folder or a hub id, of an architecture that can be used."""
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rgopd.common.errors import ConfigError
 
@@ -42,3 +43,57 @@ def check_model(name: str, setting: str) -> None:
         return
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{setting}: {name} is no Hugging Face folder: it holds no config.json")
+
+
+def check_architecture(
+    name: str, setting: str, config: Mapping[str, Any], causal_lms: Container[str], *, may_be_quantised: bool = False
+) -> None:
+    """Refuse, in one line and before any weight is read, what cannot be sampled, scored or trained exactly.
+
+    Args:
+        name: the model's folder or hub id.
+        config: its config.json.
+        causal_lms: the `model_type`s that the caller's transformers can load as causal language models.
+        may_be_quantised: the engine computes with quantised weights (vLLM's does).
+
+    Raises:
+        ConfigError: names the setting, the architecture, and what to do.
+    """
+    kind = str(config.get("model_type", ""))
+    text = config.get("text_config") or {}
+    quantised = config.get("quantization_config") or text.get("quantization_config")
+    if config.get("is_encoder_decoder") or kind in _ENCODER_DECODERS:
+        problem = "is an encoder-decoder; rgopd takes decoder-only language models: choose one"
+    elif quantised and not may_be_quantised:
+        method = quantised.get("quant_method", "an unnamed method") if isinstance(quantised, Mapping) else quantised
+        problem = f"is quantised ({method}); give the unquantised weights" + (
+            ", or set engine=vllm" if setting == "model" else ", which are what is trained and published"
+        )
+    elif kind not in causal_lms and config.get("auto_map"):
+        problem = (
+            "needs its folder's own Python code (auto_map), which rgopd never runs (no trust_remote_code); use a model "
+            "whose architecture transformers holds"
+        )
+    elif kind not in causal_lms:
+        problem = "is not among the causal language models of the installed transformers; upgrade it, or choose one"
+    elif kind in _BIDIRECTIONAL and not config.get("is_decoder"):
+        problem = "is an encoder, whose tokens see those after them; rgopd takes decoder-only language models"
+    elif kind in _UNSUPPORTED:
+        problem = f"{_UNSUPPORTED[kind]}; choose another architecture"
+    else:
+        return
+    raise ConfigError(f"{setting}: {name} (model_type {kind!r}) {problem}")
+
+
+_ENCODER_DECODERS = frozenset(
+    "bart bigbird_pegasus blenderbot blenderbot-small marian mbart musicgen musicgen_melody mvp pegasus plbart "
+    "prophetnet t5 mt5 umt5 trocr whisper".split()
+)
+_BIDIRECTIONAL = frozenset(
+    "bert bert-generation big_bird camembert data2vec-text electra ernie megatron-bert reformer rembert roberta "
+    "roberta-prelayernorm roc_bert roformer xlm xlm-roberta xlm-roberta-xl xlnet xmod".split()
+)
+_UNSUPPORTED: dict[str, str] = {
+    "rwkv": "rescales its weights while it runs, and keeps its state outside the cache that samplers carry on",
+}
+"""Causal language models of transformers that one of the services cannot use exactly, and why."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from rgopd.common.kv_cache import cache_argument
 from rgopd.common.models import hub_problem
 from rgopd.sampler.engine import OnSample, Sample, SampleSpec, SamplingOptions
 from rgopd.sampler.eos import eos_ids
+from rgopd.sampler.self_check import can_pad
 
 
 class TransformersSampler:
@@ -39,22 +40,29 @@ class TransformersSampler:
             raise ConfigError(hub_problem("student", model, error)) from error
         self.model: Any = loaded.to(self.device).eval()
         self.eos_ids = eos_ids(getattr(loaded, "generation_config", None), loaded.config, self.tokenizer)
-        self.vocab_size = shared_vocab_size or int(loaded.config.vocab_size)
-        self.max_positions = int(getattr(loaded.config, "max_position_embeddings", 1 << 30))
+        text = loaded.config.get_text_config()
+        self.vocab_size = shared_vocab_size or int(text.vocab_size)
+        self.max_positions = int(getattr(text, "max_position_embeddings", None) or 1 << 30)
+        self.pads = can_pad(self.model, self._decode, self.vocab_size)
 
     def load_weights(self, folder: Path) -> None:
         """Copy a policy version's safetensors into the model, refusing a different architecture."""
         state: dict[str, Tensor] = {}
         for file in sorted(folder.glob("*.safetensors")):
             state.update(load_file(file))
+        own = self.model.state_dict(keep_vars=True)
+        if not state.keys() <= own.keys():
+            state = self._converted(folder)
+        tied = {name for same in _by_tensor(own) if state.keys() & same for name in same}
         missing, unexpected = self.model.load_state_dict(state, strict=False)
-        tied = set(getattr(self.model, "_tied_weights_keys", None) or ())
-        missing = [name for name in missing if name not in tied]
-        if missing or unexpected:
-            raise ConfigError(
-                f"{folder} does not fit the student: missing {missing[:3]}, unexpected {list(unexpected)[:3]}; "
-                "start the sampler from the same model as the trainer"
-            )
+        _refuse(folder, [name for name in missing if name not in tied], unexpected)
+
+    def _converted(self, folder: Path) -> dict[str, Tensor]:
+        """Weights that checkpoints hold otherwise than memory does (a layer's experts one by one)."""
+        model, told = type(self.model).from_pretrained(folder, dtype=self.model.dtype, output_loading_info=True)
+        _refuse(folder, list(told["missing_keys"]), list(told["unexpected_keys"]))
+        state: dict[str, Tensor] = model.state_dict()
+        return state
 
     def sleep(self) -> None:
         """The weights go to the host; the caching allocator gives back what it held."""
@@ -82,8 +90,13 @@ class TransformersSampler:
                 f"prompt of {longest} tokens + max_new_tokens {options.max_new_tokens} is over the student's "
                 f"context of {self.max_positions}; lower sampling.max_new_tokens or dataset.max_prompt_tokens"
             )
+        for chosen in [range(len(specs))] if self.pads else _by_length(specs):
+            some = [specs[i] for i in chosen]
+            self._generate(some, options, lambda i, sample, chosen=chosen: on_sample(chosen[i], sample))  # type: ignore[misc]
+
+    def _generate(self, specs: Sequence[SampleSpec], options: SamplingOptions, on_sample: OnSample) -> None:
         batch = _Batch(specs, options, self.device)
-        logits_BV, cache, attention_BS = self._prefill(specs)
+        logits_BV, cache, attention_BS = self._prefill([s.prompt_ids_C for s in specs])
         while True:
             logits_BV = logits_BV[:, : self.vocab_size].float()
             done = batch.append(logits_BV, self.eos_ids)
@@ -93,23 +106,26 @@ class TransformersSampler:
                 return
             if done and (keep := batch.compact()) is not None:
                 # Fewer rows is a cheaper step; which rows leave when depends on these specs alone.
-                cache.batch_select_indices(keep)
+                cache.reorder_cache(keep)
                 attention_BS = attention_BS[keep]
-            attention_BS = torch.cat([attention_BS, attention_BS.new_ones(batch.rows, 1)], dim=1)
-            positions_B1 = attention_BS.sum(dim=1, keepdim=True) - 1
-            out = self.model(
-                input_ids=batch.last_ids_B1(),
-                attention_mask=attention_BS,
-                position_ids=positions_B1,
-                **cache_argument(self.model, cache),
-                use_cache=True,
-            )
-            logits_BV = out.logits[:, -1]
+            logits_BV, attention_BS = self._step(batch.last_ids_B1(), cache, attention_BS)
 
-    def _prefill(self, specs: Sequence[SampleSpec]) -> tuple[Tensor, DynamicCache, Tensor]:
+    def _step(self, ids_B1: Tensor, cache: DynamicCache, attention_BS: Tensor) -> tuple[Tensor, Tensor]:
+        """One more token a row: the logits after it, and the grown mask."""
+        attention_BS = torch.cat([attention_BS, attention_BS.new_ones(len(ids_B1), 1)], dim=1)
+        out = self.model(
+            input_ids=ids_B1,
+            attention_mask=attention_BS,
+            position_ids=attention_BS.sum(dim=1, keepdim=True) - 1,
+            **cache_argument(self.model, cache),
+            use_cache=True,
+        )
+        return out.logits[:, -1], attention_BS
+
+    def _prefill(self, given: Sequence[NDArray[np.int32]]) -> tuple[Tensor, DynamicCache, Tensor]:
         """One row a distinct prompt, then repeated for every rollout of it."""
         unique: dict[bytes, int] = {}
-        rows = [unique.setdefault(s.prompt_ids_C.tobytes(), len(unique)) for s in specs]
+        rows = [unique.setdefault(prompt.tobytes(), len(unique)) for prompt in given]
         prompts = [np.frombuffer(key, dtype=np.int32) for key in unique]
         longest = max(map(len, prompts))
         ids_PS = np.zeros((len(prompts), longest), dtype=np.int64)
@@ -128,8 +144,42 @@ class TransformersSampler:
             logits_to_keep=1,
         )
         expand = torch.tensor(rows, device=self.device)
-        cache.batch_select_indices(expand)
+        cache.reorder_cache(expand)
         return out.logits[:, -1][expand], cache, attention_PS[expand]
+
+    def _decode(self, prompts: Sequence[NDArray[np.int32]], continuations: Sequence[NDArray[np.int32]]) -> Tensor:
+        """For `can_pad`: the logits that `generate` would draw these continuations from, and one more."""
+        logits_BV, cache, attention_BS = self._prefill(prompts)
+        found = [logits_BV]
+        for column_B in np.stack(continuations, axis=1).T:
+            ids_B1 = torch.from_numpy(column_B.astype(np.int64))[:, None].to(self.device)
+            logits_BV, attention_BS = self._step(ids_B1, cache, attention_BS)
+            found.append(logits_BV)
+        return torch.stack(found, dim=1)
+
+
+def _by_length(specs: Sequence[SampleSpec]) -> list[list[int]]:
+    """Indices of specs whose prompts are of one length."""
+    groups: dict[int, list[int]] = {}
+    for index, spec in enumerate(specs):
+        groups.setdefault(len(spec.prompt_ids_C), []).append(index)
+    return list(groups.values())
+
+
+def _by_tensor(state: Mapping[str, Tensor]) -> list[set[str]]:
+    """Names of one and the same parameter."""
+    names: dict[int, set[str]] = {}
+    for name, value in state.items():
+        names.setdefault(id(value), set()).add(name)
+    return list(names.values())
+
+
+def _refuse(folder: Path, missing: Sequence[str], unexpected: Sequence[str]) -> None:
+    if missing or unexpected:
+        raise ConfigError(
+            f"{folder} does not fit the student: missing {list(missing)[:3]}, unexpected {list(unexpected)[:3]}; "
+            "start the sampler from the same model as the trainer"
+        )
 
 
 class _Batch:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from rgopd.common.errors import ConfigError
-from rgopd.common.models import check_model, hub_problem
+from rgopd.common.head import after_head
+from rgopd.common.models import check_architecture, check_model, hub_problem
 from rgopd.teacher.engines import EngineInfo, settings_digest
 
 if TYPE_CHECKING:
@@ -41,12 +42,14 @@ def load_model(config: TeacherConfig) -> tuple[Any, LoadedModel, EngineInfo]:
             logits are not those of its decoder and head (an architecture this engine does not know).
     """
     from transformers import AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # stderr holds one JSON object a line
     if not config.model:
         raise ConfigError("model: give a Hugging Face folder or id, e.g. --set model=Qwen/Qwen2.5-14B-Instruct")
     check_model(config.model, "model")
+    check_architecture(config.model, "model", _raw_config(config), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
     is_folder = Path(config.model).is_dir()
     device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -65,6 +68,17 @@ def load_model(config: TeacherConfig) -> tuple[Any, LoadedModel, EngineInfo]:
     return model, loaded, _info(config, model, device, is_folder)
 
 
+def _raw_config(config: TeacherConfig) -> dict[str, Any]:
+    """config.json of the model, as it was written."""
+    from transformers import PretrainedConfig
+
+    try:
+        raw, _ = PretrainedConfig.get_config_dict(config.model, revision=config.revision or None)
+    except OSError as error:
+        raise ConfigError(f"model: cannot load {config.model!r}: {error}") from error
+    return dict(raw)
+
+
 def take_apart(model: Any) -> LoadedModel:
     """Decoder, head and what comes after it; raises `ConfigError` for a model without them."""
     head, decoder = model.get_output_embeddings(), model.base_model
@@ -74,33 +88,36 @@ def take_apart(model: Any) -> LoadedModel:
 
 
 def _logit_transform(config: Any) -> Callable[[Tensor], Tensor]:
-    """What some architectures do to the logits after the head, in place (Gemma 2, Granite, Cohere)."""
-    cap = getattr(config, "final_logit_softcapping", None)
-    divisor = getattr(config, "logits_scaling", None)
-    factor = getattr(config, "logit_scale", None)
-    if cap:
-        return lambda logits: logits.div_(cap).tanh_().mul_(cap)
-    if divisor:
-        return lambda logits: logits.div_(divisor)
-    if factor:
-        return lambda logits: logits.mul_(factor)
-    return lambda logits: logits
+    """What the architecture does to its logits after the head, in place; see `rgopd.common.head`."""
+    after = after_head(config)
+
+    def transform(logits: Tensor) -> Tensor:
+        if after.scale != 1.0:
+            logits.mul_(after.scale)
+        if after.soft_cap:
+            logits.div_(after.soft_cap).tanh_().mul_(after.soft_cap)
+        return logits
+
+    return transform
 
 
 @torch.inference_mode()
 def _self_check(model: Any, loaded: LoadedModel) -> None:
-    """Refuse to serve numbers that are not the model's own."""
+    """Refuse to serve numbers that are not the model's own, or that depend on tokens that come after."""
     vocab = model.get_input_embeddings().num_embeddings
     device = next(model.parameters()).device
     ids = torch.randint(vocab, (1, 16), generator=torch.Generator().manual_seed(0)).to(device)
     theirs = model(input_ids=ids, use_cache=False).logits.float()
-    hidden = loaded.decoder(input_ids=ids, use_cache=False).last_hidden_state
+    padded = torch.cat([ids, ids[:, :3]], dim=1)
+    hidden = loaded.decoder(input_ids=padded, use_cache=False).last_hidden_state[:, :16]
     ours = loaded.logit_transform(loaded.head(hidden).float())
+    # All of these are in the model's dtype, and rounded alike up to the order of sums.
     gap = (ours.log_softmax(-1) - theirs.log_softmax(-1)).abs().max().item()
     if not gap < (1e-3 if model.dtype == torch.float32 else 5e-2):
         raise ConfigError(
-            f"model: {type(model).__name__} changes its logits after the head in a way this engine does not "
-            f"know (largest log-prob difference {gap:.3g}); teach engines/loading.py its transform"
+            f"model: {type(model).__name__} (model_type {model.config.model_type!r}) changes its logits after the head, "
+            f"or by what follows a token, in a way this engine does not know (largest log-prob difference {gap:.3g}); "
+            "choose another model"
         )
 
 

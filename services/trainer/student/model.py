@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from transformers import AutoModelForCausalLM
 
 from rgopd.common.errors import ConfigError
+from rgopd.common.head import after_head
 from rgopd.trainer.batch.packing import PackedRow, enable_packing
+from rgopd.trainer.student.anatomy import decoder_of, head_of, layers_of
 from rgopd.trainer.student.fsdp_options import FsdpConfig, mixed_precision, offload
 from rgopd.trainer.student.lora import LoraOptions, add_adapters, merged
 
@@ -32,11 +34,16 @@ class Student(nn.Module):
 
     def __init__(self, model: Any, *, shared_vocab_size: int = 0, lora: LoraOptions | None = None) -> None:
         super().__init__()
+        head, config = head_of(model), model.config.get_text_config()
+        decoder_of(model)
+        self.after_head = after_head(config)
+        self.vocab_size = shared_vocab_size or min(int(config.vocab_size), head.weight.shape[0])
+        self.aliases = _aliases(model)
         self.hf = model if lora is None else add_adapters(model, lora)
         self.lora = lora
-        self.vocab_size = shared_vocab_size or int(model.config.vocab_size)
-        if model.get_output_embeddings() is None or getattr(model.get_output_embeddings(), "bias", None) is not None:
-            raise ConfigError(f"{type(model).__name__}: the student needs an lm_head without bias")
+        self.packing = False
+        """Whether it takes packed rows; where it does not, `unpacked` says why."""
+        self.unpacked = "not asked for"
 
     @classmethod
     def load(
@@ -57,16 +64,55 @@ class Student(nn.Module):
             device: where it will compute; it is `shard` that moves it there.
             compile_backend: of torch.compile ("inductor") for the decoder's MLPs and norms; empty: none.
         """
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-        if packing:
-            enable_packing(model, device)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
         if gradient_checkpointing:
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             enable({"use_reentrant": False})  # the older of the two names warns in transformers 5
-        student = cls(model.train(), shared_vocab_size=shared_vocab_size, lora=lora)
+            _checkpoint_without_dropout(model)
+        student = cls(model, shared_vocab_size=shared_vocab_size, lora=lora)
+        if packing:
+            student.pack(device)
         if compile_backend:
             _compile(student, compile_backend)
         return student
+
+    def pack(self, device: torch.device) -> None:
+        """Take packed rows from now on, if the architecture can be packed; `packing` and `unpacked` say."""
+        self._own_attention = self.hf.config.get_text_config()._attn_implementation
+        try:
+            enable_packing(self.hf, device)
+        except ConfigError as error:
+            self.unpacked = str(error)
+        else:
+            self.packing, self.unpacked = True, ""
+
+    def unpack(self, reason: str) -> None:
+        """Take padded batches alone, with the attention that the model came with."""
+        self.hf.set_attn_implementation(self._own_attention)
+        self.packing, self.unpacked = False, reason
+
+    def head_options(self, temperature: float) -> dict[str, Any]:
+        """What `head_stats` and `head_loss` must know of this student's head, as their keywords.
+
+        To be asked for within `forward`, where FSDP2 has gathered the bias. A factor after the head is a temperature.
+        """
+        options: dict[str, Any] = {"temperature": temperature / self.after_head.scale, "vocab_size": self.vocab_size}
+        if self.after_head.soft_cap:
+            options["soft_cap"] = self.after_head.soft_cap
+            if self.after_head.scale != 1.0:
+                raise ConfigError("student: an architecture that both scales and caps its logits is not known")
+        if (bias_V := head_of(self.hf).bias) is not None:
+            options["bias_V"] = bias_V
+        return options
+
+    def own_logits(self, ids_S: Tensor) -> Tensor:
+        """[S, V] of one sequence as the model itself makes them, over the shared vocabulary: what `self_check`
+        compares with."""
+
+        ids_1S = ids_S[None]
+        logits_1SV = self.hf(input_ids=ids_1S, attention_mask=torch.ones_like(ids_1S), use_cache=False).logits
+        logits_SV: Tensor = logits_1SV[0, :, : self.vocab_size]
+        return logits_SV
 
     def forward(
         self,
@@ -82,21 +128,49 @@ class Student(nn.Module):
         here because under FSDP2 its weight is whole only inside the forward and backward of the module that owns it;
         the loss stands alone because FSDP2 looks for output tensors to hook in tuples, not in dataclasses.
         """
-        hidden_BSD = self.hf.get_decoder()(
+        hidden_BSD = decoder_of(self.hf)(
             input_ids=input_ids_BS,
             attention_mask=attention_mask_BS,
             use_cache=False,
             **({} if packed is None else packed.arguments()),
         ).last_hidden_state
-        return head(hidden_BSD.flatten(0, 1)[rows_N], self.hf.get_output_embeddings().weight)
+        return head(hidden_BSD.flatten(0, 1)[rows_N], head_of(self.hf).weight)
+
+
+def _checkpoint_without_dropout(model: nn.Module) -> None:
+    """transformers makes activations again in modules in training mode alone; all others stay in evaluation mode.
+
+    The policy that is trained must be the one that sampled: no dropout, layer drop or router noise, of whatever a
+    checkpointed module holds itself.
+    """
+    for module in model.modules():
+        if getattr(module, "gradient_checkpointing", False):
+            module.training = True
+            for name, value in list(vars(module).items()):
+                if isinstance(value, float) and ("drop" in name or "jitter" in name or "noise" in name):
+                    setattr(module, name, 0.0)
+
+
+def _aliases(model: Any) -> frozenset[str]:
+    """Names of parameters that are others under a second name: a head that is the embedding, a repeated block."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    tied = set(getattr(model, "_tied_weights_keys", None) or ())
+    found: set[str] = set()
+    for same in names.values():
+        kept = next((name for name in same if name not in tied), same[0])
+        found.update(name for name in same if name != kept)
+    return frozenset(found)
 
 
 def _compile(student: Student, backend: str) -> None:
     """All of each decoder layer but its attention, whose walk over a packed row would break the graph, and with
     activation checkpointing leave the whole layer eager. The head stays eager too: it walks in Python."""
-    for layer in student.hf.get_decoder().layers:
+    for layer in layers_of(decoder_of(student.hf)):
         for name, part in layer.named_children():
-            if name not in ("self_attn", "attn", "attention", "self_attention"):
+            kind = f"{name} {type(part).__name__}".lower()
+            if not any(word in kind for word in ("attn", "attention", "mixer", "mamba", "conv", "recurrent", "linear_")):
                 part.compile(backend=backend, dynamic=True)  # token counts differ from batch to batch
 
 
@@ -109,9 +183,10 @@ def shard(student: Student, mesh: DeviceMesh, dtype: str, options: FsdpConfig | 
         "offload_policy": offload(options, mesh.device_type),
         "reshard_after_forward": options.reshard_after_forward,
     }
-    for layer in student.hf.get_decoder().layers:
+    for layer in layers_of(decoder_of(student.hf)):
         fully_shard(layer, **policies)
     fully_shard(student, **policies)
+    register_fsdp_forward_method(student, "own_logits")  # gathers what forward gathers
 
 
 def full_weights(student: Student, dtype: str) -> dict[str, Tensor]:
@@ -121,13 +196,20 @@ def full_weights(student: Student, dtype: str) -> dict[str, Tensor]:
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state: dict[str, Any] = get_model_state_dict(student, options=options)
-    tied = (
-        set(getattr(student.hf, "_tied_weights_keys", None) or ()) if student.hf.config.tie_word_embeddings else set()
-    )
     kept = {k.removeprefix("hf."): v for k, v in state.items()}
     if student.lora is not None:
         kept = merged(kept, student.lora.scaling)
-    return {k: v.to(getattr(torch, dtype)) for k, v in kept.items() if k not in tied}
+    kept = {k: v.to(getattr(torch, dtype)) for k, v in kept.items() if k not in student.aliases}
+    return as_stored(student.hf, kept)
+
+
+def as_stored(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under the names and in the shapes of the architecture's checkpoints, which vLLM reads too: transformers
+    holds some otherwise in memory (the experts of a layer as one tensor)."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    stored: dict[str, Tensor] = revert_weight_conversion(model, state)
+    return stored
 
 
 def save_pretrained(folder: Path, student: Student, weights: dict[str, Tensor], tokenizer: Any) -> None:

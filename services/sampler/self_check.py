@@ -1,0 +1,73 @@
+"""Before it serves: does decoding with a cache, batched and left-padded, give the model's own log-probs?
+
+Recurrent states and some positions are spoilt by padding; such a model is sampled in batches of prompts of equal length.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rgopd.common.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+Decode = Callable[[Sequence[NDArray[np.int32]], Sequence[NDArray[np.int32]]], Tensor]
+"""(prompts, continuations of T tokens each) -> logits [B, T+1, V] of the tokens after prompt and continuation, as
+`generate` would make them: one prefill, T single steps."""
+
+_TOLERANCE = {torch.float32: 1e-3}
+_LOW_PRECISION = 0.3
+"""Largest mean difference of a log-prob; rounding in 16 bits is far below, another distribution far above it."""
+
+
+@torch.inference_mode()
+def can_pad(model: Any, decode: Decode, vocab_size: int) -> bool:
+    """Whether prompts of unequal lengths may be decoded as one batch.
+
+    Raises:
+        ConfigError: even alone, decoding with a cache is not what the model says of the whole sequence.
+    """
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(0, vocab_size, n, dtype=np.int32) for n in (11, 4, 7)]
+    continuations = [rng.integers(0, vocab_size, 3, dtype=np.int32) for _ in prompts]
+    wanted = [_plain(model, p, c) for p, c in zip(prompts, continuations, strict=True)]
+    limit = _TOLERANCE.get(model.dtype, _LOW_PRECISION)
+    name = f"{type(model).__name__} (model_type {model.config.model_type!r})"
+    try:
+        alone = [decode([p], [c])[0] for p, c in zip(prompts, continuations, strict=True)]
+        gap = max(map(_gap, alone, wanted))
+    except (TypeError, ValueError, AttributeError, IndexError, RuntimeError, NotImplementedError) as error:
+        raise ConfigError(f"student: {name} cannot be decoded token by token with a cache: {error}") from error
+    if not gap < limit:
+        raise ConfigError(
+            f"student: {name} gives other log-probs when it is decoded with a cache than for the whole sequence "
+            f"({gap:.3g} nats on average); this sampler cannot sample from it exactly: set sampler.engine=vllm, or "
+            "choose another model"
+        )
+    try:
+        gap = max(map(_gap, decode(prompts, continuations), wanted))
+    except (TypeError, ValueError, AttributeError, IndexError, RuntimeError, NotImplementedError) as error:
+        log.warning("%s cannot be decoded left-padded (%s): prompts are batched by length", name, error)
+        return False
+    if not gap < limit:
+        log.warning("%s is changed by left padding: prompts are batched by length", name)
+        return False
+    return True
+
+
+def _plain(model: Any, prompt_ids_C: NDArray[np.int32], continuation_T: NDArray[np.int32]) -> Tensor:
+    ids = torch.from_numpy(np.concatenate([prompt_ids_C, continuation_T]).astype(np.int64))[None].to(model.device)
+    logits_SV: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0]
+    return logits_SV[len(prompt_ids_C) - 1 :]
+
+
+def _gap(found_TV: Tensor, wanted_TV: Tensor) -> float:
+    difference = found_TV.float().log_softmax(-1) - wanted_TV.float().log_softmax(-1)
+    return float(difference.abs().mean())
