@@ -57,6 +57,7 @@ def checks(sections: dict[str, Any]) -> Iterator[tuple[str, Check]]:
     shared = int(train.get("shared_vocab_size", 0))
     if student:
         yield "dataset", lambda: check_dataset(train)
+        yield "student", lambda: check_student_rows(train)
         yield "loss", lambda: check_zero_loss(student, shared)
     if student and teacher:
         yield "tokenizer", lambda: check_tokenizers(student, teacher)
@@ -141,7 +142,7 @@ def _tokenizer(path: str) -> Any:
 def _config(path: str) -> Any:
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(path)
+    return AutoConfig.from_pretrained(path).get_text_config()
 
 
 def check_tokenizers(student: str, teacher: str) -> str:
@@ -226,6 +227,34 @@ def check_dataset(train: dict[str, Any]) -> str:
 
     source = PromptSource(DatasetConfig.model_validate(train.get("dataset", {})), _tokenizer(train["student"]))
     return f"{len(source)} prompts, {source.too_long} too long"
+
+
+def check_student_rows(train: dict[str, Any]) -> str:
+    """What the trainer checks of the student when it loads it, in float32 on the CPU."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from rgopd.trainer.config import BatchConfig, SamplingConfig
+    from rgopd.trainer.student.anatomy import check_architecture_of
+    from rgopd.trainer.student.lora import LoraOptions
+    from rgopd.trainer.student.model import Student
+    from rgopd.trainer.student.self_check import load_checked
+
+    disable_progress_bar()
+    check_architecture_of(train["student"])
+    lora = LoraOptions(**train["lora"]) if train.get("lora") else None
+
+    def load(packing: bool) -> Student:
+        return Student.load(
+            train["student"], shared_vocab_size=int(train.get("shared_vocab_size", 0)), packing=packing, lora=lora
+        )
+
+    packing = BatchConfig(**train.get("batch", {})).packing
+    student, found = load_checked(
+        load, packing=packing, temperature=SamplingConfig(**train.get("sampling", {})).temperature
+    )
+    rows = "packed rows" if student.packing else "padded rows"
+    why = f" ({student.unpacked})" if packing and not student.packing else ""
+    return f"{type(student.hf).__name__} on {rows}{why}, {found.drift:.1e} nats a token off the model's own log-probs"
 
 
 def check_zero_loss(student: str, shared_vocab_size: int) -> str:

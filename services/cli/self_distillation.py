@@ -46,7 +46,7 @@ def loss_against_itself(model: str, shared_vocab_size: int = 0) -> float:
 
     def head(hidden_ND: torch.Tensor, weight_VD: torch.Tensor) -> tuple[torch.Tensor, HeadLoss]:
         objective, gate = get_objective("reverse_kl"), gate_preset("off")
-        result = head_loss(hidden_ND, weight_VD, micro.tokens, objective, gate, vocab_size=student.vocab_size)
+        result = head_loss(hidden_ND, weight_VD, micro.tokens, objective, gate, **student.head_options(1.0))
         return result.sums.loss, result
 
     with torch.no_grad():

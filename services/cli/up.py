@@ -253,9 +253,27 @@ def check_sections(sections: dict[str, Any]) -> dict[str, Any]:
                 check_model(settings.student, "student")
             if isinstance(settings, TeacherConfig) and settings.engine != "vllm-server":  # whose paths are its own
                 check_model(settings.model, "model")
+            _check_architecture(settings)
         except ConfigError as error:
             raise ConfigError(f"section {section}: {error}") from error
     return checked
+
+
+def _check_architecture(settings: Settings) -> None:
+    """What each service checks of its model before it loads it, where the model lies on this machine."""
+    from rgopd.sampler.config import SamplerConfig
+    from rgopd.sampler.main import check_student_architecture
+    from rgopd.teacher.config import TeacherConfig
+    from rgopd.teacher.engines.loading import check_teacher_architecture
+    from rgopd.trainer.config import TrainConfig
+    from rgopd.trainer.student.anatomy import check_architecture_of
+
+    if isinstance(settings, TeacherConfig) and Path(settings.model).is_dir() and settings.engine != "vllm-server":
+        check_teacher_architecture(settings)
+    elif isinstance(settings, SamplerConfig) and Path(settings.student).is_dir():
+        check_student_architecture(settings)
+    elif isinstance(settings, TrainConfig) and Path(settings.student).is_dir():
+        check_architecture_of(settings.student)
 
 
 def _own(sections: dict[str, Any], cls: type[Settings], section: str) -> dict[str, Any]:

@@ -46,7 +46,13 @@ def check_model(name: str, setting: str) -> None:
 
 
 def check_architecture(
-    name: str, setting: str, config: Mapping[str, Any], causal_lms: Container[str], *, may_be_quantised: bool = False
+    name: str,
+    setting: str,
+    config: Mapping[str, Any],
+    causal_lms: Container[str],
+    *,
+    may_be_quantised: bool = False,
+    sampled: bool = False,
 ) -> None:
     """Refuse, in one line and before any weight is read, what cannot be sampled, scored or trained exactly.
 
@@ -55,6 +61,7 @@ def check_architecture(
         config: its config.json.
         causal_lms: the `model_type`s that the caller's transformers can load as causal language models.
         may_be_quantised: the engine computes with quantised weights (vLLM's does).
+        sampled: by the transformers sampler, token by token with a cache.
 
     Raises:
         ConfigError: names the setting, the architecture, and what to do.
@@ -80,6 +87,8 @@ def check_architecture(
         problem = "is an encoder, whose tokens see those after them; rgopd takes decoder-only language models"
     elif kind in _UNSUPPORTED:
         problem = f"{_UNSUPPORTED[kind]}; choose another architecture"
+    elif sampled and kind in _UNSAMPLED:
+        problem = f"{_UNSAMPLED[kind]}; set sampler.engine=vllm, or choose another architecture"
     else:
         return
     raise ConfigError(f"{setting}: {name} (model_type {kind!r}) {problem}")
@@ -94,6 +103,15 @@ _BIDIRECTIONAL = frozenset(
     "roberta-prelayernorm roc_bert roformer xlm xlm-roberta xlm-roberta-xl xlnet xmod".split()
 )
 _UNSUPPORTED: dict[str, str] = {
-    "rwkv": "rescales its weights while it runs, and keeps its state outside the cache that samplers carry on",
+    "modernbert-decoder": "has a head of several layers, and rgopd's is one matrix",
+    "rwkv": "rescales its weights while it runs, and keeps its state outside of any cache",
+    "xlstm": "keeps its state in a cache of its own kind",
 }
-"""Causal language models of transformers that one of the services cannot use exactly, and why."""
+"""Causal language models of transformers that cannot be used exactly, and why."""
+_UNSAMPLED: dict[str, str] = {
+    "cpmant": "counts its positions from a prompt of its own",
+    "minimax": "keeps its state in a cache of its own kind",
+    "moshi": "is decoded otherwise than in one piece",
+    "openai-gpt": "takes no key-value cache",
+}
+"""Those that the transformers sampler cannot decode."""

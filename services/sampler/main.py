@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from prometheus_client import CollectorRegistry
+from transformers import PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from rgopd.common.errors import ConfigError
 from rgopd.common.http import ServiceState, create_app
-from rgopd.common.models import check_model
+from rgopd.common.models import check_architecture, check_model
 from rgopd.common.server import bind, consumer_name, open_streams, run_http
 from rgopd.common.streams import GENERATE, Streams
 from rgopd.common.telemetry import configure_logging
@@ -46,6 +48,7 @@ def engine_here(config: SamplerConfig) -> EngineName:
 def make_engine(config: SamplerConfig) -> TransformersSampler | VllmSampler:
     """The engine in force, loaded."""
     check_model(config.student, "student")
+    check_student_architecture(config)
     if engine_here(config) == "vllm":
         from rgopd.sampler.vllm import VllmSampler
 
@@ -83,6 +86,21 @@ def make_door(
         room=many.room,
         registry=registry,
     )
+
+
+def check_student_architecture(config: SamplerConfig) -> None:
+    """Refuse, from its config.json, a student that this engine cannot sample from.
+
+    Raises:
+        ConfigError: names the setting, the architecture, and what to do.
+    """
+    try:
+        raw, _ = PretrainedConfig.get_config_dict(config.student)
+    except OSError as error:
+        raise ConfigError(f"student: cannot load {config.student!r}: {error}") from error
+    installed = importlib.util.find_spec("vllm") is not None
+    sampled = config.pick_engine(cuda=torch.cuda.is_available(), vllm=installed) == "transformers"
+    check_architecture(config.student, "student", raw, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, sampled=sampled)
 
 
 def serve(config: SamplerConfig) -> int:

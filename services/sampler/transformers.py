@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ class TransformersSampler:
         text = loaded.config.get_text_config()
         self.vocab_size = shared_vocab_size or int(text.vocab_size)
         self.max_positions = int(getattr(text, "max_position_embeddings", None) or 1 << 30)
+        # Purely recurrent models take a mask of what they are given now, and generate with none once that is one token.
+        self._recurrent = "position_ids" not in inspect.signature(type(loaded).forward).parameters
         self.pads = can_pad(self.model, self._decode, self.vocab_size)
 
     def load_weights(self, folder: Path) -> None:
@@ -115,7 +118,7 @@ class TransformersSampler:
         attention_BS = torch.cat([attention_BS, attention_BS.new_ones(len(ids_B1), 1)], dim=1)
         out = self.model(
             input_ids=ids_B1,
-            attention_mask=attention_BS,
+            attention_mask=None if self._recurrent else attention_BS,
             position_ids=attention_BS.sum(dim=1, keepdim=True) - 1,
             **cache_argument(self.model, cache),
             use_cache=True,
@@ -151,7 +154,7 @@ class TransformersSampler:
         """For `can_pad`: the logits that `generate` would draw these continuations from, and one more."""
         logits_BV, cache, attention_BS = self._prefill(prompts)
         found = [logits_BV]
-        for column_B in np.stack(continuations, axis=1).T:
+        for column_B in np.stack(continuations, axis=1):
             ids_B1 = torch.from_numpy(column_B.astype(np.int64))[:, None].to(self.device)
             logits_BV, attention_BS = self._step(ids_B1, cache, attention_BS)
             found.append(logits_BV)

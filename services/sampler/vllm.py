@@ -49,7 +49,7 @@ class VllmSampler:
     ) -> None:
         config = AutoConfig.from_pretrained(model)
         self.tokenizer = AutoTokenizer.from_pretrained(model)
-        self.vocab_size = shared_vocab_size or int(config.vocab_size)
+        self.vocab_size = shared_vocab_size or int(config.get_text_config().vocab_size)
         self.eos_ids = eos_ids(_generation_config(model), config, self.tokenizer)
         self._llm = _start(model, dtype, tensor_parallel_size, sleeps, arguments or {})
         self._asleep = False

@@ -168,12 +168,24 @@ class FaultConfig(Part):
     )
     step_timeout_s: float = Field(3600.0, gt=0, description="A step that waits longer for its rollouts stops the run.")
     wait_for_services_s: float = Field(600.0, gt=0, description="No answer of a stage for this long stops the run.")
+    max_drift: float | None = Field(
+        None,
+        gt=0,
+        description="The first step stops where the sampled tokens' log-probs differ from the student's by more than "
+        "this many nats a token on average, though it sampled them itself. null: 0.05 with dtype float32, else 0.2, far "
+        "above rounding and what vLLM's kernels do, and far below another distribution; raise it where the sampler "
+        "computes otherwise on purpose (fp8).",
+    )
     max_restarts: int = Field(
         3, ge=0, description="How often `rgopd train` starts all its ranks again after one of them died."
     )
     redispatch_s: float = Field(
         300.0, ge=0, description="An answer in work for this long is asked for again from whoever is free; 0: never."
     )
+
+    def drift_limit(self, dtype: str) -> float:
+        """`max_drift`, or what rounding in `dtype` stays far below."""
+        return self.max_drift or (0.05 if dtype == "float32" else 0.2)
 
 
 class TrainConfig(Settings):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from rgopd.common.kv_cache import cache_argument, cache_of
 from rgopd.teacher.items import Int, ScoreItem
@@ -70,7 +71,7 @@ def _after_shared_prompt(decoder: nn.Module, items: Sequence[ScoreItem], device:
     """
     prompt_C = items[0].prompt_ids_C
     cache = cache_of(decoder(input_ids=_padded([prompt_C[:-1]], device), use_cache=True))
-    if not isinstance(cache, DynamicCache):
+    if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
         return None
     cache.batch_repeat_interleave(len(items))
     ids_BL = _padded([np.concatenate([prompt_C[-1:], item.response_ids_T[:-1]]) for item in items], device)

@@ -42,14 +42,13 @@ def load_model(config: TeacherConfig) -> tuple[Any, LoadedModel, EngineInfo]:
             logits are not those of its decoder and head (an architecture this engine does not know).
     """
     from transformers import AutoModelForCausalLM
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # stderr holds one JSON object a line
     if not config.model:
         raise ConfigError("model: give a Hugging Face folder or id, e.g. --set model=Qwen/Qwen2.5-14B-Instruct")
     check_model(config.model, "model")
-    check_architecture(config.model, "model", _raw_config(config), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    check_teacher_architecture(config)
     is_folder = Path(config.model).is_dir()
     device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -68,21 +67,32 @@ def load_model(config: TeacherConfig) -> tuple[Any, LoadedModel, EngineInfo]:
     return model, loaded, _info(config, model, device, is_folder)
 
 
-def _raw_config(config: TeacherConfig) -> dict[str, Any]:
-    """config.json of the model, as it was written."""
+def check_teacher_architecture(config: TeacherConfig) -> None:
+    """Refuse, from its config.json, a teacher that the configured engine cannot score exactly.
+
+    Raises:
+        ConfigError: names the setting, the architecture, and what to do.
+    """
     from transformers import PretrainedConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     try:
         raw, _ = PretrainedConfig.get_config_dict(config.model, revision=config.revision or None)
     except OSError as error:
         raise ConfigError(f"model: cannot load {config.model!r}: {error}") from error
-    return dict(raw)
+    quantised = config.engine == "vllm"
+    check_architecture(
+        config.model, "model", dict(raw), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, may_be_quantised=quantised
+    )
 
 
 def take_apart(model: Any) -> LoadedModel:
     """Decoder, head and what comes after it; raises `ConfigError` for a model without them."""
     head, decoder = model.get_output_embeddings(), model.base_model
-    if head is None or decoder is model:
+    if decoder is model:  # of another name than its class says: what holds the embedding
+        embedding = model.get_input_embeddings()
+        decoder = next((c for c in model.children() if any(m is embedding for m in c.modules())), None)
+    if head is None or decoder is None or decoder is head:
         raise ConfigError(f"model: {type(model).__name__} has no decoder and vocabulary head to score with")
     return LoadedModel(decoder, head, _logit_transform(model.config.get_text_config()))
 

@@ -21,7 +21,7 @@ import numpy as np
 from rgopd.common.errors import ConfigError
 from rgopd.teacher.engines import EngineFault, EngineInfo, settings_digest
 from rgopd.teacher.engines.columns import score_from_columns, score_from_full
-from rgopd.teacher.engines.loading import folder_digest
+from rgopd.teacher.engines.loading import check_teacher_architecture, folder_digest
 from rgopd.teacher.engines.loop import LoopThread
 from rgopd.teacher.items import Float, Int, Score, ScoreItem
 
@@ -210,6 +210,7 @@ async def _start(config: TeacherConfig) -> Any:
         raise ConfigError(f"engine: vllm is not installed here ({error}); pip install 'rgopd[vllm]'") from error
     if not config.model:
         raise ConfigError("model: give a Hugging Face folder or id, e.g. --set model=Qwen/Qwen2.5-14B-Instruct")
+    check_teacher_architecture(config)
     arguments: dict[str, Any] = {
         "model": config.model,
         "revision": config.revision or None,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -48,6 +48,8 @@ class PackedRow:
     """int64 [b, T] a group: the places in the row of its b rollouts, right-padded with their own last place."""
     inverse_S: Tensor
     """int64: where each token of the row is in the groups' outputs laid end to end."""
+    asked: set[str] = field(default_factory=set, compare=False)
+    """Kinds of attention that worked on it."""
 
     @classmethod
     def of(cls, lengths: Sequence[int]) -> PackedRow:
@@ -78,6 +80,7 @@ class PackedRow:
             self.cumulative_R1.to(device),
             groups,
             self.inverse_S.to(device),
+            self.asked,
         )
 
     def arguments(self) -> dict[str, Any]:
@@ -116,7 +119,7 @@ def enable_packing(model: Any, device: torch.device) -> None:
     """
     config = model.config.get_text_config()
     if strange := layer_kinds(config) - PACKABLE:
-        raise ConfigError(f"layers of type {', '.join(sorted(strange))} carry states from one rollout to the next")
+        raise ConfigError(f"layers of type {', '.join(sorted(strange))} are not plain attention within a rollout")
     own = config._attn_implementation
     if device.type == "cuda" and own == "sdpa" and is_flash_attn_2_available():
         model.set_attn_implementation("flash_attention_2")
@@ -163,6 +166,7 @@ def packed_attention(
         raise ConfigError("its attention adds a bias by position, which packed rows do not know")
     if attention_mask is None and kwargs.get("sliding_window") is not None:
         raise ConfigError("its windows are in no mask that packed rows could read")
+    packed_row.asked.add(type(module).__name__)
     parts, shared_heads = [], key_BHSD.shape[1] < query_BHSD.shape[1]
     for places_bT in packed_row.groups:
         # [H, b, T, D] -> [b, H, T, D]. What follows a rollout's end is invisible to it: attention is causal.
@@ -206,6 +210,7 @@ def packed_eager(
             module, query_BHSD, key_BHSD, value_BHSD, _padded_mask(module, attention_mask), **kwargs
         )
         return output
+    packed_row.asked.add(type(module).__name__)
     parts = []
     for places_bT in packed_row.groups:
         query, key, value = (x[0][:, places_bT].transpose(0, 1) for x in (query_BHSD, key_BHSD, value_BHSD))

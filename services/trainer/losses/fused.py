@@ -49,7 +49,9 @@ class _Plan:
     need_entropy: bool
     need_hidden: bool
     need_weight: bool
+    need_bias: bool
     tiles: TileMath
+    soft_cap: float
 
 
 def fused_head_loss(
@@ -65,6 +67,8 @@ def fused_head_loss(
     chunk_size: int = DEFAULT_CHUNK,
     need_entropy: bool = False,
     kernels: Kernels = "auto",
+    bias_V: Tensor | None = None,
+    soft_cap: float = 0.0,
 ) -> FusedLoss:
     """``sum_n token_weight_n * token_loss_n`` with its gradient taken in the forward pass.
 
@@ -73,7 +77,8 @@ def fused_head_loss(
     pass: one ``[N, D]`` and one ``[V, D]``, the latter in float32 for low-precision weights. Backward runs once.
     """
     vocab = weight_VD.shape[0] if vocab_size is None else vocab_size
-    check_inputs(hidden_ND, weight_VD, sampled_ids_N, support_ids_NK, vocab, temperature, chunk_size)
+    named = sampled_ids_N, support_ids_NK
+    check_inputs(hidden_ND, weight_VD, *named, vocab, temperature, chunk_size, bias_V, soft_cap)
     recording = torch.is_grad_enabled()
     plan = _Plan(
         token_loss,
@@ -83,10 +88,12 @@ def fused_head_loss(
         need_entropy,
         recording and hidden_ND.requires_grad,
         recording and weight_VD.requires_grad,
+        recording and bias_V is not None and bias_V.requires_grad,
         choose(kernels, hidden_ND),
+        soft_cap,
     )
     loss, loss_N, *stats = _FusedLoss.apply(  # type: ignore[no-untyped-call]
-        hidden_ND, weight_VD, sampled_ids_N, support_ids_NK, token_weight_N.detach(), plan
+        hidden_ND, weight_VD, bias_V, *named, token_weight_N.detach(), plan
     )
     sampled_N, support_NK, entropy_N = stats
     return FusedLoss(
@@ -110,6 +117,8 @@ def fused_topk_kl(
     vocab_size: int | None = None,
     chunk_size: int = DEFAULT_CHUNK,
     kernels: Kernels = "auto",
+    bias_V: Tensor | None = None,
+    soft_cap: float = 0.0,
 ) -> FusedLoss:
     """Eq. 4 summed with ``token_weight_N``: the raw numerator of Eq. 3 when the weight is the gate."""
 
@@ -130,6 +139,8 @@ def fused_topk_kl(
         vocab_size=vocab_size,
         chunk_size=chunk_size,
         kernels=kernels,
+        bias_V=bias_V,
+        soft_cap=soft_cap,
     )
 
 
@@ -139,6 +150,7 @@ class _FusedLoss(torch.autograd.Function):
         ctx: Any,
         hidden_ND: Tensor,
         weight_VD: Tensor,
+        bias_V: Tensor | None,
         sampled_ids_N: Tensor,
         support_ids_NK: Tensor,
         token_weight_N: Tensor,
@@ -150,6 +162,8 @@ class _FusedLoss(torch.autograd.Function):
         buffer = torch.empty((chunk_rows, plan.vocab), dtype=dtype, device=hidden_ND.device)
         grad_hidden_ND = torch.zeros_like(hidden_ND) if plan.need_hidden else None
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=dtype) if plan.need_weight else None
+        grad_bias_V = None if bias_V is None or not plan.need_bias else torch.zeros_like(bias_V, dtype=dtype)
+        after: dict[str, Any] = {"bias_T": None if bias_V is None else bias_V[: plan.vocab], "soft_cap": plan.soft_cap}
         # Rows that count first, so that only the one chunk at the border mixes both kinds.
         order_N = (token_weight_N == 0).to(torch.int8).argsort(stable=True)
         parts, losses = [], []
@@ -158,24 +172,29 @@ class _FusedLoss(torch.autograd.Function):
             hidden_CD, weight_C = hidden_ND[rows], token_weight_N[rows]
             named = sampled_ids_N[rows], support_ids_NK[rows]
             logits_CV = plan.tiles.project(
-                hidden_CD, weight_VD[: plan.vocab], plan.temperature, out=buffer[: len(rows)]
+                hidden_CD, weight_VD[: plan.vocab], plan.temperature, out=buffer[: len(rows)], **after
             )
             part = plan.tiles.reduce_(logits_CV, *named, plan.need_entropy, plan.temperature)
             loss_C, grad, grad_entropy_C = _small_backward(part, named, weight_C, rows, plan)
             parts.append(part)
             losses.append(loss_C)
-            if (plan.need_hidden or plan.need_weight) and bool((weight_C != 0).any()):
+            if (plan.need_hidden or plan.need_weight or plan.need_bias) and bool((weight_C != 0).any()):
                 entropy = (grad_entropy_C, part.entropy_N) if plan.need_entropy else None
                 scalars = 0, entropy, plan.temperature
-                grad_CV = plan.tiles.grad_(
-                    logits_CV, part.log_normaliser_N, grad, *scalars, reduced=True, dtype=hidden_ND.dtype
-                )
+                options: dict[str, Any] = {"reduced": True, "dtype": hidden_ND.dtype, "soft_cap": plan.soft_cap}
+                grad_CV = plan.tiles.grad_(logits_CV, part.log_normaliser_N, grad, *scalars, **options)
+                if grad_bias_V is not None:
+                    grad_bias_V[: plan.vocab] += grad_CV.sum(0, dtype=dtype)
                 grad_CD = torch.zeros_like(hidden_CD, dtype=dtype) if plan.need_hidden else None
                 into_VD = None if grad_weight_VD is None else grad_weight_VD[: plan.vocab]
                 matmul_grad(grad_CV, hidden_CD, weight_VD[: plan.vocab], grad_CD, into_VD, accumulate=True)
                 if grad_hidden_ND is not None and grad_CD is not None:
                     grad_hidden_ND[rows] = grad_CD.to(hidden_ND.dtype)
-        ctx.gradients = (grad_hidden_ND, None if grad_weight_VD is None else grad_weight_VD.to(weight_VD.dtype))
+        ctx.gradients = (
+            grad_hidden_ND,
+            None if grad_weight_VD is None else grad_weight_VD.to(weight_VD.dtype),
+            None if grad_bias_V is None or bias_V is None else grad_bias_V.to(bias_V.dtype),
+        )
         stats = RowStats.cat(parts, hidden_ND, support_ids_NK.shape[1], dtype)
         back_N = order_N.argsort()
         loss_N = torch.cat(losses)[back_N] if losses else stats.sampled_N.clone()
@@ -188,12 +207,12 @@ class _FusedLoss(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError("the fused loss holds its gradient once: backward ran before")
-        grad_hidden_ND, grad_weight_VD = ctx.gradients
+        gradients = ctx.gradients
         ctx.gradients = None
-        for grad in (grad_hidden_ND, grad_weight_VD):
+        for grad in gradients:
             if grad is not None:
                 grad.mul_(grad_loss.to(grad.dtype))
-        return grad_hidden_ND, grad_weight_VD, None, None, None, None
+        return *gradients, None, None, None, None
 
 
 def _small_backward(

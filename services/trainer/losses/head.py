@@ -63,6 +63,8 @@ def head_stats(
     chunk_size: int = DEFAULT_CHUNK,
     need_entropy: bool = False,
     kernels: Kernels = "auto",
+    bias_V: Tensor | None = None,
+    soft_cap: float = 0.0,
 ) -> HeadStats:
     """What the gate and the objectives need to know of the student's next-token distributions.
 
@@ -73,14 +75,18 @@ def head_stats(
     -1 for padding (ragged support, or K above the vocabulary); K may be 0. ``temperature``: divides the logits, as
     the sampler's did. ``vocab_size``: ids from here on (padding rows of the embedding, or ids that the teacher lacks)
     do not exist: they are outside the normaliser and get no gradient. ``chunk_size``: logits held at once.
-    ``kernels``: whose passes over the logits (``tiles.Kernels``).
+    ``kernels``: whose passes over the logits (``tiles.Kernels``). ``bias_V``: ``[V]``, added to the product, and
+    ``soft_cap``: squashes the logits into (-soft_cap, soft_cap) before the temperature, in architectures that do so
+    (``rgopd.common.head``); a factor on the logits is a temperature.
 
     Raises ValueError on shapes or dtypes that do not fit, ids outside the vocabulary, or a sharded weight.
     """
     vocab = weight_VD.shape[0] if vocab_size is None else vocab_size
-    check_inputs(hidden_ND, weight_VD, sampled_ids_N, support_ids_NK, vocab, temperature, chunk_size)
+    named = sampled_ids_N, support_ids_NK
+    check_inputs(hidden_ND, weight_VD, *named, vocab, temperature, chunk_size, bias_V, soft_cap)
+    scalars = temperature, vocab, chunk_size, need_entropy, kernels, soft_cap
     sampled_N, support_NK, entropy_N = _HeadStats.apply(  # type: ignore[no-untyped-call]
-        hidden_ND, weight_VD, sampled_ids_N, support_ids_NK, temperature, vocab, chunk_size, need_entropy, kernels
+        hidden_ND, weight_VD, bias_V, *named, *scalars
     )
     return HeadStats(sampled_N, support_NK, tail_logprob(support_NK), entropy_N if need_entropy else None)
 
@@ -91,6 +97,7 @@ class _HeadStats(torch.autograd.Function):
         ctx: Any,
         hidden_ND: Tensor,
         weight_VD: Tensor,
+        bias_V: Tensor | None,
         sampled_ids_N: Tensor,
         support_ids_NK: Tensor,
         temperature: float,
@@ -98,23 +105,26 @@ class _HeadStats(torch.autograd.Function):
         chunk_size: int,
         need_entropy: bool,
         kernels: Kernels,
+        soft_cap: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         tiles = choose(kernels, hidden_ND)
         rows_a_chunk = max(1, chunk_size // vocab)
         dtype = compute_dtype(hidden_ND)
         parts: list[RowStats] = []
         buffer = torch.empty((min(rows_a_chunk, hidden_ND.shape[0]), vocab), dtype=dtype, device=hidden_ND.device)
+        after: dict[str, Any] = {"bias_T": None if bias_V is None else bias_V[:vocab], "soft_cap": soft_cap}
         for start in range(0, hidden_ND.shape[0], rows_a_chunk):
             rows = slice(start, start + rows_a_chunk)
             hidden_CD = hidden_ND[rows]
-            logits_CV = tiles.project(hidden_CD, weight_VD[:vocab], temperature, out=buffer[: hidden_CD.shape[0]])
+            out_CV = buffer[: hidden_CD.shape[0]]
+            logits_CV = tiles.project(hidden_CD, weight_VD[:vocab], temperature, out=out_CV, **after)
             named = sampled_ids_N[rows], support_ids_NK[rows]
             parts.append(tiles.reduce_(logits_CV, *named, need_entropy, temperature))
         stats = RowStats.cat(parts, hidden_ND, support_ids_NK.shape[1], dtype)
         ctx.save_for_backward(
-            hidden_ND, weight_VD, sampled_ids_N, support_ids_NK, stats.log_normaliser_N, stats.entropy_N
+            hidden_ND, weight_VD, bias_V, sampled_ids_N, support_ids_NK, stats.log_normaliser_N, stats.entropy_N
         )
-        ctx.scalars = (temperature, vocab, chunk_size, need_entropy)
+        ctx.scalars = (temperature, vocab, chunk_size, need_entropy, soft_cap)
         ctx.tiles = tiles
         return stats.sampled_N, stats.support_NK, stats.entropy_N
 
@@ -123,19 +133,21 @@ class _HeadStats(torch.autograd.Function):
     def backward(
         ctx: Any, grad_sampled_N: Tensor, grad_support_NK: Tensor, grad_entropy_N: Tensor
     ) -> tuple[Tensor | None, ...]:
-        hidden_ND, weight_VD, sampled_ids_N, support_ids_NK, log_normaliser_N, entropy_N = ctx.saved_tensors
-        temperature, vocab, chunk_size, need_entropy = ctx.scalars
+        hidden_ND, weight_VD, bias_V, *named, log_normaliser_N, entropy_N = ctx.saved_tensors
+        sampled_ids_N, support_ids_NK = named
+        temperature, vocab, chunk_size, need_entropy, soft_cap = ctx.scalars
         grad = SparseGrad.of(sampled_ids_N, support_ids_NK, grad_sampled_N, grad_support_NK)
         active_N = (grad.values_NJ != 0).any(-1)
         if need_entropy:
             active_N |= grad_entropy_N != 0
         active_A = active_N.nonzero().squeeze(1)
 
-        need_hidden, need_weight = ctx.needs_input_grad[:2]
+        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_hidden_ND = torch.zeros_like(hidden_ND) if need_hidden else None
         grad_weight_VD = torch.zeros_like(weight_VD) if need_weight else None
+        grad_bias_V = torch.zeros_like(bias_V) if need_bias else None
         if active_A.numel() == 0:
-            return grad_hidden_ND, grad_weight_VD, *(None,) * 7
+            return grad_hidden_ND, grad_weight_VD, grad_bias_V, *(None,) * 8
 
         hidden_AD = hidden_ND[active_A]
         grad_A = grad.take(active_A).sorted_by_id()
@@ -145,18 +157,23 @@ class _HeadStats(torch.autograd.Function):
         for start in range(0, vocab, tile):
             stop = min(start + tile, vocab)
             logits_AT = buffer[: active_A.numel() * (stop - start)].view(active_A.numel(), stop - start)
-            ctx.tiles.project(hidden_AD, weight_VD[start:stop], temperature, out=logits_AT)
+            bias_T = None if bias_V is None else bias_V[start:stop]
+            weight_TD = weight_VD[start:stop]
+            ctx.tiles.project(hidden_AD, weight_TD, temperature, out=logits_AT, bias_T=bias_T, soft_cap=soft_cap)
             entropy = (grad_entropy_N[active_A], entropy_N[active_A]) if need_entropy else None
             scalars = start, entropy, temperature
             normaliser_A, dtype = log_normaliser_N[active_A], hidden_ND.dtype
-            grad_AT = ctx.tiles.grad_(logits_AT, normaliser_A, grad_A, *scalars, reduced=False, dtype=dtype)
+            options = {"reduced": False, "dtype": dtype, "soft_cap": soft_cap}
+            grad_AT = ctx.tiles.grad_(logits_AT, normaliser_A, grad_A, *scalars, **options)
+            if grad_bias_V is not None:
+                grad_bias_V[start:stop] = grad_AT.sum(0, dtype=log_normaliser_N.dtype)
             matmul_grad(
                 grad_AT,
                 hidden_AD,
-                weight_VD[start:stop],
+                weight_TD,
                 grad_hidden_AD,
                 None if grad_weight_VD is None else grad_weight_VD[start:stop],
             )
         if grad_hidden_ND is not None and grad_hidden_AD is not None:
             grad_hidden_ND[active_A] = grad_hidden_AD.to(grad_hidden_ND.dtype)
-        return grad_hidden_ND, grad_weight_VD, *(None,) * 7
+        return grad_hidden_ND, grad_weight_VD, grad_bias_V, *(None,) * 8

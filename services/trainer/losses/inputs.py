@@ -13,6 +13,8 @@ def check_inputs(
     vocab: int,
     temperature: float,
     chunk_size: int,
+    bias_V: Tensor | None = None,
+    soft_cap: float = 0.0,
 ) -> None:
     """Raises ValueError saying what does not fit."""
     if type(weight_VD.data).__name__ == "DTensor":
@@ -30,6 +32,10 @@ def check_inputs(
             f"want sampled ids [{rows}] and support ids [{rows}, K], got {[*sampled_ids_N.shape]} and "
             f"{[*support_ids_NK.shape]}: one row per response token"
         )
+    if bias_V is not None and bias_V.shape != weight_VD.shape[:1]:
+        raise ValueError(f"want a bias [V] beside a weight [V, D], got {[*bias_V.shape]} and {[*weight_VD.shape]}")
+    if soft_cap < 0.0:
+        raise ValueError(f"soft_cap must be positive, or 0 for none, got {soft_cap}")
     if not 0 < vocab <= weight_VD.shape[0]:
         raise ValueError(f"vocab_size {vocab} does not fit a head of {weight_VD.shape[0]} rows")
     if not temperature > 0.0 or chunk_size < 1:

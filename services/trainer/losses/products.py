@@ -11,8 +11,17 @@ _UPCAST_ROWS = 8192
 """Weight rows widened to float32 at a time where the device has no mixed-precision product."""
 
 
-def project(hidden_CD: Tensor, weight_TD: Tensor, temperature: float, *, out: Tensor) -> Tensor:
-    """``hidden @ weight.T / temperature`` into ``out`` ``[C, T]`` of the compute dtype.
+def project(
+    hidden_CD: Tensor,
+    weight_TD: Tensor,
+    temperature: float,
+    *,
+    out: Tensor,
+    bias_T: Tensor | None = None,
+    soft_cap: float = 0.0,
+) -> Tensor:
+    """``(hidden @ weight.T + bias) / temperature`` into ``out`` ``[C, T]`` of the compute dtype; with a ``soft_cap``
+    the logits are squashed into ``(-soft_cap, soft_cap)`` before the division.
 
     Low-precision inputs never make low-precision logits: near a logit of 20 bfloat16 steps by 0.125.
     """
@@ -25,6 +34,10 @@ def project(hidden_CD: Tensor, weight_TD: Tensor, temperature: float, *, out: Te
         for start in range(0, weight_TD.shape[0], _UPCAST_ROWS):
             some = slice(start, start + _UPCAST_ROWS)
             out[:, some] = wide_CD @ weight_TD[some].to(out.dtype).t()
+    if bias_T is not None:
+        out.add_(bias_T)
+    if soft_cap:
+        out.div_(soft_cap).tanh_().mul_(soft_cap)
     return out if temperature == 1.0 else out.div_(temperature)
 
 

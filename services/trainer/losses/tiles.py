@@ -89,8 +89,17 @@ class TileMath(Protocol):
 
     name: str
 
-    def project(self, hidden_CD: Tensor, weight_TD: Tensor, temperature: float, *, out: Tensor) -> Tensor:
-        """Logits of T ids from hidden states ``[C, D]`` and weight rows ``[T, D]``, into ``out`` ``[C, T]``."""
+    def project(
+        self,
+        hidden_CD: Tensor,
+        weight_TD: Tensor,
+        temperature: float,
+        *,
+        out: Tensor,
+        bias_T: Tensor | None = None,
+        soft_cap: float = 0.0,
+    ) -> Tensor:
+        """Logits of T ids from hidden states ``[C, D]``, weight rows ``[T, D]`` and bias, into ``out`` ``[C, T]``."""
 
     def reduce_(
         self, logits_CV: Tensor, sampled_ids_C: Tensor, support_ids_CK: Tensor, need_entropy: bool, temperature: float
@@ -108,8 +117,10 @@ class TileMath(Protocol):
         *,
         reduced: bool,
         dtype: torch.dtype,
+        soft_cap: float = 0.0,
     ) -> Tensor:
-        """``[N, T]``: gradient of the logits of T ids from ``start``; ``entropy``: (its gradient, H), ``[N]`` each."""
+        """``[N, T]``: gradient of the logits of T ids from ``start``, before their ``soft_cap``; ``entropy``: (its
+        gradient, H), ``[N]`` each."""
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:

@@ -18,9 +18,18 @@ class TorchTiles:
 
     name = "torch"
 
-    def project(self, hidden_CD: Tensor, weight_TD: Tensor, temperature: float, *, out: Tensor) -> Tensor:
+    def project(
+        self,
+        hidden_CD: Tensor,
+        weight_TD: Tensor,
+        temperature: float,
+        *,
+        out: Tensor,
+        bias_T: Tensor | None = None,
+        soft_cap: float = 0.0,
+    ) -> Tensor:
         """See ``project``."""
-        return project(hidden_CD, weight_TD, temperature, out=out)
+        return project(hidden_CD, weight_TD, temperature, out=out, bias_T=bias_T, soft_cap=soft_cap)
 
     def reduce_(
         self, logits_CV: Tensor, sampled_ids_C: Tensor, support_ids_CK: Tensor, need_entropy: bool, temperature: float
@@ -39,12 +48,17 @@ class TorchTiles:
         *,
         reduced: bool,
         dtype: torch.dtype,
+        soft_cap: float = 0.0,
     ) -> Tensor:
-        """See ``logits_grad_``; always in the tile, ``matmul_grad`` narrows it slice by slice."""
+        """See ``logits_grad_``; always in the tile, ``matmul_grad`` narrows it slice by slice. A soft-cap's slope
+        takes a second tile."""
         if not reduced:
             tile_NT.sub_(log_normaliser_N[:, None])
+        slope_NT = None
+        if soft_cap:  # of cap * tanh(z / cap), from the capped logits: log-prob + log-normaliser, at the temperature
+            slope_NT = (tile_NT + log_normaliser_N[:, None]).mul_(temperature / soft_cap).square_().neg_().add_(1.0)
         logits_grad_(tile_NT, grad, start, entropy, 1.0 / temperature)
-        return tile_NT
+        return tile_NT if slope_NT is None else tile_NT.mul_(slope_NT)
 
 
 def reduce_rows_(logits_CV: Tensor, sampled_ids_C: Tensor, support_ids_CK: Tensor, need_entropy: bool) -> RowStats:

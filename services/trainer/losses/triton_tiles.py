@@ -27,9 +27,18 @@ class TritonTiles:
 
     name = "triton"
 
-    def project(self, hidden_CD: Tensor, weight_TD: Tensor, temperature: float, *, out: Tensor) -> Tensor:
+    def project(
+        self,
+        hidden_CD: Tensor,
+        weight_TD: Tensor,
+        temperature: float,
+        *,
+        out: Tensor,
+        bias_T: Tensor | None = None,
+        soft_cap: float = 0.0,
+    ) -> Tensor:
         """Without the division by the temperature, which the kernels do on the way."""
-        return project(hidden_CD, weight_TD, 1.0, out=out)
+        return project(hidden_CD, weight_TD, 1.0, out=out, bias_T=bias_T, soft_cap=soft_cap)
 
     def reduce_(
         self, logits_CV: Tensor, sampled_ids_C: Tensor, support_ids_CK: Tensor, need_entropy: bool, temperature: float
@@ -68,6 +77,7 @@ class TritonTiles:
         *,
         reduced: bool,
         dtype: torch.dtype,
+        soft_cap: float = 0.0,
     ) -> Tensor:
         """Into the tile itself, or for a narrower ``dtype`` into a buffer of that."""
         rows, width = tile_NT.shape
@@ -80,9 +90,10 @@ class TritonTiles:
         # Before the dense pass overwrites the logits at these ids; stored after it.
         at_NJ = tile_NT.new_empty(rows, named)
         shared = (tile_NT, log_normaliser_N, grad.ids_NJ.contiguous(), grad.values_NJ.contiguous(), at_NJ)
-        scalars = (tile_NT.stride(0), width, start, named, 1.0 / temperature)
-        options = {"HAS_ENTROPY": entropy is not None, "BLOCK_J": triton.next_power_of_2(named)}
-        _named[(rows,)](*shared, total_N, slope_N, entropy_N, *scalars, **options)
+        scalars = (tile_NT.stride(0), width, start, named, 1.0 / temperature, 1.0 / soft_cap if soft_cap else 0.0)
+        options = {"HAS_ENTROPY": entropy is not None, "HAS_CAP": bool(soft_cap)}
+        block_j = triton.next_power_of_2(named)
+        _named[(rows,)](*shared, total_N, slope_N, entropy_N, *scalars, **options, BLOCK_J=block_j)
         block = min(_BLOCK, triton.next_power_of_2(width))
         _dense[(rows, triton.cdiv(width, block))](
             tile_NT,
@@ -95,7 +106,8 @@ class TritonTiles:
             out_NT.stride(0),
             width,
             1.0 / temperature,
-            HAS_ENTROPY=entropy is not None,
+            scalars[-1],
+            **options,
             BLOCK=block,
         )
         _store[(rows,)](
@@ -107,7 +119,7 @@ class TritonTiles:
             width,
             start,
             named,
-            BLOCK_J=options["BLOCK_J"],
+            BLOCK_J=block_j,
         )
         return out_NT
 
@@ -172,6 +184,12 @@ def _dense_grad(logprob, total, slope, entropy, inverse_temperature, HAS_ENTROPY
 
 
 @triton.jit
+def _cap_slope(capped, inverse_cap):
+    """Derivative of cap * tanh(z / cap) by z, from its value."""
+    return 1.0 - (capped * inverse_cap) * (capped * inverse_cap)
+
+
+@triton.jit
 def _dense(
     logits,
     out,
@@ -183,16 +201,21 @@ def _dense(
     out_stride,
     width,
     inverse_temperature,
+    inverse_cap,
     HAS_ENTROPY: tl.constexpr,
+    HAS_CAP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     there = column < width
-    x = tl.load(logits + row * stride + column, mask=there, other=0.0) * inverse_temperature
+    capped = tl.load(logits + row * stride + column, mask=there, other=0.0)
+    x = capped * inverse_temperature
     total, slope, entropy = tl.load(totals + row), tl.load(slopes + row), tl.load(entropies + row)
     logprob = x - tl.load(log_normaliser + row)
     value = _dense_grad(logprob, total, slope, entropy, inverse_temperature, HAS_ENTROPY)
+    if HAS_CAP:
+        value = value * _cap_slope(capped, inverse_cap)
     tl.store(out + row * out_stride + column, value.to(out.dtype.element_ty), mask=there)
 
 
@@ -211,7 +234,9 @@ def _named(
     start,
     named,
     inverse_temperature,
+    inverse_cap,
     HAS_ENTROPY: tl.constexpr,
+    HAS_CAP: tl.constexpr,
     BLOCK_J: tl.constexpr,
 ):
     """The whole gradient at the named ids of a row, in float32: they are rounded once, after both parts are added.
@@ -228,11 +253,15 @@ def _named(
     same = (ids == sampled_id) & wanted
     value = tl.where(number == 0, tl.sum(tl.where(same, own, 0.0), 0), own + tl.where(same, sampled_value, 0.0))
     inside = wanted & (ids >= start) & (ids < start + width)
-    x = tl.load(logits + row * stride + (ids - start), mask=inside, other=0.0) * inverse_temperature
+    capped = tl.load(logits + row * stride + (ids - start), mask=inside, other=0.0)
+    x = capped * inverse_temperature
     total, slope, entropy = tl.load(totals + row), tl.load(slopes + row), tl.load(entropies + row)
     logprob = x - tl.load(log_normaliser + row)
     dense = _dense_grad(logprob, total, slope, entropy, inverse_temperature, HAS_ENTROPY)
-    tl.store(at + row * named + number, dense + value * inverse_temperature, mask=wanted)
+    whole = dense + value * inverse_temperature
+    if HAS_CAP:
+        whole = whole * _cap_slope(capped, inverse_cap)
+    tl.store(at + row * named + number, whole, mask=wanted)
 
 
 @triton.jit

@@ -38,6 +38,8 @@ def head_loss(
     chunk_size: int = DEFAULT_CHUNK,
     single_pass: bool = False,
     kernels: Kernels = "auto",
+    bias_V: Tensor | None = None,
+    soft_cap: float = 0.0,
 ) -> HeadLoss:
     """The gated loss of whole rollouts, gate and loss from the same forward pass.
 
@@ -49,6 +51,7 @@ def head_loss(
     token at a time (``row_local`` False) always take two passes.
     """
     options = {"temperature": temperature, "vocab_size": vocab_size, "chunk_size": chunk_size, "kernels": kernels}
+    options |= {"bias_V": bias_V, "soft_cap": soft_cap}
     one_pass = single_pass and objective.row_local
     if one_pass and hidden_ND.shape[0]:
         return _one_pass(hidden_ND, weight_VD, batch, objective, gate, options)

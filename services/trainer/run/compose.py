@@ -42,9 +42,11 @@ from rgopd.trainer.run.train_step import TrainStep
 from rgopd.trainer.run.trainer import Trainer
 from rgopd.trainer.run.validation import Validation
 from rgopd.trainer.run.watch import Watch
+from rgopd.trainer.student.anatomy import check_architecture_of
 from rgopd.trainer.student.fsdp_options import make_mesh, pick_device
 from rgopd.trainer.student.model import Student, shard
 from rgopd.trainer.student.reference import make_reference
+from rgopd.trainer.student.self_check import load_checked
 
 
 def compose(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False, live: Live | None = None) -> Trainer:
@@ -56,6 +58,7 @@ def compose(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False
     if not config.redis_url:
         raise ConfigError("the trainer talks to the other services through Redis: set redis_url")
     check_model(config.student, "student")
+    check_architecture_of(config.student)
     live = live or Live(None)
     patience_s = config.fault.wait_for_services_s
     streams = Streams(connect(config.redis_url, wait_s=60.0, patience_s=patience_s), config.run_id)
@@ -66,7 +69,15 @@ def compose(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False
     objective = config.build_objective()
     device = pick_device(config.device, local_rank())
     mesh = make_mesh(device, dist.get_world_size(), config.fsdp.replicas)
-    student = load_student(config, mesh, device)
+    student, _ = load_checked(
+        lambda packing: load_student(config, mesh, device, packing=packing),
+        packing=config.batch.packing,
+        temperature=config.sampling.temperature,
+        dtype=config.dtype,
+        kernels=config.head_kernels,
+    )
+    # What follows cuts and packs as this student can take it.
+    config = config.model_copy(update={"batch": config.batch.model_copy(update={"packing": student.packing})})
     prompts = PromptSource(config.dataset, tokenizer) if dist.get_rank() == 0 else None
     total_steps = _agree_on_steps(config, prompts)
     step = _train_step(config, student, objective, total_steps, mesh, device)
@@ -92,7 +103,7 @@ def compose(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False
     return Trainer(config, start, total_steps, *parts, saved=start, watch=watch)
 
 
-def load_student(config: TrainConfig, mesh: DeviceMesh, device: torch.device) -> Student:
+def load_student(config: TrainConfig, mesh: DeviceMesh, device: torch.device, *, packing: bool) -> Student:
     """The student as the run found it, sharded. Collective."""
     # The same on every rank: adapters are drawn here, and each rank keeps its shard of its own draw.
     torch.manual_seed(config.seed)
@@ -100,7 +111,7 @@ def load_student(config: TrainConfig, mesh: DeviceMesh, device: torch.device) ->
         config.student,
         shared_vocab_size=config.shared_vocab_size,
         gradient_checkpointing=config.gradient_checkpointing,
-        packing=config.batch.packing,
+        packing=packing,
         device=device,
         lora=config.lora,
         compile_backend=config.compile_backend,
@@ -119,7 +130,10 @@ def _train_step(
 ) -> TrainStep:
     temperature, optim = config.sampling.temperature, config.optim
     reference = make_reference(
-        student, lambda: load_student(config, mesh, device), temperature, wanted=objective.needs_reference
+        student,
+        lambda: load_student(config, mesh, device, packing=student.packing),
+        temperature,
+        wanted=objective.needs_reference,
     )
     optimizer = AdamW(
         [p for p in student.parameters() if p.requires_grad],
@@ -142,6 +156,7 @@ def _train_step(
         importance_clip=getattr(objective, "importance_clip", None),
         device=device,
         kernels=config.head_kernels,
+        max_drift=config.fault.drift_limit(config.dtype),
     )
 
 

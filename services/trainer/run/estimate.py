@@ -15,6 +15,7 @@ from rgopd.common.errors import ConfigError
 from rgopd.common.models import hub_problem
 from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.losses.head import DEFAULT_CHUNK
+from rgopd.trainer.student.anatomy import decoder_of, layers_of
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MASTER = 4
@@ -50,24 +51,29 @@ class ModelShape:
         from transformers import AutoConfig, AutoModelForCausalLM
 
         try:
-            config: Any = AutoConfig.from_pretrained(model)
+            config: Any = AutoConfig.from_pretrained(model).get_text_config()
         except (OSError, ValueError) as error:
             raise ConfigError(hub_problem("model", model, error)) from error
         with torch.device("meta"):
             built = AutoModelForCausalLM.from_config(config)
-        heads = int(config.num_attention_heads)
+        layers = layers_of(decoder_of(built)) or [built.get_input_embeddings()]
+        heads = int(getattr(config, "num_attention_heads", None) or 1)  # recurrent models have none
         head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
         kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
         return cls(
             parameters=sum(p.numel() for p in built.parameters()),
             layers=int(config.num_hidden_layers),
             hidden=int(config.hidden_size),
-            mlp=int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size),
+            mlp=_widest(getattr(config, "intermediate_size", None)) or 4 * int(config.hidden_size),
             attention=heads * head_dim,
             kv=kv_heads * head_dim,
             vocab=int(config.vocab_size),
-            layer_parameters=sum(p.numel() for p in built.get_decoder().layers[0].parameters()),
+            layer_parameters=sum(p.numel() for layer in layers for p in layer.parameters()) // len(layers),
         )
+
+
+def _widest(sizes: Any) -> int:
+    return max(map(int, sizes)) if isinstance(sizes, list | tuple) and sizes else int(sizes or 0)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from rgopd.common.errors import ConfigError
 from rgopd.trainer.batch.micro_batch import MicroBatch
 from rgopd.trainer.gating.gate import GateConfig
 from rgopd.trainer.losses.buckets import bucket_logprobs
@@ -46,6 +48,8 @@ class TrainStep:
     """For the metrics: where the objective truncates importance weights."""
     device: torch.device = CPU
     kernels: Kernels = "auto"
+    max_drift: float = math.inf
+    """Nats a token: a step whose rollouts the student sampled as it is may not differ from them by more."""
 
     def run(
         self,
@@ -53,8 +57,11 @@ class TrainStep:
         on_micro_batch: OnMicroBatch | None = None,
         *,
         unscored_tokens: float = 0.0,
+        on_policy: bool = False,
     ) -> dict[str, float]:
         """Take the step; returns metrics that are equal on all ranks. `micro_batches`: as many on every rank.
+
+        `on_policy`: the rollouts are of the very weights that are trained, and `max_drift` is held against them.
 
         `unscored_tokens`: of all ranks' rollouts that the teacher was not asked about: gated out like the others.
         """
@@ -70,6 +77,8 @@ class TrainStep:
                 on_micro_batch(micro, result)
         totals = all_reduce_sums(sums)  # empty micro-batches too go through gate and objective: keys agree on all ranks
         metrics = _metrics(totals, unscored_tokens)
+        if on_policy:
+            self._check_drift(metrics["behaviour_drift"])
         scale = gradient_scale(
             totals["count"],
             kept_fraction=metrics["kept_fraction"],
@@ -82,6 +91,20 @@ class TrainStep:
         self.scheduler.step()
         return metrics
 
+    def _check_drift(self, drift: float) -> None:
+        """Before the weights change.
+
+        Raises:
+            ConfigError: the trainer computes another distribution than the one that was sampled from.
+        """
+        if not drift <= self.max_drift:
+            raise ConfigError(
+                f"the student's log-probs of its own rollouts are {drift:.3g} nats a token off those that the sampler "
+                f"gave them (limit {self.max_drift:.3g}): sampler and trainer compute different distributions, and "
+                "nothing was trained. Check that the sampler holds the same model and shared_vocab_size, and run "
+                "`rgopd doctor`; where it differs on purpose (fp8), raise fault.max_drift"
+            )
+
     def _forward_backward(self, micro: MicroBatch) -> HeadLoss:
         def head(hidden_ND: Tensor, weight_VD: Tensor) -> tuple[Tensor, HeadLoss]:
             result = head_loss(
@@ -90,8 +113,7 @@ class TrainStep:
                 micro.tokens,
                 self.objective,
                 self.gate,
-                temperature=self.temperature,
-                vocab_size=self.student.vocab_size,
+                **self.student.head_options(self.temperature),
                 single_pass=self.single_pass,
                 kernels=self.kernels,
             )

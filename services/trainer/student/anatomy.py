@@ -6,8 +6,24 @@ from collections import Counter
 from typing import Any
 
 from torch import nn
+from transformers import PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from rgopd.common.errors import ConfigError
+from rgopd.common.models import check_architecture
+
+
+def check_architecture_of(student: str) -> None:
+    """Refuse, from its config.json, a student that cannot be trained.
+
+    Raises:
+        ConfigError: names the setting, the architecture, and what to do.
+    """
+    try:
+        raw, _ = PretrainedConfig.get_config_dict(student)
+    except OSError as error:
+        raise ConfigError(f"student: cannot load {student!r}: {error}") from error
+    check_architecture(student, "student", raw, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
 def decoder_of(model: Any) -> nn.Module:
@@ -17,7 +33,11 @@ def decoder_of(model: Any) -> nn.Module:
         ConfigError: the model has no such part of its own.
     """
     decoder = model.get_decoder()
-    if not isinstance(decoder, nn.Module) or decoder is model:
+    if decoder is model:  # it has another name than those that transformers knows: what holds the embedding
+        embedding = model.get_input_embeddings()
+        holders = [child for child in model.children() if any(part is embedding for part in child.modules())]
+        decoder = holders[0] if holders and holders[0] is not embedding else None
+    if not isinstance(decoder, nn.Module):
         raise ConfigError(f"student: {type(model).__name__} has no decoder apart from its head; choose another")
     return decoder
 

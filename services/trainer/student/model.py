@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from rgopd.common.errors import ConfigError
 from rgopd.common.head import after_head
-from rgopd.trainer.batch.packing import PackedRow, enable_packing
+from rgopd.trainer.batch.packing import GROUPED, GROUPED_EAGER, PackedRow, enable_packing
 from rgopd.trainer.student.anatomy import decoder_of, head_of, layers_of
 from rgopd.trainer.student.fsdp_options import FsdpConfig, mixed_precision, offload
 from rgopd.trainer.student.lora import LoraOptions, add_adapters, merged
@@ -44,6 +44,8 @@ class Student(nn.Module):
         self.packing = False
         """Whether it takes packed rows; where it does not, `unpacked` says why."""
         self.unpacked = "not asked for"
+        self.grouped = False
+        """Packed rows go through `rgopd.trainer.batch.packing`'s own attention, and not through flash-attn's."""
 
     @classmethod
     def load(
@@ -78,18 +80,13 @@ class Student(nn.Module):
 
     def pack(self, device: torch.device) -> None:
         """Take packed rows from now on, if the architecture can be packed; `packing` and `unpacked` say."""
-        self._own_attention = self.hf.config.get_text_config()._attn_implementation
         try:
             enable_packing(self.hf, device)
         except ConfigError as error:
             self.unpacked = str(error)
         else:
             self.packing, self.unpacked = True, ""
-
-    def unpack(self, reason: str) -> None:
-        """Take padded batches alone, with the attention that the model came with."""
-        self.hf.set_attn_implementation(self._own_attention)
-        self.packing, self.unpacked = False, reason
+            self.grouped = self.hf.config.get_text_config()._attn_implementation in (GROUPED, GROUPED_EAGER)
 
     def head_options(self, temperature: float) -> dict[str, Any]:
         """What `head_stats` and `head_loss` must know of this student's head, as their keywords.

@@ -36,8 +36,7 @@ class Reference:
                 weight_VD,
                 micro.tokens.sampled_ids_N,
                 micro.tokens.support_ids_NK[:, :0],
-                temperature=self.temperature,
-                vocab_size=self.model.vocab_size,
+                **self.model.head_options(self.temperature),
             )
             return stats.sampled_logprobs_N, stats
 
