@@ -1,4 +1,4 @@
-"""What a setting that names a model may hold: a Hugging Face folder or a hub id, of an architecture that can be used."""
+"""What a setting that names a model may hold: a Hugging Face folder or hub id, of an architecture that can be used."""
 
 from __future__ import annotations
 
@@ -95,12 +95,13 @@ def check_architecture(
 
 
 _ENCODER_DECODERS = frozenset(
-    "bart bigbird_pegasus blenderbot blenderbot-small marian mbart musicgen musicgen_melody mvp pegasus plbart "
-    "prophetnet t5 mt5 umt5 trocr whisper".split()
+    ["bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "marian", "mbart", "mt5", "musicgen"]
+    + ["musicgen_melody", "mvp", "pegasus", "plbart", "prophetnet", "t5", "trocr", "umt5", "whisper"]
 )
 _BIDIRECTIONAL = frozenset(
-    "bert bert-generation big_bird camembert data2vec-text electra ernie megatron-bert reformer rembert roberta "
-    "roberta-prelayernorm roc_bert roformer xlm xlm-roberta xlm-roberta-xl xlnet xmod".split()
+    ["bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert"]
+    + ["reformer", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm", "xlm-roberta"]
+    + ["xlm-roberta-xl", "xlnet", "xmod"]
 )
 _UNSUPPORTED: dict[str, str] = {
     "modernbert-decoder": "has a head of several layers, and rgopd's is one matrix",
@@ -113,5 +114,6 @@ _UNSAMPLED: dict[str, str] = {
     "minimax": "keeps its state in a cache of its own kind",
     "moshi": "is decoded otherwise than in one piece",
     "openai-gpt": "takes no key-value cache",
+    "recurrent_gemma": "is not decoded exactly with a cache once its prompt is longer than its window",
 }
 """Those that the transformers sampler cannot decode."""

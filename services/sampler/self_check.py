@@ -1,6 +1,6 @@
 """Before it serves: does decoding with a cache, batched and left-padded, give the model's own log-probs?
 
-Recurrent states and some positions are spoilt by padding; such a model is sampled in batches of prompts of equal length.
+Padding spoils some recurrent states and positions; such a model is sampled in batches of prompts of equal length.
 """
 
 from __future__ import annotations

@@ -171,10 +171,9 @@ class FaultConfig(Part):
     max_drift: float | None = Field(
         None,
         gt=0,
-        description="The first step stops where the sampled tokens' log-probs differ from the student's by more than "
-        "this many nats a token on average, though it sampled them itself. null: 0.05 with dtype float32, else 0.2, far "
-        "above rounding and what vLLM's kernels do, and far below another distribution; raise it where the sampler "
-        "computes otherwise on purpose (fp8).",
+        description="The first step stops where the student's log-probs of its own rollouts are more than this many "
+        "nats a token off the sampler's on average. null: 0.05 with dtype float32, else 0.2: above rounding and what "
+        "vLLM's kernels do, below another distribution. Raise it where the sampler differs on purpose (fp8).",
     )
     max_restarts: int = Field(
         3, ge=0, description="How often `rgopd train` starts all its ranks again after one of them died."

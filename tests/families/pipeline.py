@@ -87,7 +87,7 @@ def run(folder: Path, work: Path) -> Found:
 def own_model(folder: Path) -> Any:
     """The model as transformers loads it, nothing missing."""
     model, told = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    assert not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"], told
+    assert not any(told[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), told
     return model.eval()
 
 
@@ -178,10 +178,8 @@ def plain_logprobs(model: Any, spec: SampleSpec, s: Sample) -> Tensor:
 
 
 def _worst_of_samples(model: Any, specs: Sequence[SampleSpec], samples: Sequence[Sample]) -> float:
-    return max(
-        float((plain_logprobs(model, spec, s).gather(1, _column(s))[:, 0] - torch.tensor(s.sampled_logprobs_T)).abs().max())
-        for spec, s in zip(specs, samples, strict=True)
-    )
+    found = [(plain_logprobs(model, spec, s), s) for spec, s in zip(specs, samples, strict=True)]
+    return max(_worst_of_column(own_TV, s.response_ids_T, s.sampled_logprobs_T) for own_TV, s in found)
 
 
 def _worst_of_scores(
@@ -192,9 +190,10 @@ def _worst_of_scores(
         own_TV = plain_logprobs(model, spec, s)
         own_TK = own_TV.gather(1, torch.tensor(s.support_ids_TK, dtype=torch.long))
         worst = max(worst, float((own_TK - torch.tensor(scored.topk_logprobs_TK)).abs().max()))
-        worst = max(worst, float((own_TV.gather(1, _column(s))[:, 0] - torch.tensor(scored.sampled_logprobs_T)).abs().max()))
+        worst = max(worst, _worst_of_column(own_TV, s.response_ids_T, scored.sampled_logprobs_T))
     return worst
 
 
-def _column(s: Sample) -> Tensor:
-    return torch.tensor(s.response_ids_T, dtype=torch.long)[:, None]
+def _worst_of_column(own_TV: Tensor, ids_T: Any, given_T: Any) -> float:
+    own_T = own_TV.gather(1, torch.tensor(ids_T, dtype=torch.long)[:, None])[:, 0]
+    return float((own_T - torch.tensor(given_T)).abs().max())

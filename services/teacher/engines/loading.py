@@ -81,9 +81,7 @@ def check_teacher_architecture(config: TeacherConfig) -> None:
     except OSError as error:
         raise ConfigError(f"model: cannot load {config.model!r}: {error}") from error
     quantised = config.engine == "vllm"
-    check_architecture(
-        config.model, "model", dict(raw), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, may_be_quantised=quantised
-    )
+    check_architecture(config.model, "model", dict(raw), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, may_be_quantised=quantised)
 
 
 def take_apart(model: Any) -> LoadedModel:
@@ -125,8 +123,8 @@ def _self_check(model: Any, loaded: LoadedModel) -> None:
     gap = (ours.log_softmax(-1) - theirs.log_softmax(-1)).abs().max().item()
     if not gap < (1e-3 if model.dtype == torch.float32 else 5e-2):
         raise ConfigError(
-            f"model: {type(model).__name__} (model_type {model.config.model_type!r}) changes its logits after the head, "
-            f"or by what follows a token, in a way this engine does not know (largest log-prob difference {gap:.3g}); "
+            f"model: {type(model).__name__} (model_type {model.config.model_type!r}) changes its logits after the head "
+            f"or by what follows a token in a way this engine does not know (largest log-prob difference {gap:.3g}); "
             "choose another model"
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,8 +51,8 @@ def head_loss(
     over them alone. Loss and gradient are those of the exact gate either way. Objectives that look at more than one
     token at a time (``row_local`` False) always take two passes.
     """
-    options = {"temperature": temperature, "vocab_size": vocab_size, "chunk_size": chunk_size, "kernels": kernels}
-    options |= {"bias_V": bias_V, "soft_cap": soft_cap}
+    options: dict[str, Any] = {"temperature": temperature, "vocab_size": vocab_size, "chunk_size": chunk_size}
+    options |= {"kernels": kernels, "bias_V": bias_V, "soft_cap": soft_cap}
     one_pass = single_pass and objective.row_local
     if one_pass and hidden_ND.shape[0]:
         return _one_pass(hidden_ND, weight_VD, batch, objective, gate, options)

@@ -167,7 +167,9 @@ def _compile(student: Student, backend: str) -> None:
     for layer in layers_of(decoder_of(student.hf)):
         for name, part in layer.named_children():
             kind = f"{name} {type(part).__name__}".lower()
-            if not any(word in kind for word in ("attn", "attention", "mixer", "mamba", "conv", "recurrent", "linear_")):
+            if not any(
+                word in kind for word in ("attn", "attention", "mixer", "mamba", "conv", "recurrent", "linear_")
+            ):
                 part.compile(backend=backend, dynamic=True)  # token counts differ from batch to batch
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rgopd.common.errors import ConfigError
-from rgopd.common.models import check_model
+from rgopd.common.models import check_architecture, check_model
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen2.5-14B-Instruct", "gpt2"])
@@ -24,3 +24,37 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
         check_model(str(tmp_path), "model")
     (tmp_path / "config.json").write_text("{}")
     check_model(str(tmp_path), "model")
+
+
+CAUSAL = frozenset(["qwen2", "bart", "bert", "rwkv", "minimax"])
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({"model_type": "bart"}, "is an encoder-decoder"),
+        ({"model_type": "t5", "is_encoder_decoder": True}, "is an encoder-decoder"),
+        ({"model_type": "bert"}, "is an encoder, whose tokens see"),
+        ({"model_type": "qwen2", "quantization_config": {"quant_method": "gptq"}}, r"is quantised \(gptq\)"),
+        ({"model_type": "x", "auto_map": {"AutoModelForCausalLM": "x.X"}}, "no trust_remote_code"),
+        ({"model_type": "x"}, "is not among the causal language models"),
+        ({"model_type": "rwkv"}, "rescales its weights"),
+        ({"model_type": "minimax"}, "cache of its own kind; set sampler.engine=vllm"),
+    ],
+)
+def test_architectures_that_cannot_be_used_are_refused_in_one_line(config: dict[str, object], text: str) -> None:
+    with pytest.raises(ConfigError, match=text) as told:
+        check_architecture("folder", "student", config, CAUSAL, sampled=True)
+    assert str(told.value).startswith(f"student: folder (model_type {config['model_type']!r}) ")
+    assert "\n" not in str(told.value)
+
+
+def test_what_can_be_used_passes() -> None:
+    # Its own code is not needed where transformers holds the architecture.
+    check_architecture("m", "student", {"model_type": "qwen2", "auto_map": {"AutoConfig": "x.X"}}, CAUSAL)
+    check_architecture("m", "model", {"model_type": "minimax"}, CAUSAL)
+    check_architecture("m", "student", {"model_type": "bert", "is_decoder": True}, CAUSAL)
+    quantised = {"model_type": "qwen2", "quantization_config": {"quant_method": "awq"}}
+    check_architecture("m", "model", quantised, CAUSAL, may_be_quantised=True)
+    with pytest.raises(ConfigError, match="or set engine=vllm"):
+        check_architecture("m", "model", quantised, CAUSAL)

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rgopd.common.errors import ConfigError
 from rgopd.trainer.batch.micro_batch import BatchOptions, MicroBatch, assemble, prefiltered
-from rgopd.trainer.batch.packing import MAX_ATTENTION_PADDING, PackedRow, enable_packing
+from rgopd.trainer.batch.packing import MAX_ATTENTION_PADDING, PackedRow
 from rgopd.trainer.batch.plan import RolloutPlan, cut_micro_batches
 from rgopd.trainer.gating.gate import GateConfig, gate_preset
 from rgopd.trainer.student.model import Student
+from tests.families.build import save_tiny
 from tests.unit.trainer.lone import lone_rank, plans_of, step
 from tests.unit.trainer.ranks import make_part
 from tests.unit.trainer.run.test_train_step import run, worst
@@ -139,11 +139,34 @@ def test_two_ranks_and_any_cut_give_the_same_too(student_folder: Path, tmp_path:
     check_same(padded, *run(student_folder, tmp_path / "g.safetensors", 2, rollouts=13, micro=4, gate={}, packing=True))
 
 
-def test_sliding_windows_are_refused(student_folder: Path) -> None:
-    model = Student.load(str(student_folder)).hf
-    model.config.layer_types = ["full_attention", "sliding_attention", "full_attention"]
-    with pytest.raises(ConfigError, match=r"batch\.packing=false"):
-        enable_packing(model, torch.device("cpu"))
+@pytest.fixture(scope="module")
+def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Windows of 4 in one of two layers, capped scores: its own attention is the eager one."""
+    kinds = {"layer_types": ["sliding_attention", "full_attention"]}
+    return save_tiny(tmp_path_factory.mktemp("gemma2"), "gemma2", attn_logit_softcapping=5.0, **kinds)
+
+
+@pytest.mark.parametrize("count", [1, 13])
+def test_windows_are_packed_as_they_are_padded(windowed: Path, count: int) -> None:
+    plain, packed = Student.load(str(windowed)), Student.load(str(windowed), packing=True)
+    assert packed.packing
+    with torch.no_grad():
+        expected = hidden_states(plain, batch(count, packing=False))
+        torch.testing.assert_close(hidden_states(packed, batch(count, packing=True)), expected, atol=1e-5, rtol=1e-5)
+        # Without its windows the same model says something else: the test can fail.
+        plain.hf.config.layer_types = ["full_attention"] * 2
+        wide = Student.load(str(windowed)).hf
+        for layer in wide.model.layers:
+            layer.self_attn.sliding_window = None
+        wide.config.sliding_window = 1000
+        other = hidden_states(Student(wide), batch(count, packing=False))
+    assert (other - expected).abs().max() > 1e-2
+
+
+def test_states_that_run_on_are_not_packed(tmp_path: Path) -> None:
+    student = Student.load(str(save_tiny(tmp_path, "mamba")), packing=True)
+    assert not student.packing
+    assert "linear_attention" in student.unpacked
 
 
 @pytest.mark.parametrize("preset", ["paper", "released"])

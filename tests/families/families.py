@@ -1,0 +1,373 @@
+"""Every architecture that is tried, in one list: what it takes to build it tiny, and what becomes of it.
+
+`make test-families` runs all of it and writes the table of docs/models.md; `make test` runs those marked quick.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+_MLA = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
+_MLA |= {"num_key_value_heads": 4}
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture of transformers."""
+
+    model_type: str
+    config: dict[str, Any] = field(default_factory=dict)
+    """Beside `build.SIZES`."""
+    variant: str = ""
+    packs: bool = True
+    """False: trained on padded rows, by itself."""
+    refused: str = ""
+    """A piece of the one line that refuses it."""
+
+    @property
+    def name(self) -> str:
+        """For people and for pytest."""
+        return f"{self.model_type} ({self.variant})" if self.variant else self.model_type
+
+
+QUICK = frozenset(
+    ["qwen2 (with a window)", "gemma2", "granite", "cohere", "gpt2", "phi", "bloom", "mixtral", "gpt_oss", "mamba"]
+    + ["falcon_h1", "recurrent_gemma", "rwkv", "bert", "bart"]
+)
+"""One of each way of being different."""
+
+FAMILIES: tuple[Family, ...] = (
+    # Dense, by attention alone.
+    Family("llama"),
+    Family("qwen2"),
+    Family("qwen2", variant="with a window", config={"use_sliding_window": True, "max_window_layers": 1}),
+    Family("qwen3"),
+    Family("mistral"),
+    Family("ministral"),
+    Family("ministral3"),
+    Family("phi"),
+    Family("phi3"),
+    Family("gemma"),
+    Family(
+        "gemma2",
+        config={
+            "layer_types": ["sliding_attention", "full_attention"],
+            "final_logit_softcapping": 5.0,
+            "attn_logit_softcapping": 5.0,
+            "query_pre_attn_scalar": 8,
+        },
+    ),
+    Family(
+        "gemma3_text", config={"layer_types": ["sliding_attention", "full_attention"], "final_logit_softcapping": 5.0}
+    ),
+    Family(
+        "gemma3n_text",
+        config={
+            "num_kv_shared_layers": 0,
+            "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": 102,
+            "laurel_rank": 4,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "activation_sparsity_pattern": [0.0, 0.0],
+        },
+    ),
+    Family(
+        "gemma4_text",
+        config={
+            "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": 102,
+            "num_kv_shared_layers": 0,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "global_head_dim": 8,
+        },
+    ),
+    Family("vaultgemma"),
+    Family(
+        "granite",
+        config={
+            "logits_scaling": 4.0,
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.3,
+            "attention_multiplier": 0.2,
+        },
+    ),
+    Family("granite_swa", config={"logits_scaling": 4.0}),
+    Family("cohere", config={"logit_scale": 0.5}),
+    Family("cohere2", config={"logit_scale": 0.5, "layer_types": ["sliding_attention", "full_attention"]}),
+    Family("olmo"),
+    Family("olmo2"),
+    Family("olmo3", config={"layer_types": ["sliding_attention", "full_attention"]}),
+    Family("smollm3"),
+    Family("seed_oss"),
+    Family("glm"),
+    Family("glm4"),
+    Family("ernie4_5"),
+    Family("exaone4"),
+    Family("helium"),
+    Family("nemotron", packs=False),
+    Family("stablelm", packs=False),
+    Family("starcoder2", config={"sliding_window": 4}),
+    Family("apertus"),
+    Family("arcee"),
+    Family("cwm"),
+    Family("hunyuan_v1_dense"),
+    Family("hyperclovax", config={"logits_scaling": 0.25}),
+    Family("jais2"),
+    Family("nanochat"),
+    Family("persimmon"),
+    Family("bitnet"),
+    Family("diffllama"),
+    Family("doge", packs=False),
+    Family("hrm_text"),
+    Family(
+        "llama4_text",
+        config={
+            "attention_chunk_size": 4,
+            "intermediate_size_mlp": 48,
+            "interleave_moe_layer_step": 2,
+            "layer_types": ["chunked_attention", "full_attention"],
+        },
+    ),
+    Family("minicpm3", config=_MLA),
+    # Older ones.
+    Family("gpt2"),
+    Family(
+        "gpt_neo",
+        config={
+            "attention_types": [[["global", "local"], 1]],
+            "window_size": 4,
+            "hidden_size": 32,
+            "num_layers": 2,
+            "num_heads": 4,
+            "intermediate_size": 64,
+        },
+    ),
+    Family("gpt_neox"),
+    Family("gpt_neox_japanese"),
+    Family("gptj", config={"rotary_dim": 4}),
+    Family("gpt_bigcode"),
+    Family("codegen", config={"rotary_dim": 4}),
+    Family("opt", config={"word_embed_proj_dim": 16}),
+    Family("bloom", config={"hidden_dropout": 0.1, "attention_dropout": 0.1}, packs=False),
+    Family("falcon"),
+    Family("mpt", packs=False),
+    Family("biogpt", packs=False),
+    Family("ctrl"),
+    Family("xglm", packs=False),
+    # Mixtures of experts.
+    Family("mixtral"),
+    Family("qwen2_moe"),
+    Family("qwen3_moe"),
+    Family("olmoe"),
+    Family("flex_olmo"),
+    Family("phimoe", config={"router_jitter_noise": 0.1, "input_jitter_noise": 0.1, "lm_head_bias": True}),
+    Family("gpt_oss"),
+    Family("deepseek_v2", config=_MLA),
+    Family("deepseek_v3", config=_MLA),
+    Family("deepseek_v32", config=_MLA | {"index_topk": 64, "index_head_dim": 16, "index_n_heads": 2}, packs=False),
+    Family("deepseek_v4", packs=False),
+    Family("granitemoe", config={"logits_scaling": 4.0}),
+    Family("granitemoeshared", config={"logits_scaling": 4.0, "shared_intermediate_size": 32}),
+    Family("granitemoe_swa", config={"logits_scaling": 4.0}),
+    Family("glm4_moe"),
+    Family("glm4_moe_lite", config=_MLA),
+    Family("ernie4_5_moe"),
+    Family("hunyuan_v1_moe"),
+    Family("exaone_moe"),
+    Family("cohere2_moe"),
+    Family("dots1", config={"layer_types": ["full_attention", "sliding_attention"]}),
+    Family(
+        "dbrx",
+        config={
+            "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
+            "ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2},
+        },
+    ),
+    Family("jetmoe"),
+    Family("afmoe"),
+    Family("aria_text"),
+    Family("solar_open"),
+    Family("minimax_m2"),
+    Family("mimo_v2_flash"),
+    Family(
+        "longcat_flash",
+        config=_MLA
+        | {
+            "ffn_hidden_size": 48,
+            "expert_ffn_hidden_size": 16,
+            "zero_expert_num": 2,
+            "n_routed_experts": 4,
+            "moe_topk": 2,
+        },
+    ),
+    Family("hy_v3"),
+    Family("hy_v4", packs=False),
+    Family("kolibri1"),
+    Family("laguna"),
+    Family("mellum"),
+    Family("flint"),
+    Family("beam"),
+    Family("youtu", config=_MLA),
+    Family("inkling_text", packs=False),
+    Family("zaya", config={"num_experts_per_tok": 1}, packs=False),
+    # State spaces, linear attention and hybrids.
+    Family("mamba", packs=False),
+    Family("mamba2", config={"num_heads": 8, "head_dim": 8, "n_groups": 1, "expand": 2, "chunk_size": 8}, packs=False),
+    Family("falcon_mamba", packs=False),
+    Family(
+        "jamba",
+        config={
+            "mamba_d_state": 8,
+            "mamba_d_conv": 4,
+            "mamba_expand": 2,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "expert_layer_period": 2,
+            "expert_layer_offset": 1,
+            "use_mamba_kernels": False,
+            "mamba_dt_rank": 4,
+        },
+        packs=False,
+    ),
+    Family(
+        "bamba",
+        config={
+            "mamba_d_state": 8,
+            "mamba_d_conv": 4,
+            "mamba_expand": 2,
+            "mamba_n_heads": 8,
+            "mamba_d_head": 8,
+            "mamba_n_groups": 1,
+            "attn_layer_indices": [1],
+        },
+        packs=False,
+    ),
+    Family(
+        "zamba",
+        config={
+            "num_hidden_layers": 4,
+            "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "mamba_d_state": 8,
+            "mamba_dt_rank": 4,
+            "n_mamba_heads": 2,
+            "use_mamba_kernels": False,
+            "attention_hidden_size": 64,
+            "attention_head_dim": 16,
+        },
+        packs=False,
+    ),
+    Family(
+        "zamba2",
+        config={
+            "num_hidden_layers": 4,
+            "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
+            "mamba_d_state": 8,
+            "mamba_ngroups": 1,
+            "n_mamba_heads": 8,
+            "chunk_size": 8,
+            "use_mamba_kernels": False,
+            "num_mem_blocks": 1,
+        },
+        packs=False,
+    ),
+    Family(
+        "falcon_h1",
+        config={
+            "mamba_d_state": 8,
+            "mamba_d_conv": 4,
+            "mamba_expand": 2,
+            "mamba_n_heads": 8,
+            "mamba_d_head": 8,
+            "mamba_n_groups": 1,
+            "mamba_d_ssm": 64,
+            "mamba_chunk_size": 8,
+            "lm_head_multiplier": 0.5,
+            "embedding_multiplier": 2.0,
+        },
+        packs=False,
+    ),
+    Family(
+        "granitemoehybrid",
+        config={
+            "mamba_d_state": 8,
+            "mamba_d_conv": 4,
+            "mamba_expand": 2,
+            "mamba_n_heads": 8,
+            "mamba_d_head": 8,
+            "mamba_n_groups": 1,
+            "layer_types": ["mamba", "attention"],
+            "shared_intermediate_size": 32,
+            "logits_scaling": 4.0,
+        },
+        packs=False,
+    ),
+    Family(
+        "nemotron_h",
+        config={
+            "mamba_num_heads": 8,
+            "mamba_head_dim": 8,
+            "n_groups": 1,
+            "ssm_state_size": 8,
+            "chunk_size": 8,
+            "moe_intermediate_size": 16,
+            "moe_shared_expert_intermediate_size": 16,
+            "moe_latent_size": None,
+        },
+        packs=False,
+    ),
+    Family("lfm2", config={"layer_types": ["conv", "full_attention"]}, packs=False),
+    Family("lfm2_moe", config={"layer_types": ["conv", "full_attention"], "num_dense_layers": 1}, packs=False),
+    Family(
+        "olmo_hybrid",
+        config={
+            "linear_num_value_heads": 4,
+            "linear_num_key_heads": 2,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "layer_types": ["linear_attention", "full_attention"],
+        },
+        packs=False,
+    ),
+    Family(
+        "qwen3_next",
+        config={
+            "linear_num_value_heads": 4,
+            "linear_num_key_heads": 2,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "layer_types": ["linear_attention", "full_attention"],
+        },
+        packs=False,
+    ),
+    Family(
+        "qwen3_5_text",
+        config={
+            "linear_num_value_heads": 4,
+            "linear_num_key_heads": 2,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "layer_types": ["linear_attention", "full_attention"],
+        },
+        packs=False,
+    ),
+    Family("lara_mini", packs=False),
+    # Refused, in one line and before any weight is read.
+    Family("minimax", refused="cache of its own kind; set sampler.engine=vllm"),
+    Family("openai-gpt", refused="takes no key-value cache; set sampler.engine=vllm"),
+    Family("moshi", refused="set sampler.engine=vllm"),
+    Family("cpmant", refused="set sampler.engine=vllm"),
+    Family(
+        "recurrent_gemma", {"num_hidden_layers": 3, "lru_width": 32, "attention_window_size": 4}, refused="engine=vllm"
+    ),
+    Family("rwkv", refused="outside of any cache"),
+    Family("modernbert-decoder", refused="a head of several layers"),
+    Family("bert", refused="is an encoder, whose tokens see those after them"),
+    Family("roberta", refused="is an encoder, whose tokens see those after them"),
+    Family("electra", refused="is an encoder, whose tokens see those after them"),
+    Family("xlnet", refused="is an encoder, whose tokens see those after them"),
+    Family("bart", {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32}, refused="is an encoder-decoder"),
+    Family("pegasus", {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32}, refused="is an encoder-decoder"),
+)
