@@ -72,6 +72,10 @@ test-page: install
 test-eval: .venv/.installed-eval
 	$(PYTEST) tests/evaluate
 
+# Every model family of tests/families/families.py through every service: ten minutes on 2 cores.
+test-families: install
+	$(PYTEST) -n 2 tests/families
+
 # A real vLLM on the CPU (3.5 GB) in an environment of its own: engine conformance and the vLLM sampler.
 VLLM := .venv-vllm/bin/python
 .venv-vllm/.installed: pyproject.toml

@@ -167,7 +167,7 @@ def _another_teacher(part: Part) -> Part:
 
 def worst_weight(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     """Largest absolute difference of two sets of weights."""
-    return max(float((a[k].float() - b[k].float()).abs().max()) for k in a.keys() & b.keys())
+    return max(float((a[k].detach().float() - b[k].detach().float()).abs().max()) for k in a.keys() & b.keys())
 
 
 def plain_logprobs(model: Any, spec: SampleSpec, s: Sample) -> Tensor:

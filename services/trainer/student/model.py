@@ -108,7 +108,7 @@ class Student(nn.Module):
 
         ids_1S = ids_S[None]
         logits_1SV = self.hf(input_ids=ids_1S, attention_mask=torch.ones_like(ids_1S), use_cache=False).logits
-        logits_SV: Tensor = logits_1SV[0, :, : self.vocab_size]
+        logits_SV: Tensor = logits_1SV[0, :, : self.vocab_size].clone()  # no view: FSDP hooks what is returned
         return logits_SV
 
     def forward(
