@@ -13,7 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from rgopd.common.errors import ConfigError
 from rgopd.common.http import ServiceState, create_app
-from rgopd.common.models import check_architecture, check_model
+from rgopd.common.models import check_architecture, check_model, hub_problem
 from rgopd.common.server import bind, consumer_name, open_streams, run_http
 from rgopd.common.streams import GENERATE, Streams
 from rgopd.common.telemetry import configure_logging
@@ -97,7 +97,7 @@ def check_student_architecture(config: SamplerConfig) -> None:
     try:
         raw, _ = PretrainedConfig.get_config_dict(config.student)
     except OSError as error:
-        raise ConfigError(f"student: cannot load {config.student!r}: {error}") from error
+        raise ConfigError(hub_problem("student", config.student, error)) from error
     installed = importlib.util.find_spec("vllm") is not None
     sampled = config.pick_engine(cuda=torch.cuda.is_available(), vllm=installed) == "transformers"
     check_architecture(config.student, "student", raw, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, sampled=sampled)

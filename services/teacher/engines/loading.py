@@ -79,7 +79,7 @@ def check_teacher_architecture(config: TeacherConfig) -> None:
     try:
         raw, _ = PretrainedConfig.get_config_dict(config.model, revision=config.revision or None)
     except OSError as error:
-        raise ConfigError(f"model: cannot load {config.model!r}: {error}") from error
+        raise ConfigError(hub_problem("model", config.model, error)) from error
     quantised = config.engine == "vllm"
     check_architecture(config.model, "model", dict(raw), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, may_be_quantised=quantised)
 

@@ -62,7 +62,7 @@ def head_loss(
         batch.sampled_ids_N,
         batch.support_ids_NK,
         need_entropy=objective.needs_entropy,
-        **options,  # type: ignore[arg-type]
+        **options,
     )
     output = objective.token_losses(stats, batch)
     decision = _decide(gate, batch, stats.sampled_logprobs_N)

@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from rgopd.common.errors import ConfigError
-from rgopd.common.models import check_architecture
+from rgopd.common.models import check_architecture, hub_problem
 
 
 def check_architecture_of(student: str) -> None:
@@ -22,7 +22,7 @@ def check_architecture_of(student: str) -> None:
     try:
         raw, _ = PretrainedConfig.get_config_dict(student)
     except OSError as error:
-        raise ConfigError(f"student: cannot load {student!r}: {error}") from error
+        raise ConfigError(hub_problem("student", student, error)) from error
     check_architecture(student, "student", raw, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
