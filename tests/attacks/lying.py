@@ -112,7 +112,7 @@ LYING: list[Case] = [
     # What a program may ask of the functions and iterators that a test hands it leads to no frame and no name.
     *(
         _one(f"asks-for-{name.strip('_')}", _PEER + "def f(cb):\n" + _ASKS.format(name=name), "r = [f(lambda x: x), f(x for x in [1]), f(max)]\nassert all('may not' in x for x in r), r", PASSED)
-        for name in ("__globals__", "__code__", "__closure__", "gi_frame", "__class__", "__self__", "__dict__", "__builtins__")
+        for name in ("__globals__", "__code__", "__closure__", "gi_frame", "__class__", "__self__", "__builtins__", "__wrapped__")
     ),
     _one("asks-by-way-of-an-argument", _PEER + "def f(cb):\n    from rgopd.verifier.sandbox.mirror import BoundMethod\n    return str(cb(BoundMethod(peer().mirrors, cb, '__globals__')))", "SECRET = 'needle'\nassert 'needle' in f(lambda x: x)"),
     _one("makes-a-function", _PEER + "def f(cb):\n    return type(cb)(1, 2)", "assert f(lambda x: x) in [5]"),

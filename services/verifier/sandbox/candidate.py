@@ -152,8 +152,10 @@ class Serving(Guard):
         self.namespace = namespace
         self.awaiting = Awaiting()
 
-    def other(self, operation: str, on: Any, name: str) -> Any:
-        """Names, and coroutines that the tests await."""
+    def other(self, operation: str, on: Any, name: str, value: Any) -> Any:
+        """Names, classes that the tests derive from the program's, and coroutines that they await."""
+        if operation == "derive":
+            return names.derived(name, on, value)
         if operation == "name":
             return names.lookup(self.namespace, name)
         steps = {"task": self.awaiting.start, "run": self.awaiting.run, "cancel": self.awaiting.cancel}

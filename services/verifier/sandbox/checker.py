@@ -28,14 +28,16 @@ _ITERATORS = frozenset(
     + ("enumerate", "dict_keyiterator", "set_iterator", "callable_iterator", "count", "cycle", "repeat", "chain")
 )
 _ADVANCING = ("__iter__", "__next__", "__length_hint__")
+_SAID = ("__name__", "__doc__", "__qualname__", "__module__", "__dict__", "__annotations__")  # what wraps() copies
 _FILES = frozenset(("StringIO", "BytesIO"))
 
 
 class Pending:
     """A coroutine of the tests that the program awaits."""
 
-    def __init__(self, coroutine: Any) -> None:
+    def __init__(self, coroutine: Any, lock: Any) -> None:
         self._coroutine = coroutine
+        self._lock = lock
 
     def result(self) -> Any:
         """Run it. Raises what it raises."""
@@ -51,8 +53,12 @@ class Pending:
                 ended.append((False, error))
 
         thread = threading.Thread(target=run)
-        thread.start()
-        thread.join()
+        held = self._lock._release_save()  # it may ask the program, too
+        try:
+            thread.start()
+            thread.join()
+        finally:
+            self._lock._acquire_restore(held)
         ((good, value),) = ended
         if not good:
             raise value
@@ -114,17 +120,17 @@ class Link(Guard):
             return
         if operation == "method" and self._is_iterator(on) and name in ("send", "throw", "close"):
             return
-        public = not name.startswith("_") or name in ("__name__", "__doc__")
-        if operation == "get" and public and (self._is_file(on) or self._is_own(on) or name in ("__name__", "__doc__")):
+        public = not name.startswith("_") or name in _SAID
+        if operation == "get" and public and (self._is_file(on) or self._is_own(on) or name in _SAID):
             return
         if operation in ("set", "del") and public and self._is_own(on) and not isinstance(on, type):
             return
         raise plain.NotPlain(f"a program may not ask for {operation} {name} of a {type(on).__name__}"[:200])
 
-    def other(self, operation: str, on: Any, name: str) -> Any:
+    def other(self, operation: str, on: Any, name: str, value: Any) -> Any:
         """Coroutines of the tests that the program awaits: each runs to its end, in a thread beside their loop."""
         if operation == "task":
-            return Pending(on)
+            return Pending(on, self.peer.lock)
         if operation == "run":
             return True, on.result()
         return None

@@ -212,7 +212,7 @@ class Crossing:
             return home
         if library.TYPES.get(kind.__name__) is kind or _builtin_exception(kind.__name__) is kind:
             return {"g": ["builtins", kind.__name__]}
-        if library.knows(kind) or self._is_by_value(kind):
+        if self._is_by_value(kind) or library.class_of(kind.__module__, kind.__name__) is kind:
             return {"g": ["" if self._is_by_value(kind) else kind.__module__, kind.__name__]}
         return {"K": self._class_number(kind)}
 
@@ -227,26 +227,18 @@ class Crossing:
             self._described.append(entry)  # after its bases
         return number
 
-    def _exception(self, error: BaseException) -> dict[str, Any]:
+    def _exception(self, error: BaseException, last: bool = False) -> dict[str, Any]:
         kind = type(error)
         said: dict[str, Any] = {"a": self._arguments(error), "c": None}
         if isinstance(error, OSError) and error.filename is not None:
             said["a"] = [self._encode(x) for x in (error.errno, error.strerror, error.filename)]
-        if error.__cause__ is not None and error.__cause__ is not error:
-            said["c"] = self._brief(error.__cause__)
+        if error.__cause__ is not None and not last:
+            said["c"] = self._exception(error.__cause__, last=True)
         shared = self._is_by_value(kind)
         if shared or kind.__module__.partition(".")[0] in sys.stdlib_module_names:
             names = ["" if shared else kind.__module__, kind.__qualname__, describe.builtin_base(kind)]
             return said | {"X": names, "v": self._fields(error)}
         return said | self._export(error)
-
-    def _brief(self, error: BaseException) -> dict[str, Any]:
-        kind = type(error)
-        return {
-            "X": [kind.__module__, kind.__qualname__, describe.builtin_base(kind)],
-            "a": [str(error)[:500]],
-            "v": [],
-        }
 
     def _arguments(self, error: BaseException) -> list[Any]:
         try:
@@ -412,7 +404,7 @@ class Crossing:
         if not module:
             return self.by_value[name]
         if module == "builtins":
-            found = library.TYPES.get(name) or _builtin_exception(name)
+            found = library.TYPES.get(name) or _builtin_exception(name) or library.class_of(module, name)
         else:
             found = library.class_of(module, name)
         if found is None:

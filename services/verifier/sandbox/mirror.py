@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Generator
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from rgopd.verifier.sandbox import library, plain
 from rgopd.verifier.sandbox.describe import SPECIALS
@@ -29,6 +29,13 @@ class MirrorMeta(type):
     """The class of the classes made here: calling one, or reading its attributes, asks."""
 
     _rgopd: Mirrors
+
+    def __new__(meta, name: str, bases: tuple[type, ...], body: dict[str, Any], **_: Any) -> Any:
+        """A class statement of the tests', deriving from one of the program's: the class is made over there."""
+        return next(base for base in bases if isinstance(base, MirrorMeta))._rgopd.derive(meta, name, bases, body)
+
+    def __init__(cls, *args: Any, **kwargs: Any) -> None:
+        """Nothing is left to do."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         """Make an instance over there."""
@@ -52,7 +59,7 @@ class Doc:
     """`__doc__` of stand-ins and of their classes."""
 
     def __get__(self, instance: Any, owner: Any) -> Any:
-        if not isinstance(owner, MirrorMeta) or "_rgopd" not in dir(owner):
+        if not isinstance(owner, MirrorMeta):
             return None
         return owner._rgopd.ask("get", owner if instance is None else instance, name="__doc__")
 
@@ -60,8 +67,7 @@ class Doc:
 class Remote:
     """What all stand-ins for objects are. Holds nothing: who it is stands in `Mirrors`."""
 
-    __doc__ = Doc()
-    _rgopd: Any
+    _rgopd = cast(Any, None)  # not by an annotation: instances would have `__annotations__`
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_rgopd"):
@@ -124,11 +130,19 @@ class Method:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.owner: Any = None
 
     def __get__(self, instance: Any, owner: Any) -> Any:
+        mirrors = owner._rgopd
         if instance is None:
-            return owner._rgopd.ask("get", owner, name=self.name)
-        return BoundMethod(owner._rgopd, instance, self.name)
+            return mirrors.ask("get", owner, name=self.name)
+        if mirrors.is_derived(type(instance)):  # found beyond the tests' own class, perhaps by super()
+            function = BoundMethod(mirrors, self.owner, self.name)
+            return lambda *args, **kwargs: function(instance, *args, **kwargs)
+        return BoundMethod(mirrors, instance, self.name)
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.owner = owner
 
 
 _SPOOFED = {
@@ -162,6 +176,8 @@ class Mirrors:
         self._known: dict[int, Any] = {}  # number over there -> stand-in
         self._numbers: dict[int, int] = {}  # id of a stand-in -> number over there
         self._inner: list[Any] = []
+        self._deriving: type | None = None
+        self._derived: set[type] = set()
 
     @property
     def count(self) -> int:
@@ -197,6 +213,10 @@ class Mirrors:
         """Make the class for a description. Raises NotPlain for what cannot be a class."""
         if number in self._classes:
             raise plain.NotPlain("a class described twice")
+        if self._deriving is not None and description["n"] == self._deriving.__name__:
+            self._classes[number], self._descriptions[number] = self._keep(number, self._deriving), description
+            self._deriving = None
+            return
         name = str(description["n"])[:200]
         body = self._body(description)
         try:
@@ -208,9 +228,10 @@ class Mirrors:
 
     def _body(self, description: dict[str, Any]) -> dict[str, Any]:
         body: dict[str, Any] = {"_rgopd": self, "__module__": str(description.get("m", ""))[:200]}
+        body["__doc__"] = Doc()
         body["_rgopd_meta"] = [name for name in description["meta"] if name in SPECIALS]
-        for name in description["f"]:
-            body[str(name)] = Method(str(name))
+        for name in ("__init__", *map(str, description["f"])):
+            body[name] = Method(name)
         for name in description["s"]:
             if name in SPECIALS:
                 body[name] = self._special(name)
@@ -264,6 +285,22 @@ class Mirrors:
             return lambda instance, kind, error, trace: self.ask("special", instance, name=name, args=(error,))
         return lambda instance, *args: self.ask("special", instance, name=name, args=args)
 
+    def derive(self, meta: type, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> type:
+        """Make a class that derives from stand-ins, over there and here. Here its methods run."""
+        made: type = type.__new__(meta, name, bases, {"_rgopd": self, **body})
+        own = {key: _part(value) for key, value in body.items() if key not in _OF_STATEMENTS}
+        self._derived.add(made)
+        self._deriving = made
+        try:
+            self.ask("derive", bases, name=name, value=own)
+        finally:
+            self._deriving = None
+        return made
+
+    def is_derived(self, kind: type) -> bool:
+        """Was the class made by the tests?"""
+        return kind in self._derived
+
     def dataclass_fields(self, kind: type) -> Any:
         """For asdict() and its kin."""
         names = self.describes(kind).get("dc")
@@ -301,6 +338,20 @@ class Mirrors:
         made = kind.__new__(kind)
         made.args = args
         return self._keep(number, made)  # type: ignore[no-any-return]
+
+
+_OF_STATEMENTS = ("__module__", "__qualname__", "__classcell__", "__doc__", "__annotations__", "__orig_bases__")
+
+
+def _part(value: Any) -> tuple[str, Any]:
+    """A part of a class statement, in the form that `names.derived` takes."""
+    if isinstance(value, staticmethod):
+        return "static", value.__func__
+    if isinstance(value, classmethod):
+        return "class", value.__func__
+    if isinstance(value, property):
+        return "property", (value.fget, value.fset, value.fdel)
+    return ("method", value) if type(value).__name__ == "function" else ("value", value)
 
 
 def _metaclass(bases: tuple[type, ...], specials: list[str]) -> type:

@@ -6,6 +6,7 @@ either carries what `Crossing.envelope` adds. Only one side is active at any tim
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 from collections.abc import Callable
@@ -46,6 +47,7 @@ class Peer:
         self.mirrors = Mirrors(self.ask, rules)
         self.crossing = Crossing(sign, self.mirrors, guard.exportable, lambda on, name: guard.serving("get", on, name))
         self.asked = 0
+        self.lock = _thread.RLock()  # tests start threads
         self._busy = False
         self._depth = 0
         self._incoming = bytearray()
@@ -56,7 +58,8 @@ class Peer:
         """Ask the other side; what it answers, or the exception that came of it."""
         if operation == "finally":  # a generator that is thrown away, at whatever moment
             return None if self._busy else self._ask("method", target, details)
-        return self._ask(operation, target, details)
+        with self.lock:
+            return self._ask(operation, target, details)
 
     def _ask(self, operation: str, target: Any, details: dict[str, Any]) -> Any:
         if self._depth >= _DEEPEST:
@@ -150,7 +153,7 @@ class Peer:
             return setattr(on, name, value)
         if operation == "del":
             return delattr(on, name)
-        return self.guard.other(operation, on, name)
+        return self.guard.other(operation, on, name, value)
 
     # --- lines
 
@@ -207,6 +210,6 @@ class Guard:
     def serving(self, operation: str, on: Any, name: str) -> None:
         """Raise NotPlain for what may not be asked."""
 
-    def other(self, operation: str, on: Any, name: str) -> Any:
+    def other(self, operation: str, on: Any, name: str, value: Any) -> Any:
         """Operations beside those on objects."""
         raise plain.NotPlain(f"no operation {operation}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -83,6 +83,8 @@ def parts(value: Any) -> Any:
     """What an object holds, read past any override, for comparison by identity."""
     if isinstance(value, list):
         return list.__getitem__(value, slice(None))
+    if isinstance(value, OrderedDict):
+        return [part for pair in OrderedDict.items(value) for part in pair]
     if isinstance(value, dict):
         return [*dict.keys(value), *dict.values(value)]
     if isinstance(value, set):
@@ -116,6 +118,10 @@ def replace(value: Any, new: Any) -> None:
     """Make an object hold what another of its kind holds, past any override."""
     if isinstance(value, list):
         list.__setitem__(value, slice(None), new)
+    elif isinstance(value, OrderedDict):
+        OrderedDict.clear(value)
+        for key, part in new.items():
+            OrderedDict.__setitem__(value, key, part)
     elif isinstance(value, dict):
         dict.clear(value)
         dict.update(value, new)
