@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rgopd.cli.compare import wide_console
+from rgopd.cli.display import EvaluationSource, Progress
 from rgopd.common.errors import ConfigError
 from rgopd.common.settings import nearest
 from rgopd.evaluate.models import Backend, ModelSpec, resolve
@@ -63,7 +64,9 @@ def run_eval(options: Options) -> int:
     if not options.model:
         raise ConfigError("name a MODEL: a Hugging Face folder, a hub id, a .gguf file, or the folder of a run")
     floors = parse_floors(options.fail_under, [pin.label for pin in suite.pins])
-    found = evaluate(harness, suite, options, lambda line: console.print(line, highlight=False, markup=False))
+    source = EvaluationSource()
+    with Progress(source) as display:
+        found = evaluate(harness, suite, options, display.say, source.follow)
     folder = folder_of(options)
     console.print(summary_table(found))
     console.print(f"{found['done']}/{found['cells']} cells in {folder}", highlight=False, soft_wrap=True)
@@ -73,7 +76,9 @@ def run_eval(options: Options) -> int:
     return 1 if missed else 0
 
 
-def evaluate(harness: Any, suite: Suite, options: Options, say: Any) -> dict[str, Any]:
+def evaluate(
+    harness: Any, suite: Suite, options: Options, say: Any, seen: Any = lambda progress: None
+) -> dict[str, Any]:
     """Run and write summary.json; for the commands that evaluate many models too."""
     from rgopd.evaluate.evaluation import Evaluation, Request
     from rgopd.verifier.config import VerifierConfig
@@ -91,7 +96,7 @@ def evaluate(harness: Any, suite: Suite, options: Options, say: Any) -> dict[str
         tuple(options.include),
     )  # fmt: skip
     verifier = VerifierConfig.from_sources("verifier")
-    found = Evaluation(request, harness, say, verifier).run(rescore=options.rescore)
+    found = Evaluation(request, harness, say, verifier, seen).run(rescore=options.rescore)
     partial = request.folder / "summary.partial"
     partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     partial.rename(request.folder / "summary.json")

@@ -95,12 +95,13 @@ def _digest(path: Path) -> str:
 
 @dataclass
 class Evaluation:
-    """The run of a request. `say` prints a line."""
+    """The run of a request. `say` prints a line; `seen` gets the progress once requests are counted."""
 
     request: Request
     harness: Harness
     say: Callable[[str], None]
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
+    seen: Callable[[Progress], None] = lambda progress: None
 
     def run(self, *, rescore: bool = False) -> dict[str, Any]:
         """Every cell that is not there yet (`rescore`: every cell that is, from its samples); returns the summary.
@@ -133,6 +134,7 @@ class Evaluation:
             pin: sum(_count(t, self.request.suite.limit) for t in loaded.values()) for pin, loaded in tasks.items()
         }
         progress = Progress(sum(_weight(c, sizes[c.pin]) for c in wanted), self.say)
+        self.seen(progress)
         judge = Judge(verifier)
         for number, cell in enumerate(wanted, 1):
             progress.begin(cell.title, sizes[cell.pin] * (4 if cell.pin.mode == "likelihood" else 1),

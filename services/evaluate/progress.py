@@ -21,6 +21,8 @@ class Progress:
         self.next_line = self.started + EVERY_S
         self.title, self.requests, self.answered, self.weight = "", 0, 0, 0.0
         self.dbdict = None  # lm-eval's own hook has it
+        self.shown = False
+        """Somebody draws it: no lines of its own."""
 
     def begin(self, title: str, requests: int, weight: float) -> None:
         """A cell of so many requests, and what it weighs in all."""
@@ -29,7 +31,7 @@ class Progress:
     def add_partial(self, attr: str, req: Any, res: Any) -> None:
         """lm-eval's hook: one answer is there."""
         self.answered = min(self.answered + 1, self.requests)
-        if time.monotonic() >= self.next_line:
+        if not self.shown and time.monotonic() >= self.next_line:
             self.next_line = time.monotonic() + EVERY_S
             left = self.left()
             self.say(f"  {self.title}: {self.answered}/{self.requests}" + (f", {left} left in all" if left else ""))
@@ -42,10 +44,14 @@ class Progress:
 
     def left(self) -> str:
         """Like '1 h 05 min', or nothing before there is a rate."""
+        seconds = self.left_s()
+        return "" if seconds is None else span(seconds)
+
+    def left_s(self) -> float | None:
+        """Seconds to the end of all cells; None before there is a rate."""
         here = self.done + self.weight * (self.answered / self.requests if self.requests else 0.0)
         gone = here - self.before
-        seconds = (self.total - here) * (time.monotonic() - self.started) / gone if gone > 0 else None
-        return "" if seconds is None else span(seconds)
+        return (self.total - here) * (time.monotonic() - self.started) / gone if gone > 0 else None
 
 
 def span(seconds: float) -> str:

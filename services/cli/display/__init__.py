@@ -5,8 +5,9 @@ Out: a live display on a terminal, elsewhere a line every few seconds.
 Not imported: torch, the services: a display is there before they are.
 """
 
+from rgopd.cli.display.evaluation_source import EvaluationSource
 from rgopd.cli.display.progress import Progress
 from rgopd.cli.display.run_source import RunSource
 from rgopd.cli.display.snapshot import Snapshot, Stage
 
-__all__ = ["Progress", "RunSource", "Snapshot", "Stage"]
+__all__ = ["EvaluationSource", "Progress", "RunSource", "Snapshot", "Stage"]

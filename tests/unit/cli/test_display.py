@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rgopd.cli.display import Progress, RunSource, Snapshot, Stage
+from rgopd.cli.display import EvaluationSource, Progress, RunSource, Snapshot, Stage
 from rgopd.cli.display.looks import line, table
 from rgopd.cli.display.progress import Screen
 from rgopd.cli.display.snapshot import Rates, duration
 from rgopd.common.run_files import EventLog, StatusFile
+from rgopd.evaluate.progress import Progress as Counting
 
 BUSY = Snapshot(
     "collecting",
@@ -203,3 +204,19 @@ def test_a_source_that_is_slow_does_not_hold_what_is_said() -> None:
         said("x")
     said("after")
     assert text_of(screen).rstrip().endswith("after")
+
+
+def test_an_evaluation_loads_and_then_counts() -> None:
+    source = EvaluationSource()
+    assert source() == Snapshot("loading model and data")
+    said: list[str] = []
+    counting = Counting(10.0, said.append)
+    counting.next_line = 0.0
+    source.follow(counting)
+    counting.begin("GSM8K at 1024 tokens", 40, 10.0)
+    for _ in range(10):
+        counting.add_partial("generate_until", None, None)
+    shown = source()
+    assert (shown.phase, shown.stages) == ("GSM8K at 1024 tokens", [Stage("answers", 10, 40)])
+    assert shown.left_s is not None
+    assert said == []  # the display tells, not both
