@@ -91,5 +91,17 @@ def test_locks_hold_what_pyproject_asks_for(service: str) -> None:
     assert text.count("--hash=sha256:") >= len(pinned)
 
 
+def test_the_evaluations_lock_adds_to_the_environment_and_changes_nothing_in_it() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found = re.findall(r"^([a-z0-9._-]+)==([^\s;]+)", (LOCKS / "eval.txt").read_text(), re.MULTILINE)
+    there = dict(re.findall(r"^([a-z0-9._-]+)==([^\s;]+)", (LOCKS / "dev.txt").read_text(), re.MULTILINE))
+    assert not {name for name, _ in found} & set(there)
+    pinned = {**there, **dict(found)}
+    for requirement in map(Requirement, project["optional-dependencies"]["eval"]):
+        version = pinned.get(canonicalize_name(requirement.name))
+        assert version, f"{requirement.name}: run deploy/docker/lock.sh"
+        assert requirement.specifier.contains(version), (requirement, version)
+
+
 def test_the_verifier_is_locked_without_torch() -> None:
     assert not re.search(r"^(torch|transformers|triton)==", (LOCKS / "verifier-cpu.txt").read_text(), re.MULTILINE)
