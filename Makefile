@@ -70,7 +70,7 @@ test-page: install
 	touch $@
 
 test-eval: .venv/.installed-eval
-	$(PYTEST) tests/evaluate
+	$(PYTEST) -n 2 --dist loadfile tests/evaluate
 
 # Every model family of tests/families/families.py through every service: ten minutes on 2 cores.
 test-families: install
