@@ -212,16 +212,19 @@ def watch(
     runs: Annotated[list[Path] | None, typer.Argument(help="Run folders, or folders of runs. Default: runs.")] = None,
     config: Config = None,
     overrides: Set = None,
+    port: Annotated[int | None, typer.Option(help="Default: any free one, which is printed.")] = None,
+    host: Annotated[str, typer.Option(help="Default: 127.0.0.1. Any other is guarded by a token.")] = "",
 ) -> None:
     """Serve a live page of runs at a URL that is printed: curves, rollouts token by token, queues and faults.
 
-    It only reads, needs no trainer, and works on finished and on mounted folders. --set port=8000, --set host=0.0.0.0.
+    It only reads, needs no trainer, and works on finished and on mounted folders.
     """
     from rgopd.watch.config import WatchConfig
     from rgopd.watch.main import serve
 
-    places = [f"runs={json.dumps([str(run) for run in runs])}"] if runs else []
-    raise typer.Exit(serve(load(WatchConfig, "watch", config, [*(overrides or []), *places])))
+    given = [f"runs={json.dumps([str(run) for run in runs])}"] if runs else []
+    given += [f"{key}={value}" for key, value in (("port", port), ("host", host)) if value not in (None, "")]
+    raise typer.Exit(serve(load(WatchConfig, "watch", config, [*(overrides or []), *given])))
 
 
 @app.command()

@@ -16,6 +16,7 @@ from rgopd.watch.run import Run
 from rgopd.watch.runs import Runs
 
 _LIST_S = 3.0
+BY_STEP = {"figures", "clock", "evaluation", "first_evaluation", "warnings", "events", "cuts", "settings", "links"}
 
 
 class Hub:
@@ -69,13 +70,20 @@ class Hub:
             return answer
 
     def news(self, names: Iterable[str]) -> dict[str, str]:
-        """Events for a page that looks at these runs: {"now <run>": JSON, "runs": JSON}."""
+        """Events for a page that looks at these runs: {"runs": JSON, "more <run>": JSON, "now <run>": JSON}.
+
+        `more` is what changes with a step, `now` what changes within one: a second's news are small.
+        """
         found = {"runs": json.dumps(self.overview())}
         for name in names:
             try:
-                found[f"now {name}"] = json.dumps(self.now(name), allow_nan=False)
+                now = self.now(name)
             except InvalidInput:  # deleted while somebody looks at it
                 continue
+            parts = {"more": {"run": name}, "now": {"run": name}}
+            for key, value in now.items():
+                parts["more" if key in BY_STEP else "now"][key] = value
+            found |= {f"{kind} {name}": json.dumps(part, allow_nan=False) for kind, part in parts.items()}
         return found
 
     def close(self) -> None:

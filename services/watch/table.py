@@ -65,7 +65,7 @@ class Table:
         """The finite values among the last `count` rows."""
         column = self.columns.get(name, array("d"))
         first = max(0, len(self.steps) - count)
-        return [value for value in column[first:] if math.isfinite(value)]
+        return [float(f"{value:.6g}") for value in column[first:] if math.isfinite(value)]
 
     def window(self, names: Iterable[str], low: int, high: int, points: int) -> dict[str, Any]:
         """Columns between two steps, in at most `points` points.

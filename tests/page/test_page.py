@@ -19,6 +19,7 @@ from tests.page.conftest import Open, Serve, tab
 from tests.page.material import HOSTILE, LONG, write_hostile_rollouts, write_run
 
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
+AXE_RUN = "axe.run(document).then((r) => r.violations)"
 WIDE, PHONE = (1280, 900), (360, 740)
 
 
@@ -149,6 +150,9 @@ def test_three_runs_zoom_smoothing_log_and_files(tmp_path: Path, serve: Serve, o
     assert 205 < last < 245
     page.get_by_role("button", name="All steps").click()
     expect(note).to_have_count(0)
+    page.get_by_label("From step").fill("200")
+    page.get_by_label("From step").press("Enter")
+    expect(page.get_by_text("steps 200 to 299", exact=True)).to_be_visible()
     expect(page.locator('a[href^="api/csv"]').first).to_have_count(1)
 
 
@@ -213,8 +217,7 @@ def test_no_serious_finding_of_axe(
             page.locator(".token-card table").wait_for()
         # Through the debugger: the page's own policy lets no script in.
         page.evaluate(AXE.read_text() + ";0")
-        found = page.evaluate("axe.run(document).then((r) => r.violations)")
-        serious = [brief(v) for v in found if v["impact"] in ("serious", "critical")]
+        serious = [brief(v) for v in page.evaluate(AXE_RUN) if v["impact"] in ("serious", "critical")]
         assert serious == [], f"{name}, {scheme}, {size}"
 
 
@@ -256,6 +259,8 @@ def test_the_export_is_the_same_page_and_asks_nobody(run: Path, open_page: Open,
     page.on("request", lambda request: asked.append(request.url))
     page.goto(report.as_uri())
     expect(page.get_by_text("Summary of it")).to_be_visible()
+    page.evaluate(AXE.read_text() + ";0")
+    assert [brief(v) for v in page.evaluate(AXE_RUN) if v["impact"] in ("serious", "critical")] == []
     tab(page, "Now")
     expect(page.get_by_text("step 60 of 60")).to_be_visible()
     tab(page, "Curves")

@@ -11,6 +11,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from rgopd.watch.guard import COOKIE
+from rgopd.watch.hub import Hub
+from rgopd.watch.runs import Runs
 from tests.unit.watch.conftest import MakeRun, step_row, write_rows
 
 OpenPage = Callable[..., TestClient]
@@ -130,6 +132,24 @@ def test_a_token_is_brought_once_and_kept_as_a_cookie(make_run: MakeRun, open_pa
     assert client.get("/api/runs?token=s3cret").status_code == 401, "only the page itself takes it from the URL"
     for headers in ({"cookie": f"{COOKIE}=wrong"}, {"cookie": "\x7f=;;"}, {"authorization": "Bearer s3cre"}):
         assert client.get("/api/runs", headers=headers).status_code == 401, headers
+
+
+def test_a_seconds_news_are_small(make_run: MakeRun) -> None:
+    folder = make_run(steps=0)
+    write_rows(folder / "metrics.jsonl", [step_row(i) for i in range(1000)])
+    (folder / "status.json").write_text(
+        '{"time": 1, "phase": "collecting", "stages": {"sampling": {"done": 1, "of": 2}}}'
+    )
+    hub = Hub(Runs([folder]), poll_s=0.0)
+    before = hub.news(["run"])
+    assert set(before) == {"runs", "more run", "now run"}
+    assert "figures" in json.loads(before["more run"])
+    assert len(before["now run"]) < 1500, "bytes a second while something happens within a step"
+    write_rows(folder / "metrics.jsonl", [step_row(1000)], "a")
+    after = hub.news(["run"])
+    assert after["more run"] != before["more run"]
+    assert json.loads(after["now run"])["last"] == 1000
+    assert set(hub.news(["gone"])) == {"runs"}
 
 
 def test_answers_are_compressed(make_run: MakeRun, open_page: OpenPage) -> None:

@@ -79,7 +79,7 @@ export function follow(runs, heard, changed) {
   let source = null, again = 0;
   const open = () => {
     source = new EventSource(`api/events?${query}`);
-    for (const kind of ["now", "runs"]) source.addEventListener(kind, (event) => heard(kind, JSON.parse(event.data)));
+    for (const kind of ["runs", "more", "now"]) source.addEventListener(kind, (event) => heard(kind, JSON.parse(event.data)));
     source.onopen = () => changed("live");
     source.onerror = () => {
       changed("lost");

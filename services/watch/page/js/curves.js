@@ -20,6 +20,9 @@ export class Curves {
     this.visible = new Set();
     this.seen = new IntersectionObserver((entries) => this.sighted(entries), { rootMargin: "300px" });
     this.rangeNote = h("span", { class: "muted" });
+    const step = (name) => h("input", { type: "number", min: "0", "aria-label": name, class: "step", onchange: () => this.typed() });
+    this.from = step("From step");
+    this.to = step("To step");
     this.all = h("button", { type: "button", onclick: () => this.zoom(null), disabled: true }, "All steps");
     this.smoothNote = h("output", {}, "off");
     this.body = h("div", {});
@@ -35,7 +38,7 @@ export class Curves {
     const log = h("input", { type: "checkbox", onchange: (e) => this.set({ log: e.target.checked }) });
     const filter = h("input", { type: "search", placeholder: "Find a curve", "aria-label": "Find a curve", oninput: (e) => this.filter(e.target.value) });
     return h("div", { class: "tools" }, filter, h("label", {}, "Smoothing", slider, this.smoothNote), h("label", {}, log, "Log axis"),
-      h("button", { type: "button", onclick: () => this.lastPart(0.25) }, "Last quarter"), this.all, this.rangeNote);
+      h("span", {}, "Steps ", this.from, " to ", this.to), h("button", { type: "button", onclick: () => this.lastPart(0.25) }, "Last quarter"), this.all, this.rangeNote);
   }
 
   /** Show these runs; live ones are refreshed by `heard`. */
@@ -156,8 +159,17 @@ export class Curves {
     this.zoom([Math.floor(last * (1 - share)), last]);
   }
 
+  /** A range typed in: for fingers, and for exactness. */
+  typed() {
+    const last = Math.max(1, ...[...this.series.values()].map((series) => series.last ?? 1));
+    const from = Math.max(0, Number(this.from.value || 0)), to = Number(this.to.value || last);
+    if (Number.isFinite(from) && to > from) this.zoom([Math.round(from), Math.round(to)]);
+  }
+
   async zoom(range) {
     this.options.zoom = range;
+    this.from.value = range ? range[0] : "";
+    this.to.value = range ? range[1] : "";
     this.all.disabled = range === null;
     this.rangeNote.textContent = range ? `steps ${range[0]} to ${range[1]}` : "";
     announce(range ? `showing steps ${range[0]} to ${range[1]}` : "showing all steps");

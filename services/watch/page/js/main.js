@@ -68,7 +68,7 @@ class Page {
       view.runsShown = this.shown;
       view.setRuns(this.shown);
     }
-    for (const now of this.latest.values()) view.heard(now);
+    for (const now of this.latest.values()) if (now.state && now.figures) view.heard(now);
   }
 
   view() {
@@ -101,10 +101,11 @@ class Page {
   heard(kind, data) {
     if (kind === "runs") return this.heardRuns(data);
     if (!this.shown.includes(data.run)) return undefined;
-    this.latest.set(data.run, data);
-    if (this.current) this.view().heard(data);
-    if (!this.current || this.current === "now") return undefined;
-    return this.tabs.find(([id]) => id === "now")[2].heard(data);
+    const known = { ...this.latest.get(data.run), ...data }; // two parts: what changes with a step, and within one
+    this.latest.set(data.run, known);
+    if (!this.current || !known.state || !known.figures) return undefined;
+    this.view().heard(known);
+    return this.current === "now" ? undefined : this.tabs.find(([id]) => id === "now")[2].heard(known);
   }
 
   heardRuns(data) {
