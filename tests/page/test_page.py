@@ -251,6 +251,16 @@ def test_the_theme_follows_the_system_until_told(run: Path, serve: Serve, open_p
     expect(page.locator("html")).to_have_attribute("data-theme", "light")
 
 
+def test_a_page_that_nobody_sees_lets_its_connection_go(run: Path, serve: Serve, open_page: Open) -> None:
+    page = open_page(serve(run))
+    state = page.locator("header [role=status]")
+    expect(state).to_have_text("live")
+    for hidden, word in (("true", "asleep"), ("false", "live")):
+        page.evaluate(f"Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }})")
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        expect(state).to_have_text(word)
+
+
 def test_the_export_is_the_same_page_and_asks_nobody(run: Path, open_page: Open, tmp_path: Path) -> None:
     report = tmp_path / "report.html"
     report.write_text(page_of(Run(run, run.name), "<h2>Summary of it</h2>"), encoding="utf-8")

@@ -36,6 +36,7 @@ class Page {
     const chosen = asked.runs.filter((run) => known.has(run));
     this.show((chosen.length ? chosen : found.first).slice(0, MAX_SHOWN));
     this.open(this.tabs.some(([id]) => id === asked.tab) && (location.hash || !summary) ? asked.tab : this.tabs[0][0]);
+    document.addEventListener("visibilitychange", () => offline || this.connect());
     addEventListener("hashchange", () => this.moved());
   }
 
@@ -88,14 +89,20 @@ class Page {
   show(runs) {
     this.shown = runs;
     for (const run of [...this.latest.keys()]) if (!runs.includes(run)) this.latest.delete(run);
-    this.stop?.();
     this.pickerName.textContent = runs.length === 1 ? runs[0] : `${runs.length} runs`;
     document.title = (runs.length === 1 ? runs[0] + " · " : "") + "rgopd watch";
     put(this.reports, runs.map((run) => [h("a", { class: "button", href: address("report", { run }) }, `Report of ${run} (one HTML file)`), h("a", { class: "button", href: address("csv", { run }) }, `All steps of ${run} (CSV)`)]));
     this.list();
     if (this.current) this.open(this.current);
     if (offline) for (const run of runs) get("now", { run }).then((now) => this.heard("now", now));
-    this.stop = follow(runs, (kind, data) => this.heard(kind, data), (state) => this.linked(state));
+    this.connect();
+  }
+
+  /** A page that nobody sees lets go: a browser has six connections to a host, and a phone has a battery. */
+  connect() {
+    this.stop?.();
+    this.stop = document.hidden ? null : follow(this.shown, (kind, data) => this.heard(kind, data), (state) => this.linked(state));
+    if (document.hidden) this.linked("hidden");
   }
 
   heard(kind, data) {
@@ -142,7 +149,7 @@ class Page {
 
   linked(state) {
     this.dot.className = `dot ${state === "live" ? "live" : state === "lost" ? "lost" : ""}`;
-    this.link.textContent = { live: "live", lost: "connection lost, trying again", offline: "exported" }[state];
+    this.link.textContent = { live: "live", lost: "connection lost, trying again", offline: "exported", hidden: "asleep" }[state];
   }
 }
 
