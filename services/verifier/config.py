@@ -51,6 +51,10 @@ class VerifierConfig(ServiceSettings):
 
     python: str = Field("", description="Interpreter for code under test; empty: this one's base.")
     readable: list[str] = Field([], description="More folders that code under test may read.")
+    packages: list[str] = Field(
+        ["numpy", "sympy", "pandas", "scipy", "networkx", "sortedcontainers", "regex"],
+        description="Libraries that code under test may import, as far as its interpreter has them.",
+    )
     preimport: list[str] = Field([], description="More modules imported before forking.")
     uid_base: int = Field(0, ge=0, description="As root: first uid for slots; 0: chosen by process id.")
     recycle_after: int = Field(20_000, ge=1, description="Checks after which a sandbox interpreter is replaced.")

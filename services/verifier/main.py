@@ -18,6 +18,7 @@ from rgopd.verifier.config import VerifierConfig, default_workers
 from rgopd.verifier.engine import VerifierEngine
 from rgopd.verifier.graders import default_registry
 from rgopd.verifier.graders.python import read_graders
+from rgopd.verifier.libraries import Libraries, find_libraries
 from rgopd.verifier.sandbox.ladder import choose_rung
 from rgopd.verifier.sandbox.pool import SandboxPool, SandboxSettings
 from rgopd.verifier.symbolic.pool import SymbolicPool
@@ -27,14 +28,18 @@ from rgopd.verifier.worker import stream_worker
 
 log = logging.getLogger(__name__)
 
+_NONE = Libraries()
 
-def sandbox_settings(config: VerifierConfig, rung: int) -> SandboxSettings:
+
+def sandbox_settings(config: VerifierConfig, rung: int, libraries: Libraries = _NONE) -> SandboxSettings:
     """How the configured sandbox starts its zygotes."""
     return SandboxSettings(
         rung=rung,
         python=config.python,
-        readable=tuple(config.readable),
+        readable=(*config.readable, *libraries.readable),
         preimport=tuple(config.preimport),
+        packages=libraries.names,
+        package_folder=libraries.folder,
         uid_base=config.uid_base,
         recycle_after=config.recycle_after,
     )
@@ -53,9 +58,10 @@ def build_engine(
         toolchains = find_toolchains(config.toolchains)
     except ValueError as problem:
         raise ConfigError(str(problem)) from problem
+    libraries = find_libraries(config.python, config.packages)
     rung, report = choose_rung(config.rung, lambda r: sandbox_settings(config, r))
     workers = config.workers or default_workers()
-    sandbox = SandboxPool(workers, sandbox_settings(config, rung))
+    sandbox = SandboxPool(workers, sandbox_settings(config, rung, libraries))
     symbolic = SymbolicPool(config.math_workers or default_workers(), deadline_s=config.math_deadline_s)
     tools = Tools(sandbox, symbolic, config.default_limits(), config.maximum_limits(), toolchains)
     registry = default_registry(toolchains.languages, python_graders)
@@ -73,6 +79,7 @@ def build_engine(
         "isolation": {"rung": rung, **report},
         "kinds": registry.kinds,
         "languages": toolchains.languages,
+        "packages": list(libraries.names),
         "workers": workers,
         "limits": {
             "default": tools.default_limits.as_dict(),

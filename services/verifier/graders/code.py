@@ -8,6 +8,7 @@ from typing import Any
 from rgopd.common.errors import InvalidInput
 from rgopd.common.settings import nearest
 from rgopd.verifier.code import asserts, calls, plans, stdio
+from rgopd.verifier.code.missing import as_missing_library
 from rgopd.verifier.code.spec import CallTest, CodeSpec, StdioTest
 from rgopd.verifier.graders.base import Grader, Lane
 from rgopd.verifier.sandbox.command import SandboxError
@@ -38,9 +39,10 @@ class CodeGrader(Grader[CodeSpec]):
         """Dispatch on the tests' style."""
         style = {"asserts": asserts.grade, "calls": calls.grade, "stdio": stdio.grade}[spec.style]
         try:
-            return style(response, spec, tools)
+            verdict = style(response, spec, tools)
         except SandboxError as problem:
             return error(f"sandbox: {problem}")
+        return as_missing_library(verdict) if spec.language == "python" else verdict
 
 
 __all__ = ["CallTest", "CodeGrader", "CodeSpec", "StdioTest"]

@@ -245,10 +245,12 @@ def _children() -> list[int]:
 def main(control_fd: int) -> int:
     """Entry of the exec'd interpreter: build the world of the rung, then serve.
 
-    The first packet says how: rung, uid, checker_uid, scratch, readable, preimport.
+    The first packet says how: rung, uid, checker_uid, scratch, readable, preimport, package_folder.
     """
     control = socket.socket(fileno=control_fd)
     setup: dict[str, Any] = json.loads(control.recv(1 << 16))
+    if setup["package_folder"]:
+        sys.path.append(setup["package_folder"])
     for name in (*PREIMPORT.split(), *setup["preimport"]):
         __import__(name)
     builtins.exit = _sitebuiltins.Quitter("exit", "")  # site, which is not run, would add these

@@ -29,18 +29,22 @@ _ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "PYTHONHASHSEED": "0",
     "MALLOC_ARENA_MAX": "1",  # or every thread reserves 64 MB of the address space
+    "OPENBLAS_NUM_THREADS": "1",  # a process that has threads cannot be forked
+    "OMP_NUM_THREADS": "1",
 }
 _START_S = 30.0
 
 
 @dataclass(frozen=True)
 class SandboxSettings:
-    """How zygotes are started."""
+    """How zygotes are started. `packages` lie in `package_folder`, which is on the path of code under test."""
 
     rung: int
     python: str = ""
     readable: tuple[str, ...] = ()
     preimport: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    package_folder: str = ""
     uid_base: int = 0
     recycle_after: int = 20_000
 
@@ -110,6 +114,7 @@ class ZygoteProcess:
             "scratch": self.scratch,
             "readable": folders,
             "preimport": settings.preimport,
+            "package_folder": settings.package_folder,
             "watch_memory": self.group is None,
         }
         packet = self._introduce(setup)
@@ -134,7 +139,7 @@ class ZygoteProcess:
 
     def _introduce(self, setup: dict[str, Any]) -> bytes:
         """Tell it how; what it answers, b"" when nothing."""
-        self.control.settimeout(_START_S)
+        self.control.settimeout(_START_S if len(setup["preimport"]) < 2 else 4 * _START_S)  # pandas takes its time
         try:
             self.control.send(json.dumps(setup).encode())
             return self.control.recv(1 << 16)
