@@ -45,7 +45,7 @@ uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header -
     -c $LOCKS/torch/cuda.txt $(without $LOCKS/dev.txt) $(without $LOCKS/torch/cuda.txt) -o $LOCKS/eval.txt
 rm /tmp/rgopd-cuda-names /tmp/rgopd-pure-names
 
-compile $LOCKS/verifier-cpu.txt pyproject.toml --extra verifier
+compile $LOCKS/verifier-cpu.txt pyproject.toml --extra verifier --extra packages
 echo "pytest>=8" | compile $LOCKS/attacks.txt -c $LOCKS/verifier-cpu.txt -
 for service in teacher sampler trainer; do
     extra=$service
