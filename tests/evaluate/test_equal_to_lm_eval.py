@@ -15,7 +15,7 @@ from rgopd.evaluate import cells
 from rgopd.evaluate.cells import Cell
 from rgopd.evaluate.harness import tasks_folder
 from rgopd.evaluate.suites import GSM8K, IFEVAL, MBPP, SCIQ, Pin
-from tests.evaluate.conftest import DATA, HERE, Command
+from tests.evaluate.conftest import DATA, HERE
 
 LENGTH, BATCH, LIMIT = 16, 3, 3
 pytestmark = pytest.mark.timeout(3000)  # four processes, each with a 135M model on however few cores there are
@@ -103,15 +103,3 @@ def test_likelihood_bit_for_bit(greedy: tuple[Path, dict[str, list[dict[str, Any
         row = reference[sample["doc_id"]]
         assert [value for value, _ in sample["loglikelihoods"]] == [float(r[0][0]) for r in row["resps"]]
         assert sample["metrics"]["none"]["acc"] == row["acc"]
-
-
-def test_sampled_with_the_same_seed(gguf: Path, rgopd: Command, tmp_path: Path) -> None:
-    done = rgopd(
-        "eval", gguf, "--suite", "gsm8k", "--data", DATA, "-o", tmp_path / "ours", "--temperature", 0.6, "--seeds", 2,
-        "--lengths", LENGTH, "--batch-size", BATCH, "--limit", LIMIT,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    theirs = in_filter(lm_eval(tmp_path / "theirs", gguf, "gsm8k", SAMPLED, 1)["gsm8k"], GSM8K)
-    seeds = [cells.read_samples(tmp_path / "ours", Cell(GSM8K, LENGTH, seed)) for seed in (0, 1)]
-    assert [s["response"] for s in seeds[1]] == [theirs[s["doc_id"]]["resps"][0][0] for s in seeds[1]]
-    assert [s["response"] for s in seeds[0]] != [s["response"] for s in seeds[1]]
