@@ -19,18 +19,20 @@ FINISH_STOP: FinishReason
 FINISH_LENGTH: FinishReason
 
 class Prompt(_message.Message):
-    __slots__ = ("prompt_id", "prompt_ids", "check", "teacher", "domain")
+    __slots__ = ("prompt_id", "prompt_ids", "check", "teacher", "domain", "messages_json")
     PROMPT_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_IDS_FIELD_NUMBER: _ClassVar[int]
     CHECK_FIELD_NUMBER: _ClassVar[int]
     TEACHER_FIELD_NUMBER: _ClassVar[int]
     DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_JSON_FIELD_NUMBER: _ClassVar[int]
     prompt_id: str
     prompt_ids: _common_pb2.Tensor
     check: _verifier_pb2.Check
     teacher: str
     domain: str
-    def __init__(self, prompt_id: _Optional[str] = ..., prompt_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., check: _Optional[_Union[_verifier_pb2.Check, _Mapping]] = ..., teacher: _Optional[str] = ..., domain: _Optional[str] = ...) -> None: ...
+    messages_json: str
+    def __init__(self, prompt_id: _Optional[str] = ..., prompt_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., check: _Optional[_Union[_verifier_pb2.Check, _Mapping]] = ..., teacher: _Optional[str] = ..., domain: _Optional[str] = ..., messages_json: _Optional[str] = ...) -> None: ...
 
 class SamplingParams(_message.Message):
     __slots__ = ("temperature", "top_p", "top_k", "max_new_tokens", "support_k")
@@ -79,7 +81,7 @@ class GenerateRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[_common_pb2.Header, _Mapping]] = ..., request_id: _Optional[str] = ..., groups: _Optional[_Iterable[_Union[GroupRequest, _Mapping]]] = ..., policy_version: _Optional[int] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., purpose: _Optional[str] = ..., verify: bool = ..., score_job: _Optional[_Union[_teacher_pb2.ScoreJob, _Mapping]] = ...) -> None: ...
 
 class Rollout(_message.Message):
-    __slots__ = ("header", "group_id", "index", "policy_version", "prompt_ids", "response_ids", "sampled_logprobs", "support_ids", "response_text", "finish_reason", "prompt_id")
+    __slots__ = ("header", "group_id", "index", "policy_version", "prompt_ids", "response_ids", "sampled_logprobs", "support_ids", "response_text", "finish_reason", "prompt_id", "messages_json")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +93,7 @@ class Rollout(_message.Message):
     RESPONSE_TEXT_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     PROMPT_ID_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_JSON_FIELD_NUMBER: _ClassVar[int]
     header: _common_pb2.Header
     group_id: str
     index: int
@@ -102,7 +105,8 @@ class Rollout(_message.Message):
     response_text: str
     finish_reason: FinishReason
     prompt_id: str
-    def __init__(self, header: _Optional[_Union[_common_pb2.Header, _Mapping]] = ..., group_id: _Optional[str] = ..., index: _Optional[int] = ..., policy_version: _Optional[int] = ..., prompt_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., response_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., sampled_logprobs: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., support_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., response_text: _Optional[str] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., prompt_id: _Optional[str] = ...) -> None: ...
+    messages_json: str
+    def __init__(self, header: _Optional[_Union[_common_pb2.Header, _Mapping]] = ..., group_id: _Optional[str] = ..., index: _Optional[int] = ..., policy_version: _Optional[int] = ..., prompt_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., response_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., sampled_logprobs: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., support_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., response_text: _Optional[str] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., prompt_id: _Optional[str] = ..., messages_json: _Optional[str] = ...) -> None: ...
 
 class StageDone(_message.Message):
     __slots__ = ("header", "stage", "group_id", "failure")

@@ -19,16 +19,18 @@ SUPPORT_TEACHER: Support
 SUPPORT_NONE: Support
 
 class ScoreItem(_message.Message):
-    __slots__ = ("id", "prompt_ids", "response_ids", "support_ids")
+    __slots__ = ("id", "prompt_ids", "response_ids", "support_ids", "messages_json")
     ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_IDS_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_IDS_FIELD_NUMBER: _ClassVar[int]
     SUPPORT_IDS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_JSON_FIELD_NUMBER: _ClassVar[int]
     id: str
     prompt_ids: _common_pb2.Tensor
     response_ids: _common_pb2.Tensor
     support_ids: _common_pb2.Tensor
-    def __init__(self, id: _Optional[str] = ..., prompt_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., response_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., support_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    messages_json: str
+    def __init__(self, id: _Optional[str] = ..., prompt_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., response_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., support_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., messages_json: _Optional[str] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
     __slots__ = ("header", "model", "k", "support", "rollouts", "temperature", "topk_dtype")
@@ -49,18 +51,20 @@ class ScoreRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[_common_pb2.Header, _Mapping]] = ..., model: _Optional[str] = ..., k: _Optional[int] = ..., support: _Optional[_Union[Support, str]] = ..., rollouts: _Optional[_Iterable[_Union[ScoreItem, _Mapping]]] = ..., temperature: _Optional[float] = ..., topk_dtype: _Optional[_Union[_common_pb2.DType, str]] = ...) -> None: ...
 
 class TeacherScore(_message.Message):
-    __slots__ = ("id", "sampled_logprobs", "topk_ids", "topk_logprobs", "tail_logprob")
+    __slots__ = ("id", "sampled_logprobs", "topk_ids", "topk_logprobs", "tail_logprob", "aligned")
     ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLED_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     TOPK_IDS_FIELD_NUMBER: _ClassVar[int]
     TOPK_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     TAIL_LOGPROB_FIELD_NUMBER: _ClassVar[int]
+    ALIGNED_FIELD_NUMBER: _ClassVar[int]
     id: str
     sampled_logprobs: _common_pb2.Tensor
     topk_ids: _common_pb2.Tensor
     topk_logprobs: _common_pb2.Tensor
     tail_logprob: _common_pb2.Tensor
-    def __init__(self, id: _Optional[str] = ..., sampled_logprobs: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., topk_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., topk_logprobs: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., tail_logprob: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    aligned: _common_pb2.Tensor
+    def __init__(self, id: _Optional[str] = ..., sampled_logprobs: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., topk_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., topk_logprobs: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., tail_logprob: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., aligned: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
     __slots__ = ("header", "model", "revision", "scoring", "scores")

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from rgopd.cli.alignment import aligned_checks
 from rgopd.cli.sections import read_sections
 from rgopd.common.connection import connect, redact
 from rgopd.common.embedded import EmbeddedValkey
@@ -59,7 +60,11 @@ def checks(sections: dict[str, Any]) -> Iterator[tuple[str, Check]]:
         yield "dataset", lambda: check_dataset(train)
         yield "student", lambda: check_student_rows(train)
         yield "loss", lambda: check_zero_loss(student, shared)
-    if student and teacher:
+    across = aligned_checks(sections) if student and teacher else []
+    yield from across
+    if across:
+        yield "support", lambda: check_support(train, sections["teacher"])
+    elif student and teacher:
         yield "tokenizer", lambda: check_tokenizers(student, teacher)
         yield "vocabulary", lambda: check_vocabulary(student, teacher, shared)
         yield "support", lambda: check_support(train, served)
@@ -153,8 +158,8 @@ def check_tokenizers(student: str, teacher: str) -> str:
     if different or missing:
         raise Failed(
             f"student and teacher tokenizers differ: {len(different)} tokens have other ids (e.g. {different[:3]}), "
-            f"{len(missing)} are missing in the teacher (e.g. {missing[:3]}); token-level distillation needs one "
-            "tokenizer: choose a teacher of the student's family"
+            f"{len(missing)} are missing in the teacher (e.g. {missing[:3]}); set teacher.align=auto to compare them "
+            "by their bytes, or choose a teacher of the student's family"
         )
     return f"{len(ours)} tokens agree"
 

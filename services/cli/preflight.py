@@ -46,7 +46,7 @@ def preflight(settings: Settings) -> None:
     if "math" in kinds and importlib.util.find_spec("math_verify") is None:
         raise ConfigError("the dataset has rows of kind math, which needs math-verify: pip install 'rgopd[verifier]'")
     if train.build_objective().needs_teacher:
-        check_tokenizers(train.student, teacher)
+        check_tokenizers(train, teacher)
 
 
 def check_extras(train: TrainConfig, verifier: VerifierConfig) -> None:
@@ -181,10 +181,12 @@ def _refuses(setting: DatasetConfig | None) -> bool:
     return setting is not None and setting.bad_rows == "refuse"
 
 
-def check_tokenizers(student: str, teacher: TeacherConfig) -> None:
-    """The same ids mean the same tokens on both sides."""
+def check_tokenizers(train: TrainConfig, teacher: TeacherConfig) -> None:
+    """The same ids mean the same tokens on both sides, or the run can compare them by their bytes."""
     from rgopd.cli import doctor
+    from rgopd.cli.alignment import aligns
 
+    student = train.student
     if teacher.engine == "vllm-server" or not teacher.model:
         return
     for name, setting in ((student, "student"), (teacher.model, "teacher.model")):
@@ -192,4 +194,5 @@ def check_tokenizers(student: str, teacher: TeacherConfig) -> None:
             doctor._tokenizer(name)
         except (OSError, ValueError) as error:
             raise ConfigError(hub_problem(setting, name, error)) from error
-    doctor.check_tokenizers(student, teacher.model)
+    if not aligns(train, teacher):
+        doctor.check_tokenizers(student, teacher.model)

@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from rgopd.cli.alignment import name_student_tokenizer
 from rgopd.cli.display import Progress, RunSource
 from rgopd.cli.page import Page
 from rgopd.cli.preflight import preflight
@@ -60,6 +61,7 @@ class Machine:
             self.redis_started = time.monotonic()
             common["redis_url"] = self.redis.url
             say(f"Redis      {self.redis.url} (embedded Valkey)")
+        name_student_tokenizer(self.sections)
         write_sections(self.folder / RUN_FILE, given)  # only now: the server's lock keeps a second command out
         resolved = self.folder / "up.yaml"
         write_sections(resolved, self.sections)

@@ -93,6 +93,7 @@ class Publisher:
             response_text=self.decode(sample.response_ids_T),
             finish_reason=rollout_pb2.FINISH_STOP if sample.finished else rollout_pb2.FINISH_LENGTH,
             prompt_id=slot.group.prompt.prompt_id,
+            messages_json=slot.group.prompt.messages_json,
         )
         if not self.repeat(request, slot):
             self._store(request, slot, rollout)

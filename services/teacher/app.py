@@ -99,11 +99,11 @@ class TeacherDoor:
                 raise TooLarge(
                     f"a JSON body may have {self.config.max_json_mb} MiB; send fewer items or {wire.PROTOBUF}"
                 )
-            items = codec.items_from_json(body, service.info, self.config.max_rollouts)
+            items = codec.items_from_json(body, service.info, self.config.max_rollouts, service.aligner)
             return items, teacher_pb2.ScoreRequest()
         message = wire.parse(teacher_pb2.ScoreRequest, body)
         options = teacher_pb2.ScoreRequest(header=message.header, topk_dtype=message.topk_dtype)
-        return codec.items_from_proto(message, service.info, self.config.max_rollouts), options
+        return codec.items_from_proto(message, service.info, self.config.max_rollouts, service.aligner), options
 
 
 def _answer_type(accept: str, content_type: str) -> str:
@@ -161,6 +161,7 @@ def describe(service: TeacherService, config: TeacherConfig) -> dict[str, Any]:
         "service": "teacher",
         **asdict(service.info),
         "deterministic": config.deterministic,
+        "aligned": None if service.aligner is None else service.aligner.describe(config.student_tokenizer),
         "schema_version": wire.SCHEMA_VERSION,
         "limits": {
             "max_k": service.info.max_k,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 
 from rgopd.common.errors import RgopdError, Unavailable
+from rgopd.teacher.alignment import Aligner
 from rgopd.teacher.cache import ScoreCache
 from rgopd.teacher.engines import Engine, EngineFault, EngineInfo
 from rgopd.teacher.items import Score, ScoreItem
@@ -28,6 +29,7 @@ class TeacherService:
         max_batch_tokens: tokens handed to the engine at once.
         max_queue_tokens: tokens admitted and unfinished; beyond it `submit` raises `Overloaded`.
         cache: scores of earlier calls, or None.
+        aligner: set where the student has another tokenizer; the doors then make their items with it.
     """
 
     def __init__(
@@ -38,9 +40,11 @@ class TeacherService:
         max_batch_tokens: int,
         max_queue_tokens: int,
         cache: ScoreCache | None = None,
+        aligner: Aligner | None = None,
     ) -> None:
         self.engine = engine
         self.metrics = metrics
+        self.aligner = aligner
         self._cache = cache if engine.info.cacheable else None
         self._tracer = Tracer()
         self._budget = max_batch_tokens

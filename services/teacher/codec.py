@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from rgopd.common import wire
 from rgopd.common.errors import InvalidInput, Malformed, TooLarge
 from rgopd.protos import common_pb2, teacher_pb2
+from rgopd.teacher.alignment.aligner import Aligner, student_view
 from rgopd.teacher.engines import EngineInfo
 from rgopd.teacher.items import Int, Score, ScoreItem, Scoring, SupportKind
 from rgopd.teacher.schemas import RolloutIn, ScoreOut, ScoreTopkRequest, ScoreTopkResponse
@@ -24,8 +26,10 @@ SUPPORTS: dict[int, SupportKind] = {
 }
 
 
-def items_from_json(body: bytes, info: EngineInfo, max_rollouts: int) -> list[ScoreItem]:
-    """Read a ScoreTopkRequest.
+def items_from_json(
+    body: bytes, info: EngineInfo, max_rollouts: int, aligner: Aligner | None = None
+) -> list[ScoreItem]:
+    """Read a ScoreTopkRequest. With an aligner, ids are the student's, and prompts are read as messages.
 
     Raises:
         Malformed: not JSON.
@@ -37,10 +41,12 @@ def items_from_json(body: bytes, info: EngineInfo, max_rollouts: int) -> list[Sc
         raise _from_pydantic(error) from error
     _check_call(request.model, len(request.rollouts), info, max_rollouts)
     scoring = make_scoring(request.support, request.k, request.temperature, info)
-    return _unique([_item_from_json(rollout, scoring, info) for rollout in request.rollouts])
+    return _unique([_item_from_json(rollout, scoring, info, aligner) for rollout in request.rollouts])
 
 
-def items_from_proto(request: teacher_pb2.ScoreRequest, info: EngineInfo, max_rollouts: int) -> list[ScoreItem]:
+def items_from_proto(
+    request: teacher_pb2.ScoreRequest, info: EngineInfo, max_rollouts: int, aligner: Aligner | None = None
+) -> list[ScoreItem]:
     """Read a ScoreRequest; the items' arrays are views of its bytes.
 
     Raises:
@@ -51,7 +57,7 @@ def items_from_proto(request: teacher_pb2.ScoreRequest, info: EngineInfo, max_ro
     if request.topk_dtype not in (0, common_pb2.DTYPE_FLOAT32, common_pb2.DTYPE_FLOAT16):
         raise InvalidInput("topk_dtype: must be DTYPE_FLOAT32 or DTYPE_FLOAT16")
     scoring = make_scoring(support_kind(request.support), request.k, set_temperature(request.temperature), info)
-    return _unique([_item_from_proto(rollout, scoring, info) for rollout in request.rollouts])
+    return _unique([_item_from_proto(rollout, scoring, info, aligner) for rollout in request.rollouts])
 
 
 def check_rollout_count(body: bytes, max_rollouts: int) -> None:
@@ -125,8 +131,9 @@ def response_to_json(items: Sequence[ScoreItem], scores: Sequence[Score], info: 
                 topk_ids=_tolist(score.topk_ids_TK),
                 topk_logprobs=_tolist(score.topk_logprobs_TK),
                 tail_logprob=_tolist(score.tail_logprob_T),
+                aligned=_tolist(score.aligned_T),
             )
-            for item, score in zip(items, scores, strict=True)
+            for item, score in zip(items, map(student_view, items, scores), strict=True)
         ],
     )
     return response.model_dump_json(exclude_none=True).encode()
@@ -150,19 +157,23 @@ def response_to_proto(
 
 
 def score_to_proto(item: ScoreItem, score: Score, topk_dtype: int = 0) -> teacher_pb2.TeacherScore:
-    """A TeacherScore. float16 costs up to 2^-11 of a log-prob's size, 5e-3 at -10."""
+    """A TeacherScore, at the student's positions. float16 costs up to 2^-11 of a log-prob's size, 5e-3 at -10."""
+    score = student_view(item, score)
     message = teacher_pb2.TeacherScore(id=item.id, sampled_logprobs=wire.to_tensor(score.sampled_logprobs_T))
     if score.topk_logprobs_TK is not None and score.tail_logprob_T is not None:
         narrow = topk_dtype == common_pb2.DTYPE_FLOAT16
         topk_TK: NDArray[Any] = score.topk_logprobs_TK.astype(np.float16) if narrow else score.topk_logprobs_TK
         message.topk_logprobs.CopyFrom(wire.to_tensor(topk_TK))
         message.tail_logprob.CopyFrom(wire.to_tensor(score.tail_logprob_T))
-        if item.scoring.support == "teacher" and score.topk_ids_TK is not None:
+        own = item.scoring.support == "teacher" or score.aligned_T is not None
+        if own and score.topk_ids_TK is not None:
             message.topk_ids.CopyFrom(wire.to_tensor(score.topk_ids_TK))
+    if score.aligned_T is not None:
+        message.aligned.CopyFrom(wire.to_tensor(score.aligned_T))
     return message
 
 
-def _item_from_json(rollout: RolloutIn, scoring: Scoring, info: EngineInfo) -> ScoreItem:
+def _item_from_json(rollout: RolloutIn, scoring: Scoring, info: EngineInfo, aligner: Aligner | None) -> ScoreItem:
     support_ids = None
     if rollout.support_ids is not None:
         widths = {len(row) for row in rollout.support_ids}
@@ -172,28 +183,24 @@ def _item_from_json(rollout: RolloutIn, scoring: Scoring, info: EngineInfo) -> S
                 "pad the shorter ones with -1"
             )
         support_ids = np.array(rollout.support_ids, np.int32)
-    return make_item(
-        rollout.id,
-        np.array(rollout.prompt_ids, np.int32),
-        np.array(rollout.response_ids, np.int32),
-        support_ids,
-        scoring,
-        info,
-    )
+    response_ids = np.array(rollout.response_ids, np.int32)
+    if aligner is not None:
+        messages = json.dumps(rollout.messages, ensure_ascii=False) if rollout.messages else ""
+        return aligner.item(rollout.id, messages, response_ids, support_ids, scoring, info)
+    return make_item(rollout.id, np.array(rollout.prompt_ids, np.int32), response_ids, support_ids, scoring, info)
 
 
-def _item_from_proto(rollout: teacher_pb2.ScoreItem, scoring: Scoring, info: EngineInfo) -> ScoreItem:
+def _item_from_proto(
+    rollout: teacher_pb2.ScoreItem, scoring: Scoring, info: EngineInfo, aligner: Aligner | None
+) -> ScoreItem:
     support_ids = (
         tensor_ids(rollout.support_ids, rollout.id, "support_ids", 2) if rollout.HasField("support_ids") else None
     )
-    return make_item(
-        rollout.id,
-        tensor_ids(rollout.prompt_ids, rollout.id, "prompt_ids", 1),
-        tensor_ids(rollout.response_ids, rollout.id, "response_ids", 1),
-        support_ids,
-        scoring,
-        info,
-    )
+    response_ids = tensor_ids(rollout.response_ids, rollout.id, "response_ids", 1)
+    if aligner is not None:
+        return aligner.item(rollout.id, rollout.messages_json, response_ids, support_ids, scoring, info)
+    prompt_ids = tensor_ids(rollout.prompt_ids, rollout.id, "prompt_ids", 1)
+    return make_item(rollout.id, prompt_ids, response_ids, support_ids, scoring, info)
 
 
 def tensor_ids(tensor: common_pb2.Tensor, rollout_id: str, field: str, ndim: int) -> Int:

@@ -32,6 +32,14 @@ class TeacherConfig(ServiceSettings):
     shared_vocab_size: int = Field(
         0, ge=0, description="Ids shared with the student; the model's surplus ids are masked. 0: all of the model's."
     )
+    align: Literal["auto", "off", "always"] = Field(
+        "auto",
+        description="Score a student with another tokenizer by its text (docs/objectives.md). auto: where the "
+        "tokenizers differ; always: also where they agree, under the teacher's own chat template and EOS.",
+    )
+    student_tokenizer: str = Field(
+        "", description="Folder or id of the student, for align; `up` and `demo` fill it in. Empty: ids are shared."
+    )
     max_k: int = Field(256, ge=1, description="Widest support a request may ask for.")
     max_context: int = Field(0, ge=0, description="Longest prompt + response; 0: what the model was made for.")
 

@@ -37,6 +37,20 @@ class Scoring:
 
 
 @dataclass(frozen=True, slots=True)
+class Alignment:
+    """How a rollout at the teacher's ids lies beside the student's own: U teacher tokens, M pairs of like tokens."""
+
+    aligned_T: Int
+    """Aligned chunk of each student token, counting up from 0; -1 where the teacher has no value."""
+    chunk_U: NDArray[np.int64]
+    """Aligned chunk of each teacher token; empty where the teacher has no value at all."""
+    pairs_M2: NDArray[np.int64]
+    """Positions (student, teacher) of tokens that are the same bytes: there the support is compared."""
+    support_ids_TK: Int | None
+    """The student's support, PAD_ID for ids that the teacher lacks and at all positions outside `pairs_M2`."""
+
+
+@dataclass(frozen=True, slots=True)
 class ScoreItem:
     """One rollout to score; checked by `rgopd.teacher.validation` before it is queued."""
 
@@ -46,6 +60,8 @@ class ScoreItem:
     scoring: Scoring
     support_ids_TK: Int | None = None
     """With support "student": the ids to score at each response position, PAD_ID where a row is shorter."""
+    alignment: Alignment | None = None
+    """Set where all ids here are the teacher's own and the student's are others."""
 
     @property
     def tokens(self) -> int:
@@ -70,3 +86,5 @@ class Score:
     topk_ids_TK: Int | None = None
     topk_logprobs_TK: Float | None = None
     tail_logprob_T: Float | None = None
+    aligned_T: Int | None = None
+    """As `Alignment.aligned_T`, where the score was brought back from another tokenizer."""

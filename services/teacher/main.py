@@ -14,6 +14,7 @@ from rgopd.common.http import ServiceState
 from rgopd.common.server import bind, consumer_name, open_streams, run_http
 from rgopd.common.streams import Streams
 from rgopd.common.telemetry import configure_logging
+from rgopd.teacher.alignment import make_aligner
 from rgopd.teacher.app import TeacherDoor, make_app
 from rgopd.teacher.batching import TeacherService
 from rgopd.teacher.cache import ScoreCache
@@ -54,6 +55,7 @@ class TeacherProcess:
             max_batch_tokens=self.config.max_batch_tokens,
             max_queue_tokens=self.config.max_queue_tokens,
             cache=self._cache(streams, engine),
+            aligner=make_aligner(self.config, engine.info.vocab_size),
         )
         self._service.start()
         self._watch_in_thread(engine)

@@ -20,7 +20,14 @@ class RolloutIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     id: str = Field(description="Yours; answers carry it back.", examples=["r-1"])
-    prompt_ids: Ids = Field(description="The prompt's token ids, at least one.", examples=[[3, 14, 15]])
+    prompt_ids: Ids = Field(
+        [],
+        description="The prompt's token ids, at least one; a teacher that aligns reads messages.",
+        examples=[[3, 14, 15]],
+    )
+    messages: list[dict[str, Any]] | None = Field(
+        None, description="The prompt as chat messages {role, content}, for a teacher with another tokenizer (/info)."
+    )
     response_ids: Ids = Field(description="The sampled token ids, T of them, at least one.", examples=[[9, 2]])
     support_ids: Rows | None = Field(
         None,
@@ -52,6 +59,10 @@ class ScoreOut(BaseModel):
     topk_ids: list[list[int]] | None = Field(None, description="[T, K]; absent with support none")
     topk_logprobs: list[list[float]] | None = Field(None, description="[T, K]; -10000 at padded ids")
     tail_logprob: list[float] | None = Field(None, description="[T], log of the mass outside topk_ids")
+    aligned: list[int] | None = Field(
+        None,
+        description="[T], of a teacher with another tokenizer: the aligned chunk of each token, -1: no value there",
+    )
 
 
 class ScoreTopkResponse(BaseModel):

@@ -85,14 +85,11 @@ class ScoreWorker:
         support_ids = None
         if scoring.support == "student":
             support_ids = tensor_ids(rollout.support_ids, rollout_id, "support_ids", 2)
-        return make_item(
-            rollout_id,
-            tensor_ids(rollout.prompt_ids, rollout_id, "prompt_ids", 1),
-            tensor_ids(rollout.response_ids, rollout_id, "response_ids", 1),
-            support_ids,
-            scoring,
-            info,
-        )
+        response_ids = tensor_ids(rollout.response_ids, rollout_id, "response_ids", 1)
+        if (aligner := self._service.aligner) is not None:
+            return aligner.item(rollout_id, rollout.messages_json, response_ids, support_ids, scoring, info)
+        prompt_ids = tensor_ids(rollout.prompt_ids, rollout_id, "prompt_ids", 1)
+        return make_item(rollout_id, prompt_ids, response_ids, support_ids, scoring, info)
 
 
 def _outcome(job: teacher_pb2.ScoreJob, blob: bytes | None) -> Outcome:

@@ -15,7 +15,7 @@ from torch import Tensor
 from rgopd.common import wire
 from rgopd.common.errors import InvalidInput
 from rgopd.common.streams import Streams
-from rgopd.protos import rollout_pb2, teacher_pb2
+from rgopd.protos import common_pb2, rollout_pb2, teacher_pb2
 from rgopd.trainer.batch.packing import PackedRow
 from rgopd.trainer.batch.plan import RolloutPlan
 from rgopd.trainer.batch.stored import Vanished, read_rollouts, read_scores
@@ -89,6 +89,8 @@ class BatchOptions:
     packing: bool = False
     prefilter: GateConfig | None = None
     """Leave out rollouts of which this gate would keep nothing if the student still were the behaviour policy."""
+    aligns: bool = False
+    """Take scores of a teacher with another tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class Part:
     teacher_sampled_T: NDArray[np.float32] | None
     teacher_support_TK: NDArray[Any] | None
     teacher_tail_T: NDArray[np.float32] | None
+    aligned_T: NDArray[np.int32] | None = None
 
 
 def load_micro_batch(streams: Streams, plans: Sequence[RolloutPlan], options: BatchOptions, *, step: int) -> MicroBatch:
@@ -120,7 +123,7 @@ def load_micro_batch(streams: Streams, plans: Sequence[RolloutPlan], options: Ba
     for item, rollout, score in zip(ids, rollouts, scores, strict=True):
         if rollout is None or (options.needs_teacher and score is None):
             raise Vanished(f"rollout {item} or its teacher score was stored and is gone from Redis")
-        parts.append(_part(item, rollout, score))
+        parts.append(_part(item, rollout, score, options.aligns))
     if options.prefilter is not None:
         return prefiltered(parts, plans, options, options.prefilter, step=step)
     return assemble(parts, plans, step=step, total_steps=options.total_steps, packing=options.packing)
@@ -163,15 +166,16 @@ def _kept_tokens(tokens: TokenBatch, gate: GateConfig) -> tuple[Tensor, dict[str
         tokens.behaviour_logprobs_N,
         tokens.rollout_N,
         step=tokens.step,
+        aligned_N=tokens.aligned_N,
     )
     kept_R = torch.bincount(tokens.rollout_N[decision.keep_N], minlength=tokens.advantage_R.shape[0])
     return kept_R, decision.stats
 
 
-def _part(item: str, rollout: rollout_pb2.Rollout, score: teacher_pb2.TeacherScore | None) -> Part:
+def _part(item: str, rollout: rollout_pb2.Rollout, score: teacher_pb2.TeacherScore | None, aligns: bool) -> Part:
     response_ids_T = wire.from_tensor(rollout.response_ids, f"{item}.response_ids", dtype="int32", ndim=1)
     support_ids_TK = wire.from_tensor(rollout.support_ids, f"{item}.support_ids", dtype="int32", ndim=2)
-    sampled = topk = tail = None
+    sampled = topk = tail = aligned = None
     if score is not None:
         sampled = wire.from_tensor(score.sampled_logprobs, f"{item}.sampled_logprobs", dtype="float32", ndim=1)
         if score.HasField("topk_ids"):
@@ -183,6 +187,8 @@ def _part(item: str, rollout: rollout_pb2.Rollout, score: teacher_pb2.TeacherSco
                 f"{item}: teacher score {topk.shape} does not fit support {support_ids_TK.shape} "
                 f"of a response of {len(response_ids_T)} tokens"
             )
+        if score.HasField("aligned"):
+            aligned = _aligned(item, score.aligned, len(response_ids_T), aligns)
         for name, values in (("sampled_logprobs", sampled), ("topk_logprobs", topk), ("tail_logprob", tail)):
             _check_logprobs(item, name, values)
     behaviour = wire.from_tensor(rollout.sampled_logprobs, f"{item}.sampled_logprobs", dtype="float32", ndim=1)
@@ -197,7 +203,20 @@ def _part(item: str, rollout: rollout_pb2.Rollout, score: teacher_pb2.TeacherSco
         sampled,
         topk,
         tail,
+        aligned,
     )
+
+
+def _aligned(item: str, tensor: common_pb2.Tensor, tokens: int, aligns: bool) -> NDArray[np.int32]:
+    aligned_T = wire.from_tensor(tensor, f"{item}.aligned", dtype="int32", ndim=1)
+    if not aligns:
+        raise InvalidInput(
+            f"{item}: its teacher has another tokenizer, which this objective or distillation.tail cannot use; take "
+            "reverse_kl, rg_opd or a weighted_sum of them, with tail: tail, or a teacher of the student's family"
+        )
+    if len(aligned_T) != tokens:
+        raise InvalidInput(f"{item}: {len(aligned_T)} aligned chunk numbers for {tokens} response tokens")
+    return aligned_T
 
 
 def _check_logprobs(item: str, name: str, values: NDArray[Any], source: str = "teacher") -> None:
@@ -240,6 +259,7 @@ def assemble(
             _flat([_widen(p.teacher_support_TK, k, 0) for p in parts], torch.float32) if scored else None
         ),
         teacher_tail_N=_flat([p.teacher_tail_T for p in parts], torch.float32) if scored else None,
+        aligned_N=_first_of_chunk(parts, lengths),
         step=step,
         total_steps=total_steps,
     )
@@ -273,6 +293,18 @@ def _empty(step: int, total_steps: int, packing: bool) -> MicroBatch:
     if packing:
         return MicroBatch(one, None, none_N, tokens, [], PackedRow.of([1]))
     return MicroBatch(one, torch.ones_like(one), none_N, tokens, [])
+
+
+def _first_of_chunk(parts: Sequence[Part], lengths: Sequence[int]) -> Tensor | None:
+    """``TokenBatch.aligned_N``; a rollout that its teacher scored at the student's own ids is its own alignment."""
+    if all(p.aligned_T is None for p in parts):
+        return None
+    flat = []
+    for start, part, length in zip(np.cumsum([0, *lengths[:-1]]), parts, lengths, strict=True):
+        chunk_T = np.arange(length) if part.aligned_T is None else part.aligned_T
+        _, first, inverse = np.unique(chunk_T, return_index=True, return_inverse=True)
+        flat.append(np.where(chunk_T < 0, -1, start + first[inverse]))
+    return _flat(flat, torch.int64)
 
 
 def _flat(arrays: Sequence[Any], dtype: torch.dtype) -> Tensor:

@@ -86,6 +86,7 @@ def decide_gate(
     rollout_N: Tensor,
     *,
     step: int = 0,
+    aligned_N: Tensor | None = None,
 ) -> GateDecision:
     """Eq. 1-2 over the N response tokens of R whole rollouts.
 
@@ -94,6 +95,10 @@ def decide_gate(
     ``rollout_N``: ``[N]`` int64, sorted, the rollout of each token. Sums run in float64: L_T - L_S is a small
     difference of long sums. No gradient flows. Raises ValueError where a log-prob is not finite, since NaN compares
     false and would drop tokens in silence.
+
+    ``aligned_N``: as in ``TokenBatch``, of a teacher with another tokenizer. Its log-likelihoods are of aligned chunks,
+    so those are what ``token`` decides about and ``chunk`` cuts between. A token where the teacher has no value counts
+    as no difference and is never kept.
     """
     gap_N = teacher_sampled_N.detach().double() - student_sampled_N.detach().double()
     if not torch.isfinite(gap_N).all():
@@ -101,25 +106,39 @@ def decide_gate(
             "the gate needs finite sampled log-probs of teacher and student; "
             "a missing teacher value must be fixed at the teacher, not filled in"
         )
+    unit_N = None
+    if aligned_N is not None:
+        gap_N = torch.where(aligned_N < 0, 0.0, gap_N)
+        unit_N = torch.where(aligned_N < 0, torch.arange(len(aligned_N), device=aligned_N.device), aligned_N)
     rollouts = advantage_R.shape[0]
     gap_R = _segment_sum(gap_N, rollout_N, rollouts)
     if not cfg.enabled or step < cfg.warmup_steps:
         keep_N = torch.ones_like(rollout_N, dtype=torch.bool)
     else:
-        keep_N = _eq2(cfg, advantage_R, reward_R, gap_N, gap_R, rollout_N)
+        keep_N = _eq2(cfg, advantage_R, reward_R, gap_N, gap_R, rollout_N, unit_N)
+    if aligned_N is not None:
+        keep_N = keep_N & (aligned_N >= 0)
     return GateDecision(keep_N, _stats(advantage_R.double(), gap_N, gap_R, keep_N, rollout_N))
 
 
 def _eq2(
-    cfg: GateConfig, advantage_R: Tensor, reward_R: Tensor, gap_N: Tensor, gap_R: Tensor, rollout_N: Tensor
+    cfg: GateConfig,
+    advantage_R: Tensor,
+    reward_R: Tensor,
+    gap_N: Tensor,
+    gap_R: Tensor,
+    rollout_N: Tensor,
+    first_N: Tensor | None = None,
 ) -> Tensor:
+    """``first_N``: where several tokens are one (an aligned chunk), the first of them."""
     match cfg.granularity:
         case "token":
-            unit_gap_N = gap_N
+            unit_gap_N = gap_N if first_N is None else _segment_sum(gap_N, first_N, len(gap_N))[first_N]
         case "trajectory":
             unit_gap_N = gap_R[rollout_N]
         case "chunk":
             unit_N = _chunk_ids(rollout_N, advantage_R.shape[0], cfg.chunk_size)
+            unit_N = unit_N if first_N is None else unit_N[first_N]
             unit_gap_N = _segment_sum(gap_N, unit_N, rollout_N.shape[0])[unit_N]
     signal_R = advantage_R if cfg.signal == "advantage" else reward_R
     positive_N = (signal_R > 0)[rollout_N]

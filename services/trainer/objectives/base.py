@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rgopd.trainer.gating.gate import PresetName
 from rgopd.trainer.losses.buckets import TailMode, bucket_logprobs
+from rgopd.trainer.losses.chunk_ratio import chunk_log_ratio
 from rgopd.trainer.losses.head import HeadStats
 
 SupportOwner = Literal["student", "teacher", "none"]
@@ -39,6 +40,10 @@ class TokenBatch:
     teacher_support_NK: Tensor | None = None
     teacher_tail_N: Tensor | None = None
     """log mass outside the support; -inf where it holds none."""
+    aligned_N: Tensor | None = None
+    """int64, of a teacher with another tokenizer: the first token (0..N-1) of the aligned chunk that a token is in, -1
+    where the teacher has no value. ``teacher_sampled_N`` is then a chunk's log-likelihood in equal parts, and the
+    support of a token without a counterpart is all padding. None: the teacher's tokens are the student's."""
     teacher_entropy_N: Tensor | None = None
     """full-vocabulary entropy, where the teacher returned it; else objectives use the buckets'."""
     reference_logprobs_N: Tensor | None = None
@@ -116,6 +121,10 @@ class Objective(Protocol):
     def supports(self) -> frozenset[SupportOwner]:
         """Support owners that it works with."""
 
+    @property
+    def aligns(self) -> bool:
+        """Works with a teacher of another tokenizer: reads ``aligned_N``."""
+
     def token_losses(self, stats: HeadStats, batch: TokenBatch) -> ObjectiveOutput:
         """Losses of N response tokens, before gate and normaliser; ValueError where the batch lacks what it needs."""
 
@@ -138,6 +147,7 @@ class ObjectiveBase(ObjectiveOptions):
     wholly_gated: ClassVar[bool] = True
     default_gate: ClassVar[PresetName] = "off"
     supports: ClassVar[frozenset[SupportOwner]] = frozenset({"student", "teacher"})
+    aligns: ClassVar[bool] = False
 
     @property
     def needs_reference(self) -> bool:
@@ -197,6 +207,15 @@ class BucketObjective(ObjectiveBase):
     def token_losses(self, stats: HeadStats, batch: TokenBatch) -> ObjectiveOutput:
         """The divergence of each token, times its importance weight where rollouts are stale."""
         loss_N = self.divergence(*student_teacher_buckets(stats, batch, self.tail))
+        if batch.aligned_N is not None:
+            loss_N = self._aligned(loss_N, stats, batch, batch.aligned_N)
         metrics = {self.name: loss_N.sum()}
         weight_N = importance_weight(stats, batch, self.importance_clip)
         return token_mean(loss_N if weight_N is None else loss_N * weight_N, metrics)
+
+    def _aligned(self, loss_N: Tensor, stats: HeadStats, batch: TokenBatch, aligned_N: Tensor) -> Tensor:
+        """The divergence where tokens map one to one, elsewhere the log-ratio of the chunk."""
+        if not self.aligns:
+            raise ValueError(f"objective {self.name!r} cannot use a teacher with another tokenizer")
+        ratio_N = chunk_log_ratio(stats.sampled_logprobs_N, teacher_sampled(batch), aligned_N)
+        return torch.where((batch.support_ids_NK >= 0).any(-1), loss_N, ratio_N)

@@ -21,6 +21,7 @@ class ReverseKL(BucketObjective):
     """
 
     name: ClassVar[str] = "reverse_kl"
+    aligns: ClassVar[bool] = True
 
     def divergence(self, student_NB: Tensor, teacher_NB: Tensor) -> Tensor:
         """``KL(p || q)``: Eq. 4."""

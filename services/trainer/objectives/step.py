@@ -49,11 +49,11 @@ def head_loss(
     which on policy are the current ones up to rounding; gradients are made on that prediction in the forward pass,
     the true gate is then read off the same statistics, and the rows it disagrees on are repaired by a second pass
     over them alone. Loss and gradient are those of the exact gate either way. Objectives that look at more than one
-    token at a time (``row_local`` False) always take two passes.
+    token at a time (``row_local`` False), and teachers with another tokenizer, always take two passes.
     """
     options: dict[str, Any] = {"temperature": temperature, "vocab_size": vocab_size, "chunk_size": chunk_size}
     options |= {"kernels": kernels, "bias_V": bias_V, "soft_cap": soft_cap}
-    one_pass = single_pass and objective.row_local
+    one_pass = single_pass and objective.row_local and batch.aligned_N is None
     if one_pass and hidden_ND.shape[0]:
         return _one_pass(hidden_ND, weight_VD, batch, objective, gate, options)
     stats = head_stats(
@@ -131,6 +131,7 @@ def _decide(gate: GateConfig, batch: TokenBatch, student_sampled_N: Tensor) -> G
         student_sampled_N,
         batch.rollout_N,
         step=batch.step,
+        aligned_N=batch.aligned_N,
     )
 
 

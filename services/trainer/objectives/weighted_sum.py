@@ -90,6 +90,11 @@ class WeightedSum(ObjectiveOptions):
         """The support owners that all parts work with."""
         return frozenset.intersection(*(part.supports for part in self._objectives))
 
+    @property
+    def aligns(self) -> bool:
+        """Where all parts that distil do."""
+        return all(part.aligns for part in self._objectives if part.needs_teacher)
+
     def token_losses(self, stats: HeadStats, batch: TokenBatch) -> ObjectiveOutput:
         """Gated and ungated sums; ValueError where the parts have different denominators."""
         gated: list[Tensor] = []

@@ -103,7 +103,8 @@ class PromptMaker:
         """
         kind, check = check_of(row, part)
         prompt = column(row, part.prompt_column, "dataset.prompt_column")
-        text = self._render(messages_of(prompt, self.config.system_prompt))
+        messages = messages_of(prompt, self.config.system_prompt)
+        text = self._render(messages)
         ids = self.tokenizer(text, add_special_tokens=not self.tokenizer.chat_template)["input_ids"]
         if not ids:
             raise BadRow(": the prompt is empty")
@@ -121,6 +122,7 @@ class PromptMaker:
             check=verifier_pb2.Check(kind=kind, spec_json=json.dumps(check)),
             teacher=teacher,
             domain=domain,
+            messages_json=json.dumps(messages, ensure_ascii=False, default=str),
         )
 
     def _render(self, messages: list[dict[str, Any]]) -> str:

@@ -96,7 +96,8 @@ def compose(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False
     elif saving.resume:
         checkpoints.allow_start_over()
     prefilter = config.gate_config() if config.gate_prefilter == "behaviour" else None
-    options = BatchOptions(objective.needs_teacher, total_steps, config.batch.packing, prefilter)
+    aligns = objective.aligns and config.distillation.tail == "tail"
+    options = BatchOptions(objective.needs_teacher, total_steps, config.batch.packing, prefilter, aligns)
     gather = Gather(streams, options, should_stop, lead)
     watch = Watch(config, objective, tokenizer, start, live)
     parts = (tokenizer, step, gather, publisher, checkpoints, lead)

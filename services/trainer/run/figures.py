@@ -91,7 +91,7 @@ class Figures:
 @torch.no_grad()
 def _taken(micro: MicroBatch, result: HeadLoss, objective: Objective, index: Tensor) -> dict[str, Tensor]:
     stats, tokens = result.stats, micro.tokens
-    if objective.row_local:
+    if objective.row_local and tokens.aligned_N is None:
         output = objective.token_losses(stats.take(index), tokens.take(index))
         loss_N, ungated_N = output.loss_N, output.ungated_loss_N
     else:

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from rgopd.common.connection import connect
 from rgopd.common.run_files import Vocabulary
 from rgopd.common.streams import Streams
+from rgopd.common.token_bytes import vocabulary_of
 from rgopd.trainer.batch.micro_batch import MicroBatch
 from rgopd.trainer.batch.plan import StepPlan
 from rgopd.trainer.config import TrainConfig
@@ -23,7 +24,6 @@ from rgopd.trainer.objectives.step import HeadLoss
 from rgopd.trainer.records.keeper import Keeper
 from rgopd.trainer.records.live import Live
 from rgopd.trainer.records.metrics import RunState
-from rgopd.trainer.records.texts import vocabulary_of
 from rgopd.trainer.rollouts.observed import Observed
 from rgopd.trainer.run.figures import Figures
 

@@ -15,7 +15,7 @@ from rgopd.common.streams import Streams
 from rgopd.trainer.records.keeper import Keeper
 from rgopd.trainer.records.live import Live
 from rgopd.trainer.records.metrics import EVENTS, RECENT, ROWS, RunState
-from rgopd.trainer.records.texts import vocabulary_of
+from rgopd.common.token_bytes import vocabulary_of
 from rgopd.trainer.records.watch import KeepConfig
 
 

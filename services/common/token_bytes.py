@@ -27,6 +27,11 @@ def vocabulary_of(tokenizer: Any) -> Vocabulary:
     )
 
 
+def is_byte_name(name: str | None) -> bool:
+    """Whether a token spells one byte, <0x..>."""
+    return name is not None and _BYTE.match(name) is not None
+
+
 def _kind(tokenizer: Any, names: list[str | None]) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     decoder = repr(backend.decoder) if backend is not None and backend.decoder is not None else ""

@@ -1,0 +1,113 @@
+"""Distilling across tokenizers on the demo's task: a teacher with a byte-pair vocabulary beside the demo's own.
+
+    python -m benchmarks.learning.tokenizers teacher --out DIR      # a few minutes
+    python -m benchmarks.learning.tokenizers run --out DIR          # `rgopd demo` with either teacher
+    python -m benchmarks.learning.tokenizers table --out DIR        # TOKENIZERS.md
+
+The other teacher has merges, its own special tokens, chat template and end of turn. Everything else is the demo's.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2ForCausalLM
+
+from rgopd.trainer.demo.make_checkpoints import encode, slip_probability
+from rgopd.trainer.demo.rollout import accuracy, to_tensor
+from rgopd.trainer.demo.simulate import CHECKPOINTS
+from rgopd.trainer.demo.task import generate, problems
+from rgopd.trainer.demo.tokenizer import save_tokenizer
+
+VOCABULARY, STEPS, BATCH = 320, 240, 32
+PIECES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+SPECIAL = ["<pad>", "<s>", "</s>", "<turn>"]
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<turn>{{ m['role'] }}: {{ m['content'] }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}<turn>assistant: {% endif %}"
+)
+RUNS = {"same": "the demo's own teacher", "other": "a teacher with a byte-pair vocabulary"}
+
+
+def byte_pair_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE over the task's own texts, cut before that as Qwen2 cuts: each digit by itself."""
+    core = Tokenizer(models.BPE())
+    core.normalizer = normalizers.NFC()
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    core.decoder = decoders.ByteLevel()
+    texts = [t for pool in problems("train").values() for p in pool for t in (p.prompt, p.right, p.slip)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[AddedToken(s, special=True, normalized=False) for s in SPECIAL],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=["<turn>"],
+        chat_template=TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        model_max_length=128,
+    )
+
+
+def make_teacher(out: Path, steps: int = STEPS, batch: int = BATCH) -> None:
+    """The demo's teacher with its embeddings exchanged, trained on as `make_checkpoints` trained it.
+
+    A new token starts as the mean of its characters: the rest of the network knows the task already.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.manual_seed(0)
+    tokenizer, old = byte_pair_tokenizer(), AutoTokenizer.from_pretrained(CHECKPOINTS / "teacher")
+    model = Qwen2ForCausalLM.from_pretrained(CHECKPOINTS / "teacher")
+    before_VD = model.get_input_embeddings().weight.data.clone()
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    weight_VD = model.get_input_embeddings().weight.data
+    names = {"<pad>": "<|pad|>", "<s>": "<|bos|>", "</s>": "<|end|>", "<turn>": "<|user|>"}
+    for token_id, name in enumerate(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))):
+        ids = old.encode(names.get(name) or tokenizer.decode([token_id]), add_special_tokens=False)
+        weight_VD[token_id] = before_VD[ids].mean(0) if ids else 0.02 * torch.randn(weight_VD.shape[1])
+    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.config.bos_token_id = model.generation_config.bos_token_id = tokenizer.bos_token_id
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    pools = [
+        [(slip_probability("teacher", p), encode(p, p.right, tokenizer), encode(p, p.slip, tokenizer)) for p in pool]
+        for pool in problems("train").values()
+    ]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.05)
+    rng = random.Random(0)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * min((step + 1) / 20, 0.5 + 0.5 * math.cos(math.pi * step / steps))
+        chosen = [rng.choice(pools[i % len(pools)]) for i in range(batch)]
+        rows = [wrong if rng.random() < slip else right for slip, right, wrong in chosen]
+        ids_BL, labels_BL = to_tensor([r[0] for r in rows]), to_tensor([r[1] for r in rows], -100)
+        hidden = model.model(input_ids=ids_BL).last_hidden_state[:, :-1]
+        answer = labels_BL[:, 1:] != -100
+        loss = F.cross_entropy(model.lm_head(hidden[answer]), labels_BL[:, 1:][answer], label_smoothing=0.002)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 20 == 19:
+            logging.info("step %d loss %.4f", step + 1, loss.item())
+            model.save_pretrained(out / "teacher")
+            save_tokenizer(tokenizer, out / "teacher")
+    logging.info("greedy on 200: %s", accuracy(model.eval(), tokenizer, generate(0, 200, "eval")))

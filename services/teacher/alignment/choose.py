@@ -1,0 +1,84 @@
+"""Whether a teacher aligns, and the aligner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rgopd.common.errors import ConfigError
+from rgopd.teacher.alignment.aligner import Aligner
+from rgopd.teacher.alignment.side import Side
+
+if TYPE_CHECKING:
+    from rgopd.teacher.config import TeacherConfig
+
+
+def make_aligner(config: TeacherConfig, vocab_size: int) -> Aligner | None:
+    """What `align` and `student_tokenizer` ask for; None where the student's ids are the teacher's.
+
+    Raises:
+        ConfigError: a tokenizer that cannot be loaded, or settings that contradict each other.
+    """
+    if config.align == "off" or (config.align == "auto" and not config.student_tokenizer):
+        return None
+    if not config.student_tokenizer:
+        raise ConfigError("align=always needs student_tokenizer: the student's folder or id")
+    if config.align == "auto" and same_file(config.student_tokenizer, config.model):
+        return None
+    student = load_tokenizer(config.student_tokenizer, "student_tokenizer")
+    teacher = load_tokenizer(config.model, "model")
+    if config.align == "auto" and not any(differences(student, teacher)):
+        return None
+    if config.shared_vocab_size:
+        raise ConfigError(
+            "shared_vocab_size names ids that student and teacher share, and this teacher has another tokenizer: leave "
+            "it out here (the student's own goes to train.shared_vocab_size), or set align=off"
+        )
+    ends = end_ids(config.student_tokenizer)
+    return Aligner(
+        Side(student, model_vocabulary(config.student_tokenizer, len(student)), ends), Side(teacher, vocab_size)
+    )
+
+
+def load_tokenizer(name: str, setting: str) -> Any:
+    """A tokenizer by folder or id; raises ConfigError naming the setting."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name, local_files_only=Path(name).is_dir())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{setting}: no tokenizer can be loaded from {name!r}: {error}") from error
+
+
+def differences(student: Any, teacher: Any) -> tuple[list[str], list[str]]:
+    """The student's tokens that have another id in the teacher, and those that it lacks."""
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    return [t for t in ours if t in theirs and ours[t] != theirs[t]], [t for t in ours if t not in theirs]
+
+
+def same_file(student: str, teacher: str) -> bool:
+    """Whether both folders hold the same tokenizer.json: then nothing has to be loaded to know."""
+    ours, theirs = Path(student) / "tokenizer.json", Path(teacher) / "tokenizer.json"
+    return ours.is_file() and theirs.is_file() and ours.read_bytes() == theirs.read_bytes()
+
+
+def model_vocabulary(name: str, at_least: int) -> int:
+    """Ids of a model, padding rows included; of its tokenizer where there is no config."""
+    from transformers import AutoConfig
+
+    try:
+        config: Any = AutoConfig.from_pretrained(name, local_files_only=Path(name).is_dir())
+    except (OSError, ValueError):
+        return at_least
+    return max(at_least, int(getattr(config.get_text_config(), "vocab_size", 0)))
+
+
+def end_ids(name: str) -> tuple[int, ...]:
+    """Ids that end a response by the model's own generation settings."""
+    from transformers import GenerationConfig
+
+    try:
+        eos = GenerationConfig.from_pretrained(name, local_files_only=Path(name).is_dir()).eos_token_id
+    except (OSError, ValueError):
+        return ()
+    return tuple(eos) if isinstance(eos, list) else () if eos is None else (int(eos),)

@@ -1,0 +1,198 @@
+"""Every pair of tokenizer kinds: what is aligned is the same bytes, and the score that comes back is the text's."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from rgopd.common.errors import InvalidInput
+from rgopd.teacher.alignment.aligner import Aligner, student_view
+from rgopd.teacher.engines import EngineInfo
+from rgopd.teacher.engines.loading import take_apart
+from rgopd.teacher.engines.transformers import TransformersEngine
+from rgopd.teacher.items import PAD_ID, PAD_LOGPROB, Scoring
+from tests.unit.teacher.alignment.kinds import MAKERS, TEXTS, side
+
+PAIRS = list(itertools.permutations(MAKERS, 2))
+ALIGNERS = {pair: Aligner(side(pair[0]), side(pair[1])) for pair in PAIRS}
+WHOLE = [p for p in PAIRS if p[1] in ("bpe", "qwen", "llama", "unigram")]
+"""Teachers that can say any byte."""
+MESSAGES = json.dumps([{"role": "user", "content": "What is 1+1? [INST] <|im_end|>"}])
+ANY = st.text(st.one_of(st.sampled_from("aé日👩‍🔬 \n<|>▁"), st.characters(exclude_categories=["Cs"])), max_size=20)
+
+
+def ids_of(kind: str, text: str) -> list[int]:
+    return side(kind)._cores[0].encode(text, add_special_tokens=False).ids
+
+
+def text_bytes(kind: str, ids: list[int]) -> bytes:
+    tokens = [side(kind).tokens[i] for i in ids]
+    if tokens and side(kind).dummy_space:
+        tokens[0] = tokens[0].removeprefix(b" ")
+    return b"".join(tokens)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(PAIRS), ANY, st.booleans(), st.lists(st.integers(0, 10**6), max_size=6))
+def test_aligned_chunks_hold_the_same_bytes_on_both_sides(pair, text, ends, noise):
+    aligner, (ours, theirs) = ALIGNERS[pair], pair
+    ids = ids_of(ours, text) + [n % side(ours).size for n in noise]  # any id, so any bytes, and special tokens
+    ids = [i for i in ids if i not in side(ours).ends] + [side(ours).end] * ends
+    if not ids:
+        return
+    alignment, response_U = aligner.align(np.array(ids, np.int32))
+    covered = int((alignment.aligned_T >= 0).sum())
+    assert (alignment.aligned_T[:covered] >= 0).all() and (alignment.aligned_T[covered:] == -1).all()
+    if not len(alignment.chunk_U):
+        assert not covered and len(response_U) == 1
+        return
+    for chunk in range(int(alignment.chunk_U.max()) + 1):
+        mine = [ids[t] for t in np.flatnonzero(alignment.aligned_T == chunk)]
+        other = response_U[alignment.chunk_U == chunk].tolist()
+        if any(i in side(ours).special for i in mine):
+            assert [aligner.special_map[i] for i in mine if i in side(ours).special] == [
+                i for i in other if i in side(theirs).special
+            ]
+            continue
+        made = [b"".join(side(k).tokens[i] for i in n) for k, n in ((ours, mine), (theirs, other))]
+        dummy = side(ours).dummy_space, side(theirs).dummy_space
+        allowed = {made[0], *([made[0].removeprefix(b" ")] if dummy[0] else [])}
+        assert allowed & {made[1], *([made[1].removeprefix(b" ")] if dummy[1] else [])}
+    for t, u in alignment.pairs_M2:
+        assert aligner._is_same(ids[t], int(response_U[u]))
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.sampled_from(WHOLE), ANY, st.integers(0, 3))
+def test_a_teacher_with_every_byte_judges_all_but_a_character_that_was_cut(pair, text, cut):
+    aligner, (ours, _) = ALIGNERS[pair], pair
+    ids = ids_of(ours, text)[: -cut or None]
+    if not text_bytes(ours, ids) or any(i in side(ours).special for i in ids):
+        return
+    alignment, response_U = aligner.align(np.array(ids, np.int32))
+    covered = int((alignment.aligned_T >= 0).sum())
+    left = text_bytes(ours, ids)[len(text_bytes(ours, ids[:covered])) :]
+    assert left.decode("utf-8", "ignore") == "" or any(len(side(ours).tokens[i]) > 1 for i in ids[covered:])
+    if covered < len(ids):  # then what is left begins with, or holds, an unfinished character
+        assert text_bytes(ours, ids).decode("utf-8", "ignore").encode() != text_bytes(ours, ids)
+    if covered:
+        data = text_bytes(ours, ids[:covered])
+        said = b"".join(side(pair[1]).tokens[i] for i in response_U)
+        assert said in (data, b" " + data)
+
+
+def test_a_special_token_of_the_text_stays_text_and_one_of_the_ids_maps_by_name_or_role():
+    aligner = ALIGNERS["bpe", "llama"]
+    student, teacher = aligner.student, aligner.teacher
+    ids = ids_of("bpe", "say [INST] </s> <s>")
+    _, response_U = aligner.align(np.array([*ids, student.end], np.int32))
+    assert response_U[-1] == teacher.end
+    assert not set(response_U[:-1].tolist()) & set(teacher.special)
+    unknown = next(i for i in student.special if i not in student.ends)  # <|im_start|>: the teacher has no such turn
+    alignment, _ = aligner.align(np.array([*ids, unknown, *ids], np.int32))
+    assert (alignment.aligned_T >= 0).tolist() == [True] * len(ids) + [False] * (len(ids) + 1)
+
+
+def test_the_map_names_no_teacher_id_twice_and_prefers_letters_to_spelt_bytes():
+    for pair, aligner in ALIGNERS.items():
+        mapped = aligner.support_map_V[aligner.support_map_V != PAD_ID]
+        assert len(set(mapped.tolist())) == len(mapped) > 50, pair
+        student = aligner.student
+        for token_id in np.flatnonzero(aligner.support_map_V != PAD_ID):
+            if token_id not in student.special:
+                assert student.tokens[token_id] == aligner.teacher.tokens[aligner.support_map_V[token_id]]
+    llama = side("llama")
+    letter = llama.tokenizer.convert_tokens_to_ids("a")
+    assert llama.texts[b"a"] == letter != llama.tokenizer.convert_tokens_to_ids("<0x61>")
+
+
+def tiny_engine(vocab: int) -> TransformersEngine:
+    torch.manual_seed(3)
+    config = Qwen2Config(
+        vocab_size=vocab, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=512, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = Qwen2ForCausalLM(config).eval()
+    model.lm_head.weight.data.mul_(30)
+    info = EngineInfo("transformers", "tiny", "r", vocab, 512, 64, (0,), "float32", "cpu", "gathered")
+    return TransformersEngine(take_apart(model), info)
+
+
+@pytest.mark.parametrize("pair", [("demo", "qwen"), ("qwen", "llama"), ("llama", "bpe"), ("unigram", "qwen")])
+def test_the_score_that_comes_back_is_that_of_the_teachers_own_tokens_in_float64(pair):
+    aligner, (ours, theirs) = ALIGNERS[pair], pair
+    student, teacher = side(ours), side(theirs)
+    engine = tiny_engine(teacher.size)
+    text = "def f(a, b):\n    return a * b - 2"
+    response_T = np.array([*ids_of(ours, text), student.end], np.int32)
+    rng = np.random.default_rng(0)
+    support_TK = np.stack([rng.permutation(student.size)[:8] for _ in response_T]).astype(np.int32)
+    support_TK[-1, 0] = student.end if student.end not in support_TK[-1] else support_TK[-1, 0]
+    item = aligner.item("r", MESSAGES, response_T, support_TK, Scoring("student", 8, 0.7), engine.info)
+    assert item.prompt_ids_C.tolist() == teacher.prompt(json.loads(MESSAGES))
+    score = student_view(item, engine.score([item])[0])
+
+    decoder, head = engine._models[0][0].decoder.double(), engine._models[0][0].head.double()
+    with torch.no_grad():
+        hidden = decoder(input_ids=torch.from_numpy(item.input_ids.astype(np.int64))[None]).last_hidden_state[0]
+        rows = slice(len(item.prompt_ids_C) - 1, len(item.input_ids) - 1)
+        logprobs_UV = (head(hidden[rows]) / 0.7).log_softmax(-1).numpy()
+    # By hand: the teacher's tokens by the bytes where both sides end a token.
+    ends_T = np.cumsum([len(student.tokens[i]) for i in response_T[:-1]]) - student.dummy_space
+    ends_U = np.cumsum([len(teacher.tokens[i]) for i in item.response_ids_T[:-1]]) - teacher.dummy_space
+    assert ends_T[-1] == ends_U[-1] == len(text.encode())
+    sampled_U = logprobs_UV[np.arange(len(item.response_ids_T)), item.response_ids_T]
+    begin_T = begin_U = 0
+    for end in sorted(set(ends_T) & set(ends_U)):
+        stop_T, stop_U = ends_T.tolist().index(end) + 1, ends_U.tolist().index(end) + 1
+        assert score.sampled_logprobs_T[begin_T:stop_T].sum() == pytest.approx(
+            sampled_U[begin_U:stop_U].sum(), abs=1e-4
+        )
+        same = student.tokens[response_T[begin_T]] == teacher.tokens[item.response_ids_T[begin_U]]
+        for t in range(begin_T, stop_T):
+            dense = stop_T - begin_T == stop_U - begin_U == 1 and same
+            check_row(aligner, score, t, support_TK[t], logprobs_UV[begin_U] if dense else None)
+        begin_T, begin_U = stop_T, stop_U
+    assert score.sampled_logprobs_T.sum() == pytest.approx(sampled_U.sum(), abs=1e-3)
+    check_row(aligner, score, len(response_T) - 1, support_TK[-1], logprobs_UV[-1])
+
+
+def check_row(aligner: Aligner, score, t: int, support_K: np.ndarray, logprobs_V: np.ndarray | None) -> None:
+    mass = 0.0
+    for k, token_id in enumerate(support_K):
+        target = aligner.support_map_V[token_id]
+        if logprobs_V is None or target == PAD_ID:
+            assert score.topk_ids_TK[t, k] == PAD_ID and score.topk_logprobs_TK[t, k] == PAD_LOGPROB
+        else:
+            assert score.topk_ids_TK[t, k] == token_id
+            assert score.topk_logprobs_TK[t, k] == pytest.approx(logprobs_V[target], abs=1e-4)
+            mass += np.exp(logprobs_V[target])
+    assert score.tail_logprob_T[t] == pytest.approx(np.log1p(-mass), abs=1e-3)
+
+
+def test_what_cannot_be_aligned_is_refused_in_one_line():
+    aligner = ALIGNERS["demo", "qwen"]
+    info = replace(tiny_engine(aligner.teacher.size).info)
+    response = np.array(ids_of("demo", "1+1"), np.int32)
+    with pytest.raises(InvalidInput, match="send messages"):
+        aligner.item("r", "", response, None, Scoring("none", 0), info)
+    with pytest.raises(InvalidInput, match="another tokenizer"):
+        aligner.item("r", MESSAGES, response, None, Scoring("teacher", 4), info)
+    with pytest.raises(InvalidInput, match="'r': prompt \\+ response"):
+        aligner.item("r", MESSAGES, response, None, Scoring("none", 0), replace(info, max_context=8))
+    with pytest.raises(InvalidInput, match="outside"):
+        aligner.item("r", MESSAGES, response + 9999, None, Scoring("none", 0), info)
+
+
+def test_kinds_cover_the_text_they_were_made_of():
+    for kind in ("bpe", "qwen", "llama", "unigram"):
+        for text in TEXTS:
+            assert not isinstance(side(kind).encode(text.encode()), int), (kind, text)
