@@ -83,7 +83,7 @@ def measured(sections: dict[str, Any], aligner: Aligner) -> str:
     mass: list[float] = []
     torch.manual_seed(0)
     with torch.inference_mode():
-        for prompt in source.prompts[:PROMPTS]:
+        for prompt in (source.at(0, position) for position in range(PROMPTS)):
             ids = torch.from_numpy(wire.from_tensor(prompt.prompt_ids, "prompt_ids").astype(np.int64))[None]
             room = int(getattr(model.config.get_text_config(), "max_position_embeddings", 1 << 20)) - ids.shape[1]
             made = model.generate(

@@ -50,9 +50,11 @@ def test_aligned_chunks_hold_the_same_bytes_on_both_sides(pair, text, ends, nois
         return
     alignment, response_U = aligner.align(np.array(ids, np.int32))
     covered = int((alignment.aligned_T >= 0).sum())
-    assert (alignment.aligned_T[:covered] >= 0).all() and (alignment.aligned_T[covered:] == -1).all()
+    assert (alignment.aligned_T[:covered] >= 0).all()
+    assert (alignment.aligned_T[covered:] == -1).all()
     if not len(alignment.chunk_U):
-        assert not covered and len(response_U) == 1
+        assert not covered
+        assert len(response_U) == 1
         return
     for chunk in range(int(alignment.chunk_U.max()) + 1):
         mine = [ids[t] for t in np.flatnonzero(alignment.aligned_T == chunk)]
@@ -170,7 +172,8 @@ def check_row(aligner: Aligner, score, t: int, support_K: np.ndarray, logprobs_V
     for k, token_id in enumerate(support_K):
         target = aligner.support_map_V[token_id]
         if logprobs_V is None or target == PAD_ID:
-            assert score.topk_ids_TK[t, k] == PAD_ID and score.topk_logprobs_TK[t, k] == PAD_LOGPROB
+            assert score.topk_ids_TK[t, k] == PAD_ID
+            assert score.topk_logprobs_TK[t, k] == PAD_LOGPROB
         else:
             assert score.topk_ids_TK[t, k] == token_id
             assert score.topk_logprobs_TK[t, k] == pytest.approx(logprobs_V[target], abs=1e-4)

@@ -22,7 +22,8 @@ def test_every_chunk_is_whole_tokens_of_the_same_bytes_and_cannot_be_cut_further
     chunk_T, chunk_U = common_chunks(np.array(ours), np.array(theirs))
     shared = (set(np.cumsum(ours)) & set(np.cumsum(theirs))) - {0}
     assert set(chunk_T) == set(chunk_U) == set(range(len(shared)))
-    assert (np.diff(chunk_T) >= 0).all() and (np.diff(chunk_U) >= 0).all()
+    assert (np.diff(chunk_T) >= 0).all()
+    assert (np.diff(chunk_U) >= 0).all()
     bytes_T, bytes_U = (chunk_sums(np.array(n), c, len(shared)) for n, c in ((ours, chunk_T), (theirs, chunk_U)))
     assert bytes_T.tolist() == bytes_U.tolist() == np.diff([0, *sorted(shared)]).tolist()
     alone_T, alone_U = one_to_one(chunk_T, chunk_U)

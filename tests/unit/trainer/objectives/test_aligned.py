@@ -172,6 +172,7 @@ def test_a_weighted_sum_with_grpo_aligns_and_learns_from_every_token():
     batch, hidden, weight, _ = make_batch(0)
     parts = [{"name": "rg_opd"}, {"name": "grpo", "options": {"normalise": "token"}}]
     both = get_objective("weighted_sum", parts=parts)
-    assert both.aligns and not get_objective("weighted_sum", parts=[{"name": "kdrl"}]).aligns
+    assert both.aligns
+    assert not get_objective("weighted_sum", parts=[{"name": "kdrl"}]).aligns
     result = head_loss(hidden, weight, batch, both, gate_preset("paper"))
     assert float(result.sums.count) == len(batch.rollout_N)

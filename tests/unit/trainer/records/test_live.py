@@ -12,10 +12,10 @@ from transformers import AutoTokenizer
 
 from rgopd.common.run_files import Lines, Vocabulary, kept_steps, read_status
 from rgopd.common.streams import Streams
+from rgopd.common.token_bytes import vocabulary_of
 from rgopd.trainer.records.keeper import Keeper
 from rgopd.trainer.records.live import Live
 from rgopd.trainer.records.metrics import EVENTS, RECENT, ROWS, RunState
-from rgopd.common.token_bytes import vocabulary_of
 from rgopd.trainer.records.watch import KeepConfig
 
 
