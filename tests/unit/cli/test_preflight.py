@@ -109,8 +109,17 @@ def test_3_another_tokenizer(config: dict[str, Any], fails: Fails, tmp_path: Pat
     a, b = list(vocabulary)[20:22]
     vocabulary[a], vocabulary[b] = vocabulary[b], vocabulary[a]
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
-    text = fails("up", changed(config, teacher={"model": str(other)}))
+    text = fails("up", changed(config, teacher={"model": str(other), "align": "off"}))
     assert "tokenizers differ: 2 tokens have other ids" in text
+    for train, reason in (
+        ({"objective": "jsd"}, "objective 'jsd'"),
+        ({"distillation": {"support": "teacher"}}, "distillation.support='teacher'"),
+        ({"distillation": {"tail": "none"}}, "distillation.tail='none'"),
+    ):
+        text = fails("up", changed(config, teacher={"model": str(other)}, train={**config["train"], **train}))
+        assert f"tokenizers differ, and {reason}" in text
+    with_vocabulary = {"model": str(other), "shared_vocab_size": 100}
+    assert "leave it out here" in fails("up", changed(config, teacher=with_vocabulary))
 
 
 def test_4_a_missing_column_and_other_rows(config: dict[str, Any], fails: Fails) -> None:
