@@ -2,6 +2,7 @@
 
 In: the prompt's chat messages, the response and support at the student's ids. Out: an ordinary `ScoreItem` at the
 teacher's ids for any engine, and the way back from its `Score` to the student's positions.
+Not imported: engines, the queue, the doors. torch is not needed here; transformers only for its tokenizers.
 """
 
 from rgopd.teacher.alignment.aligner import Aligner

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from rgopd.trainer.gating.gate import PresetName
 from rgopd.trainer.losses.buckets import TailMode, bucket_logprobs
-from rgopd.trainer.losses.chunk_ratio import chunk_log_ratio
 from rgopd.trainer.losses.head import HeadStats
 
 SupportOwner = Literal["student", "teacher", "none"]
@@ -214,8 +213,5 @@ class BucketObjective(ObjectiveBase):
         return token_mean(loss_N if weight_N is None else loss_N * weight_N, metrics)
 
     def _aligned(self, loss_N: Tensor, stats: HeadStats, batch: TokenBatch, aligned_N: Tensor) -> Tensor:
-        """The divergence where tokens map one to one, elsewhere the log-ratio of the chunk."""
-        if not self.aligns:
-            raise ValueError(f"objective {self.name!r} cannot use a teacher with another tokenizer")
-        ratio_N = chunk_log_ratio(stats.sampled_logprobs_N, teacher_sampled(batch), aligned_N)
-        return torch.where((batch.support_ids_NK >= 0).any(-1), loss_N, ratio_N)
+        """The loss of a batch whose teacher has another tokenizer; ``loss_N``: the divergence of each token."""
+        raise ValueError(f"objective {self.name!r} cannot use a teacher with another tokenizer")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from rgopd.trainer.gating.gate import PresetName
+from rgopd.trainer.losses.chunk_ratio import chunk_log_ratio
 from rgopd.trainer.losses.divergences import reverse_kl
-from rgopd.trainer.objectives.base import BucketObjective
+from rgopd.trainer.losses.head import HeadStats
+from rgopd.trainer.objectives.base import BucketObjective, TokenBatch, teacher_sampled
 from rgopd.trainer.objectives.registry import register
 
 
@@ -23,9 +26,20 @@ class ReverseKL(BucketObjective):
     name: ClassVar[str] = "reverse_kl"
     aligns: ClassVar[bool] = True
 
+    across: Literal["ratio", "mixed"] = "ratio"
+    """Under a teacher with another tokenizer: the log-ratio of every aligned chunk, or (mixed) the divergence over the
+    support where a token maps one to one; see decisions/154."""
+
     def divergence(self, student_NB: Tensor, teacher_NB: Tensor) -> Tensor:
         """``KL(p || q)``: Eq. 4."""
         return reverse_kl(student_NB, teacher_NB)
+
+    def _aligned(self, loss_N: Tensor, stats: HeadStats, batch: TokenBatch, aligned_N: Tensor) -> Tensor:
+        teacher_N = teacher_sampled(batch)
+        ratio_N = chunk_log_ratio(stats.sampled_logprobs_N, teacher_N, aligned_N, batch.rollout_N)
+        if self.across == "ratio":
+            return ratio_N
+        return torch.where((batch.support_ids_NK >= 0).any(-1), loss_N, ratio_N)
 
 
 @register
