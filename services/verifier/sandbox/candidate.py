@@ -6,11 +6,14 @@ Descriptors: 0-2 standard, PAYLOAD the program (JSON), CHANNEL requests and answ
 
 from __future__ import annotations
 
+import builtins
 import gc
 import io
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -151,6 +154,19 @@ class Serving(Guard):
     def __init__(self, namespace: dict[str, Any]) -> None:
         self.namespace = namespace
         self.awaiting = Awaiting()
+
+    @contextmanager
+    def within(self, replaced: dict[str, Any]) -> Iterator[None]:
+        """Tests that capture what is printed, or say what is read, replace these."""
+        owners = {"input": builtins, "print": builtins, "stdin": sys, "stdout": sys, "stderr": sys}
+        before = {name: getattr(owners[name], name) for name in replaced}
+        for name, thing in replaced.items():
+            setattr(owners[name], name, thing)
+        try:
+            yield
+        finally:
+            for name, thing in before.items():
+                setattr(owners[name], name, thing)
 
     def other(self, operation: str, on: Any, name: str, value: Any) -> Any:
         """Names, classes that the tests derive from the program's, and coroutines that they await."""

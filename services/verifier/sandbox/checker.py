@@ -7,6 +7,7 @@ an assert can say works: loops, tolerances, helpers, expected exceptions, argume
 
 from __future__ import annotations
 
+import builtins
 import json
 import os
 import sys
@@ -29,6 +30,7 @@ _ITERATORS = frozenset(
 )
 _ADVANCING = ("__iter__", "__next__", "__length_hint__")
 _SAID = ("__name__", "__doc__", "__qualname__", "__module__", "__dict__", "__annotations__")  # what wraps() copies
+_USUAL = {(owner, name): getattr(owner, name) for owner, name in ((builtins, "input"), (builtins, "print"))}
 _FILES = frozenset(("StringIO", "BytesIO"))
 
 
@@ -87,6 +89,16 @@ class Link(Guard):
             except plain.NotPlain as problem:
                 error = problem
             self.lose(f"the program raised {_exception_text(error)}")
+
+    def replaced(self) -> dict[str, Any]:
+        """What the tests have put in the place of these, as far as a program may hold it."""
+        found = {
+            name: getattr(owner, name) for (owner, name), usual in _USUAL.items() if getattr(owner, name) is not usual
+        }
+        return {name: thing for name, thing in found.items() if self._is_file(thing) or self._is_called(thing)}
+
+    def _is_called(self, thing: Any) -> bool:
+        return self._is_callable(thing) or self._is_own(thing)
 
     def lose(self, reason: str) -> NoReturn:
         """The program has had its chance."""
@@ -286,6 +298,7 @@ def _run_case(case: Any) -> None:
 
 def main() -> int:
     """Run the tests of the payload; one JSON line a test on RESULT."""
+    _USUAL.update({(sys, name): getattr(sys, name) for name in ("stdin", "stdout", "stderr")})
     payload = json.loads(read_all(PAYLOAD))
     sys.setrecursionlimit(10_000)
     link = Link(payload["value_bytes"])

@@ -108,6 +108,8 @@ def describe(kind: type, reference: Callable[[type], Any]) -> dict[str, Any]:
     if issubclass(kind, BaseException):
         known = next(c for c in kind.__mro__ if not _is_own(c))
         described["x"] = [known.__module__, known.__qualname__, builtin_base(known)]
+    if any((c.__module__, c.__name__) == ("enum", "Enum") for c in kind.__mro__):
+        described["kind"] = "enum"
     if kind.__module__ == "builtins" and kind.__name__ in _KINDS:
         described["kind"] = kind.__name__
     dataclass_fields = kind.__dict__.get("__dataclass_fields__")

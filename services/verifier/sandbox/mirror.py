@@ -7,6 +7,7 @@ they would there. A stand-in asks; it decides nothing but who it is.
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Callable, Generator
 from typing import Any, Protocol, cast
@@ -238,6 +239,8 @@ class Mirrors:
         if description.get("unhashable"):
             body["__hash__"] = None
         spoofed = _SPOOFED.get(str(description.get("kind")))
+        if description.get("kind") == "enum" and "enum" in sys.modules:  # isinstance(x, Enum)
+            spoofed = sys.modules["enum"].Enum(str(description["n"]), [])
         if spoofed is not None:
             body["__class__"] = property(lambda self: spoofed)
         return body

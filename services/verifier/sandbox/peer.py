@@ -9,7 +9,8 @@ from __future__ import annotations
 import _thread
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from rgopd.verifier.sandbox import plain
@@ -72,6 +73,8 @@ class Peer:
             message["n"] = details["name"]
         if "value" in details:
             message["w"] = encode(details["value"])
+        if operation not in ("get", "set", "del", "name") and (replaced := self.guard.replaced()):
+            message["s"] = {name: encode(thing) for name, thing in replaced.items()}
         if details.get("args"):
             message["a"] = [encode(x) for x in details["args"]]
         if details.get("kwargs"):
@@ -140,6 +143,13 @@ class Peer:
             on, value = decode(request.get("on")), decode(request.get("w"))
             args = [decode(x) for x in request.get("a", ())]
             kwargs = {str(k): decode(x) for k, x in request.get("k", {}).items()}
+            replaced = {str(k): decode(x) for k, x in request.get("s", {}).items()}
+        with self.guard.within(replaced):
+            return self._carry_out(operation, on, name, value, args, kwargs)
+
+    def _carry_out(
+        self, operation: str, on: Any, name: str, value: Any, args: list[Any], kwargs: dict[str, Any]
+    ) -> Any:
         self.guard.serving(operation, on, name)
         if operation == "call":
             return on(*args, **kwargs)
@@ -200,6 +210,15 @@ class Guard:
 
     def exportable(self, value: Any) -> None:
         """Raise NotPlain for an object that must not be named over there."""
+
+    def replaced(self) -> dict[str, Any]:
+        """What stands here in the place of print(), input() and the standard streams, by name."""
+        return {}
+
+    @contextmanager
+    def within(self, replaced: dict[str, Any]) -> Iterator[None]:
+        """While one request is carried out, with these in place."""
+        yield
 
     def asking(self, count: int) -> None:
         """Before a request; how many there have been."""
