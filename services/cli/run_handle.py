@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,10 +109,10 @@ class Run:
 
     def plot(self) -> Any:
         """A matplotlib figure of loss, kept fraction and reward so far."""
-        from matplotlib.figure import Figure
+        from rgopd.cli.figure import ShownFigure
 
         steps = self._rows("step")
-        figure = Figure(figsize=(10, 2.6), layout="constrained")
+        figure = ShownFigure(figsize=(10, 2.6), layout="constrained")
         for axis, (key, title) in zip(figure.subplots(1, len(CURVES)), CURVES, strict=True):
             axis.plot([row["step"] for row in steps], [row[key] for row in steps], color="#1f5fa8", linewidth=1.5)
             axis.set_title(title, fontsize=10)
@@ -129,9 +128,7 @@ class Run:
         head = f"<b>{html.escape(self.folder.name)}</b>: {html.escape(self._line())}<br>"
         if not self._rows("step"):
             return f"<div>{head}</div>"
-        picture = io.BytesIO()
-        self.plot().savefig(picture, format="png", dpi=96)
-        data = base64.b64encode(picture.getvalue()).decode()
+        data = base64.b64encode(self.plot()._repr_png_()).decode()
         return f"<div>{head}<img alt='loss, kept fraction and reward by step' src='data:image/png;base64,{data}'></div>"
 
     def _line(self) -> str:

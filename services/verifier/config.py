@@ -16,7 +16,8 @@ from rgopd.verifier.toolchains import Toolchain
 
 def default_workers() -> int:
     """One a core this process may use."""
-    return max(1, len(os.sched_getaffinity(0)))
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return max(1, len(allowed))
 
 
 class VerifierConfig(ServiceSettings):

