@@ -18,14 +18,14 @@ OTHERS = {
 }
 """Files that are named and are not ours to have."""
 DOTTED = re.compile(r"(?<![\w./\"-])(rgopd(?:\.[A-Za-z_]\w*)+)")
-ATTRIBUTES = {"rgopd.rollout_id"}
-"""Of spans: no import paths."""
+ATTRIBUTES = {"rgopd.rollout_id", "rgopd.yaml", "rgopd.schema.json"}
+"""Of spans, and the files that `rgopd init` writes: no import paths."""
 TEXT = {".py", ".md", ".yaml", ".yml", ".toml", ".sh", ".proto", ".cfg"}
 
 
 def files(repository: Path) -> list[Path]:
     """The project's own files. Links to folders (`rgopd`) are not followed, so each is there once."""
-    places = [repository / name for name in ("benchmarks", "deploy", "docs", "protos", "services", "tests")]
+    places = [repository / name for name in ("benchmarks", "deploy", "docs", "examples", "protos", "services", "tests")]
     return sorted(p for p in [*repository.iterdir(), *(p for f in places for p in f.rglob("*"))] if p.is_file())
 
 
