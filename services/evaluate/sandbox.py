@@ -20,7 +20,6 @@ from rgopd.verifier.verdict import Status
 
 CPU_S = 3.0
 """code_eval's own default time limit of a program."""
-FENCE = "`" * 12
 ATTEMPTS = 3
 
 
@@ -47,8 +46,9 @@ class CodeEval:
 
     def passes(self, test: str, program: str) -> bool:
         """Does the program, byte for byte, run and pass? A test that is itself broken is passed by nothing."""
-        # In a fence longer than any of its own, the verifier takes the program as it stands.
-        response = f"{FENCE}python\n{program}\n{FENCE}\n"
+        # As a string that is executed, so that the verifier, which looks for programs in texts, neither finds one in it
+        # nor leaves a part of it out.
+        response = f"```python\nexec(compile({program!r}, '<program>', 'exec'), globals())\n```\n"
         fields = {"tests": statements(test), "limits": {"cpu_s": CPU_S}}
         for _ in range(ATTEMPTS):
             verdict = self.engine.check([Item("program", "code", response, fields)])[0]

@@ -45,6 +45,9 @@ TESTS = "assert add(1, 2) == 3\nassert add(-1, 1) == 0\nassert add(10, 5) == 15"
         ("def add(a, b):\n    return a + b\n```", False),  # a program byte for byte, not a text with one in it
         ("Here it is:\n```python\ndef add(a, b):\n    return a + b\n```", False),
         ("", False),
+        ("def add(a, b):\n    return a + b\nprint(add(1))", False),  # what shows it at work is run too
+        ("</think>\ndef add(a, b):\n    return a + b", False),
+        ("import math\nbase = 0\ndef add(a, b):\n    global base\n    base = math.fsum([a, b])\n    return base", True),
         ("def add(a, b):\n    s = '''\n```\n'''\n    return a + b", True),
     ],
 )
