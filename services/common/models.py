@@ -78,8 +78,8 @@ def check_architecture(
         )
     elif kind not in causal_lms and config.get("auto_map"):
         problem = (
-            "needs its folder's own Python code (auto_map), which rgopd never runs (no trust_remote_code); use a model "
-            "whose architecture transformers holds"
+            "needs its folder's own Python code (auto_map), which rgopd never runs (no trust_remote_code), so it cannot "
+            "load it; use a model whose architecture transformers holds"
         )
     elif kind not in causal_lms:
         problem = "is not among the causal language models of the installed transformers; upgrade it, or choose one"
