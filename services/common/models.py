@@ -78,7 +78,7 @@ def check_architecture(
         )
     elif kind not in causal_lms and config.get("auto_map"):
         problem = (
-            "needs its folder's own Python code (auto_map), which rgopd never runs (no trust_remote_code), so it cannot "
+            "needs its folder's own Python code (auto_map), which rgopd never runs (no trust_remote_code): it cannot "
             "load it; use a model whose architecture transformers holds"
         )
     elif kind not in causal_lms:
