@@ -42,6 +42,7 @@ def test_rows_become_prompts_under_the_chat_template(tmp_path: Path, tokenizer: 
     assert tokenizer.decode(ids) == tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     assert (prompts[0].prompt_id, prompts[0].domain, prompts[1].domain) == ("a", "A", "math")
     assert json.loads(prompts[1].check.spec_json) == {"reference": "9"}
+    assert json.loads(prompts[0].messages_json) == chat  # for a teacher with another tokenizer
 
 
 def test_parquet_and_folders_give_the_same(tmp_path: Path, tokenizer: Any) -> None:
