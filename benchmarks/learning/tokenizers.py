@@ -166,7 +166,11 @@ def table(out: Path) -> str:
         loss = " to ".join(f"{statistics.mean(s[i]['loss'] for s in steps):.3f}" for i in (0, -1))
         kept = statistics.mean(row["kept_fraction"] for s in steps for row in s)
         lines.append("| " + " | ".join([title, str(len(found)), *cells, loss, f"{kept:.2f}"]) + " |")
-    return "\n".join([*lines, ""])
+    note = (
+        "`ratio` moves the sampled tokens alone, the first row the whole distribution: that spares B, where the teacher is "
+        "wrong (docs/decisions/022), and is part of the difference between the first two rows. `mixed`: docs/decisions/154."
+    )
+    return "\n".join([*lines, "", note, ""])
 
 
 def finished(path: Path) -> list[dict[str, Any]]:
