@@ -167,8 +167,8 @@ def table(out: Path) -> str:
         kept = statistics.mean(row["kept_fraction"] for s in steps for row in s)
         lines.append("| " + " | ".join([title, str(len(found)), *cells, loss, f"{kept:.2f}"]) + " |")
     note = (
-        "`ratio` moves the sampled tokens alone, the first row the whole distribution: that spares B, where the teacher "
-        "is wrong (docs/decisions/022), and is part of the difference between the first two rows. `mixed`: "
+        "`ratio` moves the sampled tokens alone, the first row the whole distribution. That spares B, where the teacher"
+        " is wrong (docs/decisions/022), and is part of the difference between the first two rows. `mixed`: "
         "docs/decisions/154."
     )
     return "\n".join([*lines, "", note, ""])
