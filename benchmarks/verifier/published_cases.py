@@ -3,8 +3,8 @@
     python -m benchmarks.verifier.published_cases FILE.py ... [CASES.tsv ...]
 
 The files are not copied here. FILE.py is a unittest file that assigns `test_in` and `test_out` and asserts that they
-are equal or not, as those of MATH (hendrycks/math, modeling/math_equivalence_test.py) and MARIO_EVAL
-(math_evaluation/tests/test_is_equiv.py) do; CASES.tsv is ours (tests/unit/verifier/symbolic/cases). math-verify's
+are equal or not, as the test files of MATH (hendrycks/math) and MARIO_EVAL
+do; CASES.tsv is ours (tests/unit/verifier/symbolic/cases). math-verify's
 own tests: math_verify_cases.py.
 """
 
