@@ -226,7 +226,8 @@ def _another_run(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
         length = max(128, length // 2)
         change: dict[str, Any] = {"sampling": {"max_new_tokens": length}}
         tokens = min(train.batch.micro_batch_tokens, length + train.dataset.max_prompt_tokens)
-        yield f"train.sampling.max_new_tokens={length}", {"train": {**change, "batch": {"micro_batch_tokens": tokens}}}
+        text = f"train.sampling.max_new_tokens={length} --set train.batch.micro_batch_tokens={tokens}"
+        yield text, {"train": {**change, "batch": {"micro_batch_tokens": tokens}}}
 
 
 def _more_gpus(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -248,7 +249,9 @@ MOST_ADVICE = 6
 
 def advise(planner: Planner, plan: Plan) -> list[str]:
     """Settings that make an overfull plan fit: single ones that suffice, else as many as are needed together."""
-    single = [text for text, change in knobs(plan) if not planner.plan(change).overfull]
+    # Shorter answers are another task: they are named only where nothing else suffices.
+    gentle = [(text, change) for text, change in knobs(plan) if "max_new_tokens" not in text]
+    single = [text for text, change in gentle if not planner.plan(change).overfull]
     if single:
         return [f"--set {text}" for text in _gentlest(single)]
     changes, used = fitting(planner, plan)

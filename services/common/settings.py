@@ -198,8 +198,8 @@ def _shipped(path: Path) -> Path:
     if path.name.removesuffix(".yaml") in shipped:
         return shipped[path.name.removesuffix(".yaml")]
     raise ConfigError(
-        f"config file {path} does not exist, and no shipped config has this name{nearest(path.name, shipped)}; "
-        f"shipped are {', '.join(shipped)}"
+        f"config file {path} cannot be read: there is none, and no shipped config has this name"
+        f"{nearest(path.name, shipped)}"
     )
 
 
