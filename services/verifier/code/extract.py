@@ -170,7 +170,7 @@ def _between_prose(text: str, wanted: frozenset[str]) -> str:
     first = next((line for line in text.splitlines() if line.strip()), "")
     if len(text) > MAX_PARSED or Piece(text).tree is not None:
         return _assembled([Piece(text)], wanted) if len(text) <= MAX_PARSED else text
-    if first[:1] in (" ", "\t"):
+    if first[:1] in (" ", "\t") or "\0" in text:  # a zero is nobody's prose; Python refuses the whole source
         return text
     pieces = [Piece(block.body) for block in unfenced(text, any_statement=not wanted)]
     whole = [piece for piece in map(_trimmed, pieces) if piece.tree is not None and piece.tree.body]

@@ -120,3 +120,9 @@ def test_boxed(text: str, content: str | None) -> None:
 def test_answer_tag() -> None:
     assert answer_tag("<answer>1</answer> <answer> 2 </answer>") == "2"
     assert answer_tag("<answer>1") is None
+
+
+@pytest.mark.parametrize("response", ["x = 1\0\ndef f(): return 1", "Here it is:\n\ndef f():\n    return 1\n\0"])
+def test_a_source_with_a_zero_is_not_mended(response: str) -> None:
+    """Python refuses it; leaving out the line that holds it would pass what fails everywhere else."""
+    assert program(response, names=["f"]) == response
