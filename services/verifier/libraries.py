@@ -16,8 +16,11 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 log = logging.getLogger(__name__)
+
+_PREFIX = "rgopd-packages-"
 
 # Runs in the interpreter that has the packages: import name -> paths of the modules of its distribution and of all
 # that this requires (extras aside).
@@ -65,6 +68,13 @@ def _place() -> str | None:
     return next((place for place in places if os.path.isdir(place) and os.access(place, os.W_OK)), None)
 
 
+def _sweep(place: str) -> None:
+    """Remove folders of services that were killed before they could."""
+    for folder in Path(place).glob(f"{_PREFIX}*"):
+        if not os.path.exists(f"/proc/{folder.name.removeprefix(_PREFIX).split('-')[0]}"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def find_libraries(python: str, names: Sequence[str]) -> Libraries:
     """Of `names`, those that the interpreter has; "" is this service's own, whose base the sandbox runs then."""
     interpreter = python or sys.executable
@@ -82,7 +92,8 @@ def find_libraries(python: str, names: Sequence[str]) -> Libraries:
         return Libraries()
     if not found:
         return Libraries()
-    folder = tempfile.mkdtemp(prefix="rgopd-packages-", dir=_place())
+    _sweep(_place() or tempfile.gettempdir())
+    folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_place())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.chmod(folder, 0o755)
     paths = sorted({path for group in found.values() for path in group if os.path.exists(path)})

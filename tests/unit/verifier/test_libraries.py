@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,3 +55,12 @@ def test_others_are_not(engine: VerifierEngine, program: str, status: str, said:
 def test_what_is_not_installed_is_left_out() -> None:
     assert find_libraries("", ["no_such_library"]).names == ()
     assert find_libraries("/no/such/python", ["numpy"]).names == ()
+
+
+def test_folders_of_killed_services_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rgopd.verifier.libraries._place", lambda: str(tmp_path))
+    for pid in ("99999999", str(os.getpid())):  # the first is over Linux's largest
+        (tmp_path / f"rgopd-packages-{pid}-x" / "numpy").mkdir(parents=True)
+    found = find_libraries("", ["numpy"])
+    mine = {f"rgopd-packages-{os.getpid()}-x", Path(found.folder).name}
+    assert {path.name for path in tmp_path.iterdir()} == mine
