@@ -82,7 +82,7 @@ class Side:
         done = 0
         for broken, characters in groupby(data.decode("utf-8", "surrogateescape"), lambda c: "\udc80" <= c <= "\udcff"):
             piece = "".join(characters)
-            part = self._spell(piece) if broken else self._encode_text(piece)
+            part = self._spell(piece) if broken else self._encode_text(piece, first=not ids)
             if isinstance(part, int):
                 return done + part
             ids += part[0]
@@ -98,7 +98,8 @@ class Side:
             return missing
         return [i for i in known if i is not None], [1] * len(known)
 
-    def _encode_text(self, text: str) -> tuple[list[int], list[int]] | int:
+    def _encode_text(self, text: str, *, first: bool) -> tuple[list[int], list[int]] | int:
+        """A dummy space may stand at the start alone: behind spelt bytes it would be one more byte."""
         data, best = text.encode(), 0
         for core in self._cores:
             ids = core.encode(text, add_special_tokens=False).ids
@@ -109,7 +110,9 @@ class Side:
             if made == data:
                 return ids, lengths
             if made == b" " + data and lengths[0]:
-                return ids, [lengths[0] - 1, *lengths[1:]]
+                if first:
+                    return ids, [lengths[0] - 1, *lengths[1:]]
+                return (ids[1:], lengths[1:]) if lengths[0] == 1 else self._spell(text)
             best = max(best, _same(made, data))
         return best
 
