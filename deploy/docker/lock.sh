@@ -17,7 +17,7 @@ compile() { # compile OUT ARGS...; on stdin, more requirements
         --python-platform x86_64-manylinux_2_28 --default-index https://pypi.org/simple "$@" -o "$out"
 }
 
-names() { sed -n 's/^\([a-z0-9._-]*\)==.*/\1/p' "$1"; }
+names() { sed -n "/sys_platform == 'win32'/d; s/^\([a-z0-9._-]*\)==.*/\1/p" "$1"; } # what is there on Linux
 
 without() { # every package of the torch layer is left out of the layer above it
     for name in $(names "$1"); do printf ' --no-emit-package %s' "$name"; done
