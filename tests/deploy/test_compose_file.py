@@ -95,7 +95,8 @@ def test_the_evaluations_lock_adds_to_the_environment_and_changes_nothing_in_it(
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     found = re.findall(r"^([a-z0-9._-]+)==([^\s;]+)", (LOCKS / "eval.txt").read_text(), re.MULTILINE)
     # What dev.txt has for Windows alone is not there on Linux, so the other lock has to bring it.
-    on_linux = "".join(line for line in (LOCKS / "dev.txt").open() if "sys_platform == 'win32'" not in line)
+    lines = (LOCKS / "dev.txt").read_text().splitlines()
+    on_linux = "\n".join(line for line in lines if "sys_platform == 'win32'" not in line)
     there = dict(re.findall(r"^([a-z0-9._-]+)==([^\s;]+)", on_linux, re.MULTILINE))
     assert not {name for name, _ in found} & set(there)
     pinned = {**there, **dict(found)}
