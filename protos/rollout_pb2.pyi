@@ -81,7 +81,7 @@ class GenerateRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[_common_pb2.Header, _Mapping]] = ..., request_id: _Optional[str] = ..., groups: _Optional[_Iterable[_Union[GroupRequest, _Mapping]]] = ..., policy_version: _Optional[int] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., purpose: _Optional[str] = ..., verify: bool = ..., score_job: _Optional[_Union[_teacher_pb2.ScoreJob, _Mapping]] = ...) -> None: ...
 
 class Rollout(_message.Message):
-    __slots__ = ("header", "group_id", "index", "policy_version", "prompt_ids", "response_ids", "sampled_logprobs", "support_ids", "response_text", "finish_reason", "prompt_id", "messages_json")
+    __slots__ = ("header", "group_id", "index", "policy_version", "prompt_ids", "response_ids", "sampled_logprobs", "support_ids", "response_text", "finish_reason", "prompt_id", "messages_json", "temperature")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +94,7 @@ class Rollout(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     PROMPT_ID_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_JSON_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     header: _common_pb2.Header
     group_id: str
     index: int
@@ -106,7 +107,8 @@ class Rollout(_message.Message):
     finish_reason: FinishReason
     prompt_id: str
     messages_json: str
-    def __init__(self, header: _Optional[_Union[_common_pb2.Header, _Mapping]] = ..., group_id: _Optional[str] = ..., index: _Optional[int] = ..., policy_version: _Optional[int] = ..., prompt_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., response_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., sampled_logprobs: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., support_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., response_text: _Optional[str] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., prompt_id: _Optional[str] = ..., messages_json: _Optional[str] = ...) -> None: ...
+    temperature: float
+    def __init__(self, header: _Optional[_Union[_common_pb2.Header, _Mapping]] = ..., group_id: _Optional[str] = ..., index: _Optional[int] = ..., policy_version: _Optional[int] = ..., prompt_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., response_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., sampled_logprobs: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., support_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., response_text: _Optional[str] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., prompt_id: _Optional[str] = ..., messages_json: _Optional[str] = ..., temperature: _Optional[float] = ...) -> None: ...
 
 class StageDone(_message.Message):
     __slots__ = ("header", "stage", "group_id", "failure")

@@ -226,12 +226,30 @@ def check_chat_template(student: str, teacher: str) -> str:
 
 
 def check_dataset(train: dict[str, Any]) -> str:
-    """Rows can be read, rendered and checked."""
+    """Rows can be read, rendered and checked, and the longest answers to them fit into the student's context."""
+    from rgopd.trainer.config import SamplingConfig
     from rgopd.trainer.prompts.config import DatasetConfig
     from rgopd.trainer.prompts.data import PromptSource
 
-    source = PromptSource(DatasetConfig.model_validate(train.get("dataset", {})), _tokenizer(train["student"]))
-    return f"{len(source)} prompts, {source.too_long} too long"
+    config = DatasetConfig.model_validate(train.get("dataset", {}))
+    sampling = SamplingConfig.model_validate(train.get("sampling", {}))
+    source = PromptSource(config, _tokenizer(train["student"]))
+    if config.streaming:
+        return "the first rows make prompts; the others are read while it trains"
+    if not train.get("eval"):
+        sampling.check_domains({prompt.domain for prompt in source.prompts})
+    context = int(getattr(_config(train["student"]), "max_position_embeddings", None) or 1 << 30)
+    lengths = [(len(p.prompt_ids.data) // 4, sampling.length_of(p.domain), p.domain) for p in source.prompts]
+    prompt, response, domain = max(lengths, key=lambda each: each[0] + each[1])
+    if prompt + response > context:
+        raise Failed(
+            f"a prompt of {prompt} tokens and a response of up to {response} (domain {domain!r}) are over the "
+            f"student's context of {context}: lower sampling.max_new_tokens (or that of sampling.domains.{domain}), or "
+            "dataset.max_prompt_tokens"
+        )
+    return (
+        f"{len(source)} prompts, {source.too_long} too long; with its answer the longest has {prompt + response} tokens"
+    )
 
 
 def check_student_rows(train: dict[str, Any]) -> str:

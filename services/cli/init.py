@@ -10,9 +10,10 @@ from typing import Any
 import typer
 import yaml
 
+from rgopd.cli.advice import fitting
 from rgopd.cli.config_schema import LINE, as_json
 from rgopd.cli.hardware import Hardware, this_machine
-from rgopd.cli.plan import Planner, find_device, fitting
+from rgopd.cli.plan import Planner, find_device
 from rgopd.common.errors import ConfigError
 from rgopd.common.models import check_model, hub_problem
 from rgopd.common.settings import merge

@@ -18,7 +18,7 @@ from rgopd.sampler.config import SamplerConfig
 from rgopd.teacher.config import TeacherConfig
 from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.prompts.config import DatasetConfig
-from rgopd.trainer.prompts.maker import BadRow, check_of, column, messages_of
+from rgopd.trainer.prompts.maker import BadRow, check_of, column, domain_of, messages_of
 from rgopd.trainer.prompts.problems import Problems
 from rgopd.trainer.prompts.rows import dataset_rows
 from rgopd.verifier.config import VerifierConfig
@@ -155,17 +155,21 @@ def check_datasets(train: TrainConfig, verifier: VerifierConfig) -> set[str]:
     """
     registry = default_registry(python_graders=read_graders(verifier.python_graders))
     kinds: set[str] = set()
+    domains: set[str] = set()
+    all_read = True
     for setting in (train.dataset, train.eval.dataset):
         for part in setting.parts if setting is not None else []:
             problems, before = Problems(str(part.path)), len(kinds)
             for read, (number, row) in enumerate(dataset_rows(part, problems)):
                 if read == MAX_ROWS:
+                    all_read = False
                     break
                 try:
                     kind, check = check_of(row, part)
                     messages_of(column(row, part.prompt_column, "dataset.prompt_column"), "")
                     registry.get(kind).prepare(check)
                     kinds.add(kind)
+                    domains.add(domain_of(row, part, kind))
                 except BadRow as bad:
                     problems.row(number, str(bad))
                 except RgopdError as error:
@@ -174,6 +178,8 @@ def check_datasets(train: TrainConfig, verifier: VerifierConfig) -> set[str]:
                 problems.raise_if_any()
             if not problems.read and len(kinds) == before:
                 raise ConfigError(f"dataset {part.path} has no usable rows")
+    if all_read:
+        train.sampling.check_domains(domains)
     return kinds
 
 

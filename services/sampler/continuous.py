@@ -56,19 +56,20 @@ class Room:
 
     def __init__(self, kv_tokens: int) -> None:
         self.kv_tokens = kv_tokens
-        self._ended = 0
-        self._tokens = 0
+        self._lengths: dict[int, tuple[int, int]] = {}
+        """Of each limit (domains have their own): rollouts that ended, and their tokens."""
 
-    def note(self, response_tokens: int) -> None:
-        """A rollout ended with this many."""
-        self._ended += 1
-        self._tokens += response_tokens
+    def note(self, job: Job, response_tokens: int) -> None:
+        """A rollout of a request ended with this many."""
+        ended, tokens = self._lengths.get(job.options.max_new_tokens, (0, 0))
+        self._lengths[job.options.max_new_tokens] = ended + 1, tokens + response_tokens
 
     def need(self, job: Job, rows: int) -> float:
         """Tokens that `rows` of a request's rollouts will hold when they end: half as many again as the mean length so
         far, or at first half of what they may be. Their prompts are shared by group."""
         most = job.options.max_new_tokens
-        response = min(most, 1.5 * self._tokens / self._ended) if self._ended else most / 2
+        ended, tokens = self._lengths.get(most, (0, 0))
+        response = min(most, 1.5 * tokens / ended) if ended else most / 2
         prompts = {slot.group.group_id: len(slot.spec.prompt_ids_C) for slot in job.slots}
         return rows * response + sum(prompts.values())
 
@@ -196,7 +197,7 @@ class ContinuousWorker:
         for name, sample in self.engine.step():
             job, slot = self._rows.pop(name)
             job.open.discard(name)
-            self._space.note(len(sample.response_ids_T))
+            self._space.note(job, len(sample.response_ids_T))
             with self._failing(job):
                 self.publisher.publish(job.request, slot, sample)
         self.running.set(len(self._rows))

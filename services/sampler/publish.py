@@ -94,6 +94,7 @@ class Publisher:
             finish_reason=rollout_pb2.FINISH_STOP if sample.finished else rollout_pb2.FINISH_LENGTH,
             prompt_id=slot.group.prompt.prompt_id,
             messages_json=slot.group.prompt.messages_json,
+            temperature=request.sampling.temperature,
         )
         if not self.repeat(request, slot):
             self._store(request, slot, rollout)
@@ -135,6 +136,7 @@ def _next(request: rollout_pb2.GenerateRequest, slot: Slot, rollout: rollout_pb2
         job.header.CopyFrom(header)
         job.group_id = group_id
         job.teacher = slot.group.prompt.teacher
+        job.temperature = rollout.temperature or job.temperature  # of the rollout that stands
         messages.append((score_stream(job.teacher), job.SerializeToString()))
     return [*messages, stage_done(header, GENERATE, group_id)]
 

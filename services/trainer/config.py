@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from rgopd.common.errors import ConfigError
 from rgopd.common.explain import did_you_mean
 from rgopd.common.models import Dtype
 from rgopd.common.parts import Part, as_meant
@@ -66,6 +68,15 @@ class DistillationConfig(Part):
     )
 
 
+class DomainSampling(Part):
+    """What a domain's prompts are sampled with where it is not `sampling`'s own."""
+
+    word_key: ClassVar[str] = "temperature"
+
+    temperature: float | None = Field(None, gt=0, description="null: sampling.temperature.")
+    max_new_tokens: int | None = Field(None, ge=1, description="null: sampling.max_new_tokens.")
+
+
 class SamplingConfig(Part):
     """How rollouts are made."""
 
@@ -75,9 +86,38 @@ class SamplingConfig(Part):
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling; 1: off.")
     top_k: int = Field(0, ge=0, description="0: off.")
     max_new_tokens: int = Field(1024, ge=1, description="Longest response; longer ones are cut and marked truncated.")
+    domains: dict[str, DomainSampling] = Field(
+        {},
+        description="By a prompt's domain (its kind, where neither dataset nor row names one): another temperature "
+        "or length, e.g. {code: {temperature: 0.6, max_new_tokens: 2048}}. Each rollout is sampled, scored and trained "
+        "at its own.",
+    )
     groups_per_request: int = Field(
         8, ge=1, description="Groups sampled as one batch. Part of the numbers: float rounding depends on it."
     )
+
+    def temperature_of(self, domain: str) -> float:
+        """Of a domain's rollouts."""
+        own = self.domains.get(domain)
+        return self.temperature if own is None or own.temperature is None else own.temperature
+
+    def length_of(self, domain: str) -> int:
+        """Most tokens of a response to a domain's prompts."""
+        own = self.domains.get(domain)
+        return self.max_new_tokens if own is None or own.max_new_tokens is None else own.max_new_tokens
+
+    def check_domains(self, known: Collection[str]) -> None:
+        """Raises ConfigError where `domains` names one that no prompt is of."""
+        for name in self.domains.keys() - set(known):
+            hint = did_you_mean(name, known)
+            raise ConfigError(
+                f"sampling.domains: no prompt is of the domain {name!r}{hint}; the data has {', '.join(sorted(known))}"
+            )
+
+    @property
+    def longest(self) -> int:
+        """The longest response of any domain."""
+        return max([self.max_new_tokens, *(d.max_new_tokens or 0 for d in self.domains.values())])
 
 
 class OptimConfig(Part):

@@ -24,8 +24,8 @@ from rgopd.common.run_files.kept_files import FORMAT, kept_files, unpack
 class Tokens:
     """Per-token figures of one rollout: T response tokens (fewer where `cut`), K named support ids.
 
-    Log-probs in nats at the run's temperature. `tail_*`: log of the mass outside the named ids, so that they and the
-    tail sum to 1; -inf where nothing is left. Teacher fields are None where the objective asks no teacher.
+    Log-probs in nats at the rollout's temperature. `tail_*`: log of the mass outside the named ids, so that they and
+    the tail sum to 1; -inf where nothing is left. Teacher fields are None where the objective asks no teacher.
     """
 
     student: list[float]

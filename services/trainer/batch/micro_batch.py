@@ -40,6 +40,8 @@ class MicroBatch:
     packed: PackedRow | None = None
     dropped: Dropped | None = None
     """What a gate on the behaviour log-probs took out before the forward."""
+    temperature: float | None = None
+    """What all of its rollouts were sampled at; None: the run's."""
 
     @property
     def empty(self) -> bool:
@@ -234,9 +236,16 @@ def _check_logprobs(item: str, name: str, values: NDArray[Any], source: str = "t
 def assemble(
     parts: Sequence[Part], plans: Sequence[RolloutPlan], *, step: int, total_steps: int, packing: bool = False
 ) -> MicroBatch:
-    """Pad or pack, and flatten. No parts: an empty micro-batch that still has a forward and a backward."""
+    """Pad or pack, and flatten. No parts: an empty micro-batch that still has a forward and a backward.
+
+    Raises:
+        ValueError: rollouts of several temperatures, which share no head.
+    """
     if not parts:
         return _empty(step, total_steps, packing)
+    temperature = plans[0].temperature
+    if any(plan.temperature != temperature for plan in plans):
+        raise ValueError(f"one micro-batch has temperatures {sorted({p.temperature or 0.0 for p in plans})}")
     sequences = [np.concatenate([p.prompt_ids_C, p.response_ids_T]).astype(np.int64) for p in parts]
     width = max(map(len, sequences))
     starts = np.cumsum([0, *map(len, sequences[:-1])]) if packing else width * np.arange(len(parts))
@@ -266,12 +275,14 @@ def assemble(
     rows_N, names = torch.from_numpy(np.concatenate(rows)), [p.rollout_id for p in plans]
     if packing:
         ids_1S = torch.from_numpy(np.concatenate(sequences))[None]
-        return MicroBatch(ids_1S, None, rows_N, tokens, names, PackedRow.of([len(s) for s in sequences]))
+        packed = PackedRow.of([len(s) for s in sequences])
+        return MicroBatch(ids_1S, None, rows_N, tokens, names, packed, temperature=temperature)
     input_ids_BS, mask_BS = (np.zeros((len(parts), width), dtype=np.int64) for _ in range(2))
     for b, sequence in enumerate(sequences):
         input_ids_BS[b, : len(sequence)] = sequence
         mask_BS[b, : len(sequence)] = 1
-    return MicroBatch(torch.from_numpy(input_ids_BS), torch.from_numpy(mask_BS), rows_N, tokens, names)
+    ids_BS = torch.from_numpy(input_ids_BS)
+    return MicroBatch(ids_BS, torch.from_numpy(mask_BS), rows_N, tokens, names, temperature=temperature)
 
 
 def _empty(step: int, total_steps: int, packing: bool) -> MicroBatch:

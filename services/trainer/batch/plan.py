@@ -22,6 +22,8 @@ class RolloutPlan:
     policy_version: int
     digest: str = ""
     """Of the response, for the ledger."""
+    temperature: float | None = None
+    """What it was sampled at; None: the run's."""
 
     @property
     def tokens(self) -> int:
@@ -57,15 +59,35 @@ class StepPlan:
 def cut_micro_batches(
     rollouts: Sequence[RolloutPlan], ranks: int, max_tokens: int, max_rollouts: int, *, packing: bool = False
 ) -> list[list[list[RolloutPlan]]]:
-    """Cut by token budget and balance over ranks; a function of the set of rollouts alone.
+    """Cut by token budget and balance over ranks; a function of the set of rollouts alone. A micro-batch is of one
+    temperature: the head divides all of its logits by it.
 
     Padded, the budget counts padding, and rollouts of like length go together, so little is padding. With `packing` it
     counts real tokens, and every micro-batch gets about equally many. A rollout over the budget makes a micro-batch
     of its own. Returns [ranks][equal count][rollouts].
     """
-    ordered = sorted(rollouts, key=lambda r: (-r.tokens, r.rollout_id))
+    micros: list[list[RolloutPlan]] = []
+    for alike in _by_temperature(rollouts):
+        ordered = sorted(alike, key=lambda r: (-r.tokens, r.rollout_id))
+        if packing:
+            micros += _pack(ordered, ranks, max_tokens, max_rollouts)
+        else:
+            micros += _padded(ordered, max_tokens, max_rollouts)
     if packing:
-        return _deal(_pack(ordered, ranks, max_tokens, max_rollouts), ranks, lambda m: sum(r.tokens for r in m))
+        return _deal(micros, ranks, lambda m: sum(r.tokens for r in m))
+    _split_to_multiple(micros, ranks)
+    return _deal(micros, ranks, _padded_tokens)
+
+
+def _by_temperature(rollouts: Sequence[RolloutPlan]) -> list[list[RolloutPlan]]:
+    """At least one list, which may be empty: every rank needs a micro-batch."""
+    found: dict[float, list[RolloutPlan]] = {}
+    for rollout in rollouts:
+        found.setdefault(rollout.temperature or 0.0, []).append(rollout)
+    return [found[temperature] for temperature in sorted(found)] or [[]]
+
+
+def _padded(ordered: list[RolloutPlan], max_tokens: int, max_rollouts: int) -> list[list[RolloutPlan]]:
     micros: list[list[RolloutPlan]] = []
     for rollout in ordered:
         # Sorted by length: the first of a micro-batch is its longest, so it sets the padded width.
@@ -74,8 +96,7 @@ def cut_micro_batches(
             current.append(rollout)
         else:
             micros.append([rollout])
-    _split_to_multiple(micros, ranks)
-    return _deal(micros, ranks, _padded_tokens)
+    return micros
 
 
 def _deal(

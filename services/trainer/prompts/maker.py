@@ -60,6 +60,11 @@ def check_of(row: Row, part: DatasetPart) -> tuple[str, dict[str, Any]]:
     return kind, check
 
 
+def domain_of(row: Row, part: DatasetPart, kind: str) -> str:
+    """What its dataset is called, else the row itself, else its kind of check."""
+    return part.domain or str(row.get("domain") or kind)
+
+
 def messages_of(prompt: Any, system_prompt: str) -> list[dict[str, Any]]:
     """A string is one user turn; a list is chat messages.
 
@@ -110,7 +115,7 @@ class PromptMaker:
             raise BadRow(": the prompt is empty")
         if len(ids) > self.config.max_prompt_tokens:
             return None
-        domain = str(row.get("domain") or kind)
+        domain = domain_of(row, part, kind)
         teacher = choose_teacher(str(row.get("teacher") or ""), domain, self.config.teachers)
         try:
             score_stream(teacher)  # a name that can have no stream is found here, not by a sampler hours later

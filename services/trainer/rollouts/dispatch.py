@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,12 +81,12 @@ class Dispatch:
     # -- asking ---------------------------------------------------------------------------------------------------
 
     def generate(self, groups: Sequence[Group], size: int) -> None:
-        """Ask for groups to train on, `size` a request.
+        """Ask for groups to train on, `size` a request, of one temperature and length each.
 
-        The cut into requests is by position, never by what is missing: a batch is part of the numbers.
+        The cut into requests is by position, never by what is missing: a batch is part of the numbers. What is sampled
+        alike is asked for together, since vLLM's rows in work share a temperature.
         """
-        for start in range(0, len(groups), size):
-            batch = groups[start : start + size]
+        for batch in alike(groups, self._sampling, size):
             self.send(batch, self._request(batch))
 
     def send(self, batch: Sequence[Group], request: rollout_pb2.GenerateRequest) -> None:
@@ -111,7 +111,8 @@ class Dispatch:
             if rollout is None:
                 continue
             if stage == SCORE:
-                message: Any = self.score_job(rollout.header.rollout_id, group.group_id, group.prompt.teacher)
+                message: Any = self.score_job(group, rollout.header.rollout_id)
+                message.temperature = rollout.temperature or message.temperature
             else:
                 check = verifier_pb2.Check()
                 check.CopyFrom(group.prompt.check)
@@ -133,7 +134,8 @@ class Dispatch:
                     self._late.pop((stage, item), None)
 
     def _request(self, groups: Sequence[Group]) -> rollout_pb2.GenerateRequest:
-        sampling, distillation = self.config.sampling, self.config.distillation
+        distillation = self.config.distillation
+        sampling, (temperature, length) = self.config.sampling, self._sampling(groups[0])
         at_once = SCORE in groups[0].wanted
         return rollout_pb2.GenerateRequest(
             header=wire.header(self.config.run_id),
@@ -141,27 +143,32 @@ class Dispatch:
             groups=[rollout_pb2.GroupRequest(group_id=g.group_id, prompt=g.prompt, n=g.n, seed=g.seed) for g in groups],
             policy_version=groups[0].policy_version,
             sampling=rollout_pb2.SamplingParams(
-                temperature=sampling.temperature,
+                temperature=temperature,
                 top_p=sampling.top_p,
                 top_k=sampling.top_k,
-                max_new_tokens=sampling.max_new_tokens,
+                max_new_tokens=length,
                 support_k=distillation.k if distillation.support == "student" else 0,
             ),
             purpose="train",
             verify=True,
-            score_job=self.score_job("", "") if at_once else None,
+            score_job=self.score_job(groups[0]) if at_once else None,
         )
 
-    def score_job(self, item: str, group: str, teacher: str = "") -> teacher_pb2.ScoreJob:
-        """A job for the teacher; without item and group, the template that samplers fill in."""
+    def _sampling(self, group: Group) -> tuple[float, int]:
+        """Temperature and longest response of a group's rollouts."""
+        sampling, domain = self.config.sampling, group.prompt.domain
+        return sampling.temperature_of(domain), sampling.length_of(domain)
+
+    def score_job(self, group: Group, item: str = "") -> teacher_pb2.ScoreJob:
+        """A job for the teacher; without an item, the template whose names samplers fill in."""
         distillation = self.config.distillation
         return teacher_pb2.ScoreJob(
             header=wire.header(self.config.run_id, item),
-            group_id=group,
+            group_id=group.group_id if item else "",
             k=distillation.k,
             support=SUPPORT[distillation.support],
-            temperature=self.config.sampling.temperature,
-            teacher=teacher,
+            temperature=self._sampling(group)[0],
+            teacher=group.prompt.teacher if item else "",
         )
 
     # -- asking again ---------------------------------------------------------------------------------------------
@@ -235,6 +242,15 @@ class Dispatch:
         for group in waiting:
             for stage in (VERIFY, SCORE):
                 self.announce(group, stage, [item for item in group.entries if (stage, item) in owed])
+
+
+def alike(groups: Sequence[Group], sampling: Callable[[Group], Any], size: int) -> Iterator[list[Group]]:
+    """Batches of up to `size` groups that are sampled alike, in the order in which each kind first stands."""
+    kinds: dict[Any, list[Group]] = {}
+    for group in groups:
+        kinds.setdefault(sampling(group), []).append(group)
+    for same in kinds.values():
+        yield from (same[start : start + size] for start in range(0, len(same), size))
 
 
 def _ready(group: Group, stage: str) -> list[str]:

@@ -22,7 +22,7 @@ from rgopd.protos import rollout_pb2, verifier_pb2
 from rgopd.trainer.batch.stored import Vanished, read_rollouts, read_verdicts
 from rgopd.trainer.config import EvalConfig, TrainConfig
 from rgopd.trainer.prompts.data import PromptSource
-from rgopd.trainer.rollouts.dispatch import Dispatch
+from rgopd.trainer.rollouts.dispatch import Dispatch, alike
 from rgopd.trainer.rollouts.join import Group, Join
 
 Verdicts = Mapping[str, verifier_pb2.Verdict | None]
@@ -102,8 +102,7 @@ class Evaluator:
     def _send(self, groups: Sequence[Group], *, temperature: float, top_p: float) -> None:
         """The cut into requests is by position, whatever is already there: a batch is part of the numbers."""
         size = max(1, self.eval.groups_per_request // max((g.n for g in groups), default=1))
-        for start in range(0, len(groups), size):
-            batch = groups[start : start + size]
+        for batch in alike(groups, self._length, size):
             request = rollout_pb2.GenerateRequest(
                 header=wire.header(self.config.run_id),
                 request_id=batch[0].group_id,
@@ -112,12 +111,15 @@ class Evaluator:
                 ],
                 policy_version=batch[0].policy_version,
                 sampling=rollout_pb2.SamplingParams(
-                    temperature=temperature, top_p=top_p, max_new_tokens=self.config.sampling.max_new_tokens
+                    temperature=temperature, top_p=top_p, max_new_tokens=self._length(batch[0])
                 ),
                 purpose="eval",
                 verify=True,
             )
             self.dispatch.send(batch, request)
+
+    def _length(self, group: Group) -> int:
+        return self.config.sampling.length_of(group.prompt.domain)
 
     def _verdicts(self, groups: Sequence[Group]) -> Verdicts:
         entries = [entry for group in groups for entry in group.entries.values()]

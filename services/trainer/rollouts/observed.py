@@ -148,6 +148,7 @@ def _header(config: TrainConfig, step: int, ranks: int, metrics: dict[str, Any])
         "k": config.distillation.k,
         "temperature": config.sampling.temperature,
         "max_new_tokens": config.sampling.max_new_tokens,
+        "domains": {name: own.model_dump(exclude_none=True) for name, own in config.sampling.domains.items()},
         "groups": config.sampling.prompts_per_step,
         "rollouts": metrics["rollouts"],
         "trained": metrics["trained_rollouts"],

@@ -304,8 +304,8 @@ class Orchestrator:
                 tally.unscored_tokens += tokens
                 continue
             prompt_tokens = rollout.prompt_ids.shape[0]
-            version, digest = rollout.policy_version, rollout_digest(rollout)
-            usable.append(RolloutPlan(item, prompt_tokens, tokens, reward, advantage, version, digest))
+            version, digest, at = rollout.policy_version, rollout_digest(rollout), rollout.temperature or None
+            usable.append(RolloutPlan(item, prompt_tokens, tokens, reward, advantage, version, digest, at))
         self.observed.note(group, rollouts, verdicts, advantages, {plan.rollout_id for plan in usable})
         return usable, []
 

@@ -195,6 +195,9 @@ def _lead(
     rates = PassRates(prompts, config.output_dir, start)
     orchestrator = Orchestrator(config, streams, prompts, dist.get_world_size(), join, dispatch, rates)
     heldout = PromptSource(config.eval.dataset, tokenizer) if config.eval.dataset else None
+    if not config.dataset.streaming:
+        told = [*prompts.prompts, *(heldout.prompts if heldout is not None else [])]
+        config.sampling.check_domains({prompt.domain for prompt in told})
     others = open_monitors(config.monitor, config.output_dir, config.run_id, resolved(config), start)
     journal = Journal(config.output_dir, start, others, RunState(streams), live)
     validation = Validation(config, heldout, orchestrator, publisher, journal, tokenizer, generation_config, live)

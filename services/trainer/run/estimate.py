@@ -115,7 +115,7 @@ def adapter_parameters(shape: ModelShape, r: int) -> int:
 def trainer_need(config: TrainConfig, shape: ModelShape, *, on_gpu: bool) -> Need:
     """One trainer rank at the end of the backward pass of its fullest micro-batch."""
     ranks, b = config.nproc, BYTES[config.dtype]
-    longest = config.dataset.max_prompt_tokens + config.sampling.max_new_tokens
+    longest = config.dataset.max_prompt_tokens + config.sampling.longest
     tokens = max(config.batch.micro_batch_tokens, longest)  # a longer rollout makes a micro-batch of its own
     trained = shape.parameters if config.lora is None else adapter_parameters(shape, config.lora.r)
     on_device = not (on_gpu and config.fsdp.cpu_offload)
@@ -157,7 +157,7 @@ def sampler_need(config: TrainConfig, shape: ModelShape, dtype: str, *, on_gpu: 
     groups = sampling.groups_per_request * sampling.n
     evaluation = config.eval.groups_per_request if config.eval.dataset else 0
     rows = max(groups, evaluation)
-    length = config.dataset.max_prompt_tokens + sampling.max_new_tokens
+    length = config.dataset.max_prompt_tokens + sampling.longest
     return Need(
         "sampler",
         {
@@ -272,9 +272,9 @@ def step_seconds(
     token = (2 * student.parameters + cache) / (device.bandwidth * DECODE_UTILISATION)
     sequence = count * (mean_prompt + mean_response)
     if mixes:
-        tokens = max(sampling.max_new_tokens, mean_response * count / samplers / rows)
+        tokens = max(sampling.longest, mean_response * count / samplers / rows)
     else:
-        tokens = EAGER_DECODING * sampling.max_new_tokens * count / rows / samplers
+        tokens = EAGER_DECODING * sampling.longest * count / rows / samplers
     passes = 8 if config.gradient_checkpointing else 6
     return {
         "sample": tokens * token,

@@ -38,6 +38,7 @@ class TrainStep:
     objective: Objective
     gate: GateConfig
     temperature: float
+    """Of micro-batches that bring none."""
     grad_clip: float
     single_pass: bool = False
     """Make the gradient while the head's logits are at hand, on the gate that the behaviour log-probs predict, and
@@ -113,7 +114,7 @@ class TrainStep:
                 micro.tokens,
                 self.objective,
                 self.gate,
-                **self.student.head_options(self.temperature),
+                **self.student.head_options(micro.temperature or self.temperature),
                 single_pass=self.single_pass,
                 kernels=self.kernels,
             )

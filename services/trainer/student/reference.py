@@ -20,7 +20,7 @@ class Reference:
 
     Args:
         model: a sharded copy of the starting student; or the student itself where its adapters alone are trained.
-        temperature: the run's; log-probs are of the distribution at it.
+        temperature: of micro-batches that bring none; log-probs are of the distribution at it.
     """
 
     def __init__(self, model: Student, temperature: float) -> None:
@@ -36,7 +36,7 @@ class Reference:
                 weight_VD,
                 micro.tokens.sampled_ids_N,
                 micro.tokens.support_ids_NK[:, :0],
-                **self.model.head_options(self.temperature),
+                **self.model.head_options(micro.temperature or self.temperature),
             )
             return stats.sampled_logprobs_N, stats
 

@@ -80,6 +80,20 @@ def test_another_chat_template_is_shown_rendered(student: Path) -> None:
         doctor.check_chat_template(str(student), str(CHECKPOINTS / "teacher"))
 
 
+def test_the_longest_answer_must_fit_into_the_students_context(student: Path, tmp_path: Path) -> None:
+    """128 positions; a domain's own length counts."""
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"prompt": "1+1=", "kind": "math", "reference": "2", "domain": "code"}\n')
+    sampling = {"max_new_tokens": 48, "domains": {"code": {"max_new_tokens": 125}}}
+    train = {"student": str(student), "dataset": {"path": str(data)}, "sampling": sampling}
+    with pytest.raises(
+        doctor.Failed, match=r"response of up to 125 \(domain 'code'\) are over .* context of 128: lower"
+    ):
+        doctor.check_dataset(train)
+    del sampling["domains"]
+    assert doctor.check_dataset(train).startswith("1 prompts, 0 too long; with its answer the longest has 5")
+
+
 def test_redis_is_tried_for_real(valkey: EmbeddedValkey) -> None:
     assert "streams work" in doctor.check_redis(valkey.url)
     assert "embedded" in doctor.check_redis("")

@@ -234,6 +234,11 @@ def test_10_a_missing_extra(
     assert f"pip install 'rgopd[{extra}]'" in text
 
 
+def test_a_domain_that_no_row_is_of(config: dict[str, Any], fails: Fails) -> None:
+    text = fails("up", changed(config, train={"sampling": {"domains": {"maths": {"temperature": 0.6}}}}))
+    assert "sampling.domains: no prompt is of the domain 'maths'; did you mean 'math'?; the data has math" in text
+
+
 def test_several_problems_are_told_at_once(config: dict[str, Any], fails: Fails) -> None:
     text = fails("up", changed(config, train={"stesp": 1, "seed": -1, "optim": {"lr": "fast"}}))
     for part in ("stesp", "seed", "optim.lr"):

@@ -279,10 +279,10 @@ def test_expected_lengths_follow_what_ended() -> None:
     job = Job(request := rollout_pb2.GenerateRequest(), options_of(_sampling(request)), slots_of(request), 0.0)
     room = Room(10_000)
     assert room.need(job, 4) == 4 * 500
-    room.note(100)
-    room.note(300)
+    room.note(job, 100)
+    room.note(job, 300)
     assert room.need(job, 4) == 4 * 300
-    room.note(4000)
+    room.note(job, 4000)
     assert room.need(job, 4) == 4 * 1000, "no row grows beyond its limit"
 
 

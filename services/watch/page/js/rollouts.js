@@ -131,7 +131,8 @@ export class Rollouts {
 function headerWords(header) {
   if (!header.gate) return "";
   const gate = header.gate.enabled === false ? "gate off" : `gate by ${header.gate.granularity}, δ ${header.gate.delta}` + (header.gate_open ? ", open (warm-up)" : "");
-  return `${header.objective ?? ""} · ${gate} · policy version ${header.policy_version} · ${num(header.kept_rollouts)} of ${num(header.rollouts)} rollouts kept on disk · temperature ${header.temperature}`;
+  const own = Object.entries(header.domains ?? {}).filter(([, set]) => set.temperature !== undefined).map(([name, set]) => `${name} ${set.temperature}`);
+  return `${header.objective ?? ""} · ${gate} · policy version ${header.policy_version} · ${num(header.kept_rollouts)} of ${num(header.rollouts)} rollouts kept on disk · temperature ${[header.temperature, ...own].join(", ")}`;
 }
 
 function groupCard(group, at, open) {

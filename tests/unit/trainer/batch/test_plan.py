@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,6 +40,22 @@ def test_the_cut_does_not_depend_on_the_order_of_arrival(lengths: list[int], ran
     shuffled = list(given_rollouts)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     assert cut_micro_batches(shuffled, 2, 100, 8) == cut_micro_batches(given_rollouts, 2, 100, 8)
+
+
+@given(
+    temperatures=st.lists(st.sampled_from([None, 0.5, 1.0]), max_size=30),
+    ranks=st.integers(1, 4),
+    packing=st.booleans(),
+)
+def test_a_micro_batch_is_of_one_temperature(temperatures: list[float | None], ranks: int, packing: bool) -> None:
+    mixed = [replace(r, temperature=t) for r, t in zip(rollouts([7] * 30), temperatures, strict=False)]
+    shares = cut_micro_batches(mixed, ranks, 60, 8, packing=packing)
+    assert len({len(share) for share in shares}) == 1
+    assert shares[0]
+    micros = [micro for share in shares for micro in share]
+    assert sorted((r for micro in micros for r in micro), key=lambda r: r.rollout_id) == mixed
+    assert all(len({r.temperature for r in micro}) <= 1 for micro in micros)
+    assert StepPlan.from_json(StepPlan(0, shares).to_json()).micro_batches == shares
 
 
 def test_ranks_get_like_amounts_of_work() -> None:

@@ -100,6 +100,11 @@ def test_teachers_by_domain(tmp_path: Path, tokenizer: Any) -> None:
     assert [prompt.teacher for prompt in found] == ["big", "rest", "rest", "own"]
 
 
+def test_a_dataset_may_name_the_domain_of_all_its_rows(tmp_path: Path, tokenizer: Any) -> None:
+    found = source(jsonl(tmp_path / "d.jsonl", ROWS), tokenizer, domain="mine", teachers={"mine": "big"}).prompts
+    assert {(prompt.domain, prompt.teacher) for prompt in found} == {("mine", "big")}
+
+
 def test_bad_files_are_named(tmp_path: Path, tokenizer: Any) -> None:
     (tmp_path / "broken.jsonl").write_text('{"prompt": ')
     with pytest.raises(ConfigError, match=r"broken\.jsonl, line 1 is not JSON"):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM
 
-from rgopd.cli.plan import Planner, advise, find_device, measured_seconds, run_plan, steps_of
+from rgopd.cli.advice import advise
+from rgopd.cli.plan import Planner, find_device, measured_seconds, run_plan, steps_of
 from rgopd.common import wire
 from rgopd.common.errors import ConfigError
 from rgopd.common.settings import parse_overrides, read_files

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from rgopd.cli.plan import Planner, advise, fitting, knobs
+from rgopd.cli.advice import advise, fitting, knobs
+from rgopd.cli.plan import Planner
 from rgopd.trainer.run.estimate import Device, ModelShape
 
 BILLION = ModelShape(
@@ -58,6 +59,19 @@ def test_lora_is_found_where_full_training_does_not_fit() -> None:
     assert trainer.parts["Adam moments (float32 shard)"] < full.parts["Adam moments (float32 shard)"] / 50
     assert trainer.total < 0.6 * full.total
     assert used
+
+
+def test_the_longest_answer_of_any_domain_counts_and_is_shortened() -> None:
+    """The sampler's cache holds 1024 + 4096 tokens a rollout, whatever the other domains take."""
+    long = {"max_new_tokens": 64, "domains": {"code": {"max_new_tokens": 4096}, "math": 0.5}}
+    made = planner(80, on_gpu=False, sampling=long).plan()
+    sampler = next(n for n in made.loads[0] if n.process == "sampler")
+    assert "KV cache (64 rollouts x 5120)" in sampler.parts
+    texts = [text for text, _ in knobs(made) if "max_new_tokens" in text]
+    assert texts[0].startswith("train.sampling.domains.code.max_new_tokens=2048 --set ")
+    change = [change for text, change in knobs(made) if "max_new_tokens" in text][-1]
+    tried = planner(80, on_gpu=False, sampling=long).plan(change).train.sampling
+    assert (tried.longest, tried.max_new_tokens, tried.temperature_of("math")) == (128, 64, 0.5)
 
 
 def test_offload_moves_the_state_off_the_gpu() -> None:
