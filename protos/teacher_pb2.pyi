@@ -81,17 +81,19 @@ class ScoreResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[_common_pb2.Header, _Mapping]] = ..., model: _Optional[str] = ..., revision: _Optional[str] = ..., scoring: _Optional[str] = ..., scores: _Optional[_Iterable[_Union[TeacherScore, _Mapping]]] = ...) -> None: ...
 
 class ScoreJob(_message.Message):
-    __slots__ = ("header", "group_id", "k", "support", "temperature", "teacher")
+    __slots__ = ("header", "group_id", "k", "support", "temperature", "teacher", "tokens")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     SUPPORT_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     TEACHER_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
     header: _common_pb2.Header
     group_id: str
     k: int
     support: Support
     temperature: float
     teacher: str
-    def __init__(self, header: _Optional[_Union[_common_pb2.Header, _Mapping]] = ..., group_id: _Optional[str] = ..., k: _Optional[int] = ..., support: _Optional[_Union[Support, str]] = ..., temperature: _Optional[float] = ..., teacher: _Optional[str] = ...) -> None: ...
+    tokens: int
+    def __init__(self, header: _Optional[_Union[_common_pb2.Header, _Mapping]] = ..., group_id: _Optional[str] = ..., k: _Optional[int] = ..., support: _Optional[_Union[Support, str]] = ..., temperature: _Optional[float] = ..., teacher: _Optional[str] = ..., tokens: _Optional[int] = ...) -> None: ...

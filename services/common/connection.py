@@ -137,7 +137,7 @@ def connect(url: str, *, wait_s: float = 10.0, patience_s: float = 60.0) -> Redi
 
     Raises:
         ConfigError: the URL cannot be read, or the password is refused.
-        Unavailable: nothing answered within `wait_s`.
+        Unavailable: nothing answered within `wait_s`; a server that says that it loads its file is waited for.
     """
     patience = Patience(0.0, redact(url))
     try:
@@ -156,6 +156,8 @@ def connect(url: str, *, wait_s: float = 10.0, patience_s: float = 60.0) -> Redi
         except (AuthenticationError, AuthorizationError) as error:
             raise ConfigError(f"{redact(url)} refused the credentials: {error}") from error
         except RedisError as error:
+            if isinstance(error, BusyLoadingError):  # it reads its file: the bigger, the longer
+                deadline = max(deadline, time.monotonic() + wait_s)
             if time.monotonic() >= deadline:
                 raise Unavailable(
                     f"no Redis answers at {redact(url)} ({error}); start one there or set redis_url to where it "

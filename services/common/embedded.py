@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import BusyLoadingError, RedisError
 
 from rgopd.common.children import die_with_parent
 from rgopd.common.errors import ConfigError, Unavailable
@@ -71,6 +71,9 @@ class EmbeddedValkey:
                 if client.ping():
                     client.close()
                     return self
+            except BusyLoadingError:  # it reads its append-only file: the bigger, the longer
+                deadline = time.monotonic() + timeout_s
+                time.sleep(0.1)
             except RedisError:
                 time.sleep(0.02)
         self.stop()

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 import httpx
 
 from rgopd.common import wire
+from rgopd.common.deadlines import for_call
 from rgopd.common.errors import InvalidInput, Malformed, RgopdError, TooLarge, Unauthorized, Unavailable
 from rgopd.common.streams import SCORE
 from rgopd.protos import common_pb2, teacher_pb2
@@ -53,14 +54,17 @@ def choose_teacher(teacher: str, domain: str, by_domain: Mapping[str, str]) -> s
     return teacher or by_domain.get(domain, by_domain.get("*", ""))
 
 
+TIMEOUT_S = 600.0
+
+
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
     """Times in seconds."""
 
-    timeout_s: float = 600.0
-    """One call, all its attempts together."""
+    timeout_s: float | None = None
+    """One call, all its attempts together. None: 600, and in proportion for calls of over 65,536 tokens."""
     hedge_after_s: float = 60.0
-    """A call is sent to a second replica after this long; 0: never."""
+    """A call is sent to a second replica after this long, in proportion for calls of over 65,536 tokens; 0: never."""
     probe_every_s: float = 2.0
     breaker_failures: int = 2
     """Failures in a row that open a replica's breaker."""
@@ -127,7 +131,7 @@ class TeacherPool:
         self.replicas = {name: [Replica(url.rstrip("/")) for url in urls] for name, urls in teachers.items()}
         self._client = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {token}"} if token else {},
-            timeout=httpx.Timeout(self.settings.timeout_s, connect=5),
+            timeout=httpx.Timeout(None, connect=5),  # `_score` bounds a call as a whole
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
             transport=transport,
             verify=verify,
@@ -199,8 +203,9 @@ class TeacherPool:
 
     async def _score(self, call: _Call, replicas: list[Replica]) -> teacher_pb2.ScoreResponse:
         reason = "the call is still in work"
+        timeout_s = for_call(TIMEOUT_S, call.tokens) if self.settings.timeout_s is None else self.settings.timeout_s
         try:
-            async with asyncio.timeout(self.settings.timeout_s):
+            async with asyncio.timeout(timeout_s):
                 while True:
                     try:
                         return await self._hedged(call, replicas)
@@ -208,7 +213,7 @@ class TeacherPool:
                         reason = str(again)
                         await asyncio.sleep(self._wait_s(replicas))
         except TimeoutError:
-            raise Unavailable(f"no teacher answered within {self.settings.timeout_s:g} s; last: {reason}") from None
+            raise Unavailable(f"no teacher answered within {timeout_s:g} s; last: {reason}") from None
 
     async def _hedged(self, call: _Call, replicas: list[Replica]) -> teacher_pb2.ScoreResponse:
         """The first answer of one replica, or of two when the first is slow."""
@@ -217,7 +222,7 @@ class TeacherPool:
             raise _Again("every replica is out: " + "; ".join(r.why or f"{r.url} is not ready" for r in replicas))
         tasks = [asyncio.ensure_future(self._send(call, first))]
         try:
-            await asyncio.wait(tasks, timeout=self.settings.hedge_after_s or None)
+            await asyncio.wait(tasks, timeout=for_call(self.settings.hedge_after_s, call.tokens) or None)
             second = None if tasks[0].done() else self._pick(replicas, besides=first)
             if second is not None:
                 tasks.append(asyncio.ensure_future(self._send(call, second)))

@@ -39,7 +39,13 @@ MAX_EXCUSES = 100
 """A message that is given back for ever (a policy version that never comes) ends as a dead letter all the same."""
 
 DEADLINES_S = {GENERATE: 3600.0, VERIFY: 600.0, SCORE: 1800.0}
-"""How long a lease is renewed. Slow is not dead, but a handler that hangs must not hold a message for ever."""
+"""How long a lease is renewed. Slow is not dead, but a handler that hangs must not hold a message for ever. The clock
+starts again with every other message that this worker ends, `MAX_RESTARTS` times this long at most."""
+
+MAX_RESTARTS = 9
+
+Deadline = Callable[[Delivery], float]
+"""A message's own deadline in seconds, e.g. by its tokens."""
 
 
 class AttemptsSpent(RgopdError):
@@ -77,8 +83,8 @@ class StreamWorker:
         max_inflight: how many messages may be leased at once.
         room: how many more the engine would begin at once, where it alone can tell; asked before every read.
         registry: where the metrics go.
-        deadline_s: after this long a message is given back as failed, though its handler may still run; the stage's
-            own (`DEADLINES_S`) by default.
+        deadline_s: after this long without progress a message is given back as failed, though its handler may still
+            run: a number for all, or by message; the stage's own (`DEADLINES_S`) by default.
         stage: what the deadline and the metrics go by; the stream's name unless a stage has several streams.
     """
 
@@ -93,7 +99,7 @@ class StreamWorker:
         max_inflight: int = 64,
         room: Callable[[], int] | None = None,
         registry: CollectorRegistry | None = None,
-        deadline_s: float | None = None,
+        deadline_s: float | Deadline | None = None,
         stage: str = "",
     ) -> None:
         self.streams = streams
@@ -105,6 +111,8 @@ class StreamWorker:
         self.room = room
         stage = stage or stream
         self.deadline_s = deadline_s or DEADLINES_S.get(stage, 3600.0)
+        self._limits: dict[str, float] = {}
+        self._last_end = 0.0
         self._inflight: dict[str, Delivery] = {}
         self._since: dict[str, float] = {}
         self._suspects: list[Delivery] = []
@@ -180,6 +188,7 @@ class StreamWorker:
         with self._lock:  # all are leased now, so all are renewed while the first ones are submitted
             self._inflight.update({d.id: d for d in deliveries})
             self._since.update({d.id: now for d in deliveries})
+            self._limits.update({d.id: self._limit(d) for d in deliveries})
         for delivery in deliveries:
             if delivery.orphaned >= SUSPECT_AFTER:
                 self._suspects.append(delivery)
@@ -281,20 +290,30 @@ class StreamWorker:
         with self._lock:
             self._inflight.pop(delivery.id, None)
             self._since.pop(delivery.id, None)
+            self._limits.pop(delivery.id, None)
+            self._last_end = time.monotonic()
             if self._alone == delivery.id:
                 self._alone = ""
         self._metrics.messages.labels(outcome).inc()
 
+    def _limit(self, delivery: Delivery) -> float:
+        return self.deadline_s(delivery) if callable(self.deadline_s) else self.deadline_s
+
+    def _is_late(self, message_id: str, now: float) -> bool:
+        """Nothing times out while its worker gets on: what was leased first may wait behind what was leased with it."""
+        since, limit_s = self._since[message_id], self._limits[message_id]
+        return now - max(since, min(self._last_end, since + MAX_RESTARTS * limit_s)) > limit_s
+
     def _heartbeat(self) -> None:
         # A third of the lease: two renewals may fail before the message is taken over.
         while not self._closed.wait(self.streams.lease_ms / 3000):
-            late_before = time.monotonic() - self.deadline_s
+            now = time.monotonic()
             with self._lock:
                 ids = set(self._inflight)
-                late = [self._inflight[i] for i in ids if self._since[i] < late_before]
+                late = [(self._inflight[i], self._limits[i]) for i in ids if self._is_late(i, now)]
             try:
-                for delivery in late:
-                    self._retry(delivery, f"no result within its deadline of {self.deadline_s:.0f} s", failed=True)
+                for delivery, limit_s in late:
+                    self._retry(delivery, f"no result within its deadline of {limit_s:.0f} s", failed=True)
                     ids.discard(delivery.id)
                 lost = ids - self.streams.renew(self.stream, self.consumer, ids)
             except RedisError as error:

@@ -20,7 +20,7 @@ from rgopd.common.telemetry import configure_logging
 from rgopd.common.worker import StreamWorker
 from rgopd.sampler.config import EngineName, SamplerConfig
 from rgopd.sampler.continuous import ContinuousWorker
-from rgopd.sampler.publish import give_up
+from rgopd.sampler.publish import deadline_s, give_up
 from rgopd.sampler.transformers import TransformersSampler
 from rgopd.sampler.worker import SamplerWorker
 
@@ -73,7 +73,14 @@ def make_door(
     if isinstance(engine, TransformersSampler):
         one = SamplerWorker(engine, streams, policy_timeout_s=timeout_s, registry=registry, sleeps=sleeps)
         return StreamWorker(
-            streams, GENERATE, one.submit, give_up, consumer=consumer, max_inflight=1, registry=registry
+            streams,
+            GENERATE,
+            one.submit,
+            give_up,
+            consumer=consumer,
+            max_inflight=1,
+            registry=registry,
+            deadline_s=deadline_s,
         )
     many = ContinuousWorker(engine, streams, policy_timeout_s=timeout_s, registry=registry, sleeps=sleeps)
     return StreamWorker(
@@ -85,6 +92,7 @@ def make_door(
         max_inflight=_MOST_REQUESTS,
         room=many.room,
         registry=registry,
+        deadline_s=deadline_s,
     )
 
 

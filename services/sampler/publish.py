@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from rgopd.common import wire
+from rgopd.common.deadlines import for_response
 from rgopd.common.errors import InvalidInput, Malformed
 from rgopd.common.identity import derive_seed, rollout_id
 from rgopd.common.policies import PolicyStore, verified
 from rgopd.common.stage import stage_done, stage_failed
 from rgopd.common.streams import GENERATE, ROLLOUT, VERIFY, Delivery, Outcome, Streams
 from rgopd.common.teacher_client import score_stream
+from rgopd.common.worker import DEADLINES_S
 from rgopd.protos import rollout_pb2, teacher_pb2, verifier_pb2
 from rgopd.sampler.engine import Sample, SamplerEngine, SampleSpec, SamplingOptions
 
@@ -137,6 +139,7 @@ def _next(request: rollout_pb2.GenerateRequest, slot: Slot, rollout: rollout_pb2
         job.group_id = group_id
         job.teacher = slot.group.prompt.teacher
         job.temperature = rollout.temperature or job.temperature  # of the rollout that stands
+        job.tokens = rollout.prompt_ids.shape[0] + rollout.response_ids.shape[0]
         messages.append((score_stream(job.teacher), job.SerializeToString()))
     return [*messages, stage_done(header, GENERATE, group_id)]
 
@@ -167,6 +170,16 @@ class Policy:
         self.engine.load_weights(verified(policy, min(30.0, timeout_s)))
         self.loaded_sha = policy.sha256
         self.version.set(policy.version)
+
+
+def deadline_s(delivery: Delivery) -> float:
+    """How long a request may take: in proportion to the longest response it may bring, and to its rows."""
+    base_s = DEADLINES_S[GENERATE]
+    try:
+        request = wire.parse(rollout_pb2.GenerateRequest, delivery.payload)
+    except Malformed:
+        return base_s
+    return for_response(base_s, request.sampling.max_new_tokens, sum(group.n for group in request.groups))
 
 
 def give_up(delivery: Delivery, kind: str, reason: str) -> Outcome:

@@ -13,6 +13,9 @@ from rgopd.common.errors import Malformed, Overloaded, RgopdError, TooLarge, Uns
 
 _COMPRESS_FROM = 1 << 12
 
+SLOW_BYTES_PER_S = 1 << 17
+"""A body of many megabytes may come this slowly; one that trickles may not."""
+
 
 class SlowBody(RgopdError):
     """The body did not arrive in time."""
@@ -38,7 +41,7 @@ class BodyGate:
         """The body, decompressed; its bytes count as held until the block ends.
 
         Raises:
-            SlowBody: it took longer than `timeout_s` seconds.
+            SlowBody: it took longer than `timeout_s` seconds and its bytes at `SLOW_BYTES_PER_S`.
             TooLarge: over `max_bytes`, as sent or decompressed.
             Overloaded: the bodies held would pass `max_held`.
             UnsupportedMediaType: a Content-Encoding other than zstd.
@@ -56,10 +59,12 @@ class BodyGate:
     async def _read(self, request: Request, taken: list[int]) -> bytes:
         chunks: list[bytes] = []
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self._timeout_s) as limit:
+                started = asyncio.get_running_loop().time()
                 async for chunk in request.stream():
                     self._take(len(chunk), taken)
                     chunks.append(chunk)
+                    limit.reschedule(started + self._timeout_s + taken[0] / SLOW_BYTES_PER_S)
         except TimeoutError:
             raise SlowBody(f"the body took longer than {self._timeout_s:g} s; send it in smaller calls") from None
         return b"".join(chunks)

@@ -7,11 +7,12 @@ from concurrent.futures import Future
 from prometheus_client import CollectorRegistry
 
 from rgopd.common import wire
-from rgopd.common.errors import InvalidInput, RolloutGone
+from rgopd.common.deadlines import for_response
+from rgopd.common.errors import InvalidInput, Malformed, RolloutGone
 from rgopd.common.stage import outcome_of, stage_done
 from rgopd.common.streams import ROLLOUT, SCORE, TEACHER_SCORE, Delivery, Outcome, Streams
 from rgopd.common.teacher_client import score_stream
-from rgopd.common.worker import StreamWorker, announce_failure
+from rgopd.common.worker import DEADLINES_S, StreamWorker, announce_failure
 from rgopd.protos import rollout_pb2, teacher_pb2
 from rgopd.teacher.batching import TeacherService
 from rgopd.teacher.codec import score_to_proto, set_temperature, support_kind, tensor_ids
@@ -43,6 +44,7 @@ class ScoreWorker:
             consumer=consumer,
             max_inflight=max_inflight,
             registry=registry,
+            deadline_s=_deadline_s,
             stage=SCORE,
         )
 
@@ -90,6 +92,15 @@ class ScoreWorker:
             return aligner.item(rollout_id, rollout.messages_json, response_ids, support_ids, scoring, info)
         prompt_ids = tensor_ids(rollout.prompt_ids, rollout_id, "prompt_ids", 1)
         return make_item(rollout_id, prompt_ids, response_ids, support_ids, scoring, info)
+
+
+def _deadline_s(delivery: Delivery) -> float:
+    """How long a job may take: in proportion to its rollout's tokens."""
+    try:
+        job = wire.parse(teacher_pb2.ScoreJob, delivery.payload)
+    except Malformed:
+        return DEADLINES_S[SCORE]
+    return for_response(DEADLINES_S[SCORE], job.tokens)
 
 
 def _outcome(job: teacher_pb2.ScoreJob, blob: bytes | None) -> Outcome:

@@ -206,8 +206,18 @@ class FaultConfig(Part):
     max_error_fraction: float = Field(
         0.5, gt=0, le=1, description="A step with a larger share of verifier errors or failures stops the run."
     )
-    step_timeout_s: float = Field(3600.0, gt=0, description="A step that waits longer for its rollouts stops the run.")
-    wait_for_services_s: float = Field(600.0, gt=0, description="No answer of a stage for this long stops the run.")
+    step_timeout_s: float = Field(
+        3600.0,
+        gt=0,
+        description="No rollout of a step or evaluation got further for this long: the run stops. Like those below for "
+        "max_new_tokens up to 1024; grows in proportion.",
+    )
+    wait_for_services_s: float = Field(
+        600.0,
+        gt=0,
+        description="No answer of any stage for this long, and nobody alive where one is owed: the run stops. Where "
+        "workers are alive it grows with max_new_tokens.",
+    )
     max_drift: float | None = Field(
         None,
         gt=0,
@@ -219,7 +229,10 @@ class FaultConfig(Part):
         3, ge=0, description="How often `rgopd train` starts all its ranks again after one of them died."
     )
     redispatch_s: float = Field(
-        300.0, ge=0, description="An answer in work for this long is asked for again from whoever is free; 0: never."
+        300.0,
+        ge=0,
+        description="An answer in work for this long is asked for again from whoever is free; grows with "
+        "max_new_tokens. 0: never.",
     )
 
     def drift_limit(self, dtype: str) -> float:

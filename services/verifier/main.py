@@ -117,7 +117,8 @@ class VerifierService:
         streams = open_streams(self.config)
         if streams is not None:
             inflight = min(self.config.queue_size, 16 * self._engine.tools.sandbox.size)
-            self._worker = stream_worker(streams, self._engine, self.metrics, inflight)
+            longest_s = self.config.max_wall_s
+            self._worker = stream_worker(streams, self._engine, self.metrics, inflight, longest_s)
             self._worker.start()
 
     def drain(self) -> None:

@@ -12,13 +12,15 @@ from rgopd.common.errors import InvalidInput
 from rgopd.common.server import consumer_name
 from rgopd.common.stage import outcome_of, stage_done
 from rgopd.common.streams import VERDICT, VERIFY, Delivery, Outcome, Streams
-from rgopd.common.worker import StreamWorker, announce_failure
+from rgopd.common.worker import DEADLINES_S, StreamWorker, announce_failure
 from rgopd.protos import verifier_pb2
 from rgopd.verifier import schemas
 from rgopd.verifier.engine import VerifierEngine
 from rgopd.verifier.verdict import Verdict
 
 STAGE = "verify"
+PROCESSES = 5
+"""Under test for one item, one after the other, at the most usual."""
 
 
 def submitter(engine: VerifierEngine) -> Callable[[Delivery], Future[Outcome]]:
@@ -41,8 +43,10 @@ def _outcome(job: verifier_pb2.VerifyJob, verdict: Verdict) -> Outcome:
     return Outcome(blobs={(VERDICT, job.header.rollout_id): blob}, announce=[done])
 
 
-def stream_worker(streams: Streams, engine: VerifierEngine, metrics: CollectorRegistry, inflight: int) -> StreamWorker:
-    """The verifier's stream worker, not yet started."""
+def stream_worker(
+    streams: Streams, engine: VerifierEngine, metrics: CollectorRegistry, inflight: int, max_wall_s: float = 0.0
+) -> StreamWorker:
+    """The verifier's stream worker, not yet started. `max_wall_s`: the most that one process under test may take."""
     return StreamWorker(
         streams,
         VERIFY,
@@ -51,4 +55,5 @@ def stream_worker(streams: Streams, engine: VerifierEngine, metrics: CollectorRe
         consumer=consumer_name("verifier"),
         max_inflight=inflight,
         registry=metrics,
+        deadline_s=max(DEADLINES_S[VERIFY], PROCESSES * max_wall_s),
     )

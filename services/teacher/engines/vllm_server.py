@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import numpy as np
 
+from rgopd.common.deadlines import for_response
 from rgopd.common.errors import ConfigError, InvalidInput
 from rgopd.teacher.engines import EngineFault, EngineInfo, settings_digest
 from rgopd.teacher.engines.columns import score_from_columns, score_from_full
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+TIMEOUT_S = 600.0
+"""Of a request, in proportion for one of over 1,024 tokens; `trouble` finds a server that is gone."""
 GENERATE, COMPLETIONS = "/inference/v1/generate", "/v1/completions"
 _UNREACHABLE = (httpx.TransportError, httpx.TimeoutException)
 
@@ -46,7 +49,10 @@ class VllmServerEngine:
         self._loop = LoopThread("vllm-server")
         headers = {"Authorization": f"Bearer {config.server_key}"} if config.server_key else {}
         self._client = httpx.AsyncClient(
-            base_url=config.server_url, headers=headers, timeout=httpx.Timeout(600, connect=10), transport=transport
+            base_url=config.server_url,
+            headers=headers,
+            timeout=httpx.Timeout(TIMEOUT_S, connect=10),
+            transport=transport,
         )
         self._slots = asyncio.Semaphore(64)
         try:
@@ -98,7 +104,7 @@ class VllmServerEngine:
 
     async def _prompt_logprobs(self, item: ScoreItem, k: int) -> list[dict[str, dict[str, float]]]:
         body = {"prompt": item.input_ids.tolist(), "max_tokens": 1, "temperature": 0, "prompt_logprobs": k}
-        answer = await self._post(COMPLETIONS, {"model": self.info.model, **body})
+        answer = await self._post(COMPLETIONS, {"model": self.info.model, **body}, item.tokens)
         rows: list[dict[str, dict[str, float]]] = answer["choices"][0]["prompt_logprobs"]
         return rows[len(item.prompt_ids_C) :]
 
@@ -122,16 +128,17 @@ class VllmServerEngine:
             "prompt_logprob_token_ids": wanted,
             "prompt_logprob_start": start,
         }
-        answer = await self._post(GENERATE, {"token_ids": token_ids, "sampling_params": params})
+        answer = await self._post(GENERATE, {"token_ids": token_ids, "sampling_params": params}, len(token_ids))
         if not answer.get("prompt_token_id_logprobs"):
             raise EngineFault("the vLLM server answered without the fixed-id log-probs")
         raw = io.BytesIO(base64.b64decode(answer["prompt_token_id_logprobs"]))
         columns: Float = np.load(raw, allow_pickle=False)
         return columns
 
-    async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def _post(self, path: str, body: dict[str, Any], tokens: int) -> dict[str, Any]:
+        timeout = httpx.Timeout(for_response(TIMEOUT_S, tokens), connect=10)
         try:
-            response = await self._client.post(path, json=body)
+            response = await self._client.post(path, json=body, timeout=timeout)
         except _UNREACHABLE as error:
             raise EngineFault(f"vLLM server: {type(error).__name__} {error}") from error
         if response.status_code in (400, 403, 404, 405, 422, 501):
@@ -183,7 +190,7 @@ class VllmServerEngine:
         if await self._accepts_id(0):
             return "token-ids", await self._find_vocab(), config.max_k
         try:
-            answer = await self._post(COMPLETIONS, {**body, "prompt_logprobs": -1})
+            answer = await self._post(COMPLETIONS, {**body, "prompt_logprobs": -1}, 2)
             vocab = len(answer["choices"][0]["prompt_logprobs"][1])
             return "full-vocab", vocab, vocab
         except InvalidInput:
@@ -192,7 +199,7 @@ class VllmServerEngine:
         while high - low > 1:
             middle = (low + high) // 2
             try:
-                await self._post(COMPLETIONS, {**body, "prompt_logprobs": middle})
+                await self._post(COMPLETIONS, {**body, "prompt_logprobs": middle}, 2)
                 low = middle
             except InvalidInput:
                 high = middle

@@ -20,6 +20,7 @@ from rgopd.trainer.batch.stored import read_rollouts
 from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.rollouts.claim import Claim
 from rgopd.trainer.rollouts.join import Group, Join
+from rgopd.trainer.rollouts.patience import patience_of, rows_of
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class Dispatch:
         self.republish = republish
         self.should_stop = should_stop
         self.asked_again = 0
+        self.patience = patience_of(config, max(config.eval.groups_per_request, rows_of(config)))
         self._payloads: dict[str, bytes] = {}
         self._missed: set[tuple[str, str]] = set()
         self._late: dict[tuple[str, str], _Late] = {}
@@ -97,7 +99,7 @@ class Dispatch:
             self.join.expect(group)
             self._payloads[group.group_id] = payload
         if any(group.open(GENERATE) for group in batch):
-            self.streams.add_wait(GENERATE, payload)
+            self._add(GENERATE, payload)
         for group in batch:
             if len(group.open(GENERATE)) < group.n:  # from before a restart: what follows may never have been sent
                 for stage in (VERIFY, SCORE):
@@ -113,12 +115,17 @@ class Dispatch:
             if stage == SCORE:
                 message: Any = self.score_job(group, rollout.header.rollout_id)
                 message.temperature = rollout.temperature or message.temperature
+                message.tokens = rollout.prompt_ids.shape[0] + rollout.response_ids.shape[0]
             else:
                 check = verifier_pb2.Check()
                 check.CopyFrom(group.prompt.check)
                 check.response = rollout.response_text
                 message = verifier_pb2.VerifyJob(header=rollout.header, group_id=group.group_id, check=check)
-            self.streams.add_wait(group.stream(stage), message.SerializeToString())
+            self._add(group.stream(stage), message.SerializeToString())
+
+    def _add(self, stream: str, payload: bytes) -> None:
+        """Waits for room in a full stream."""
+        self.streams.add_wait(stream, payload, timeout_s=self.patience.in_work_s)
 
     def _ensure(self, streams: Iterable[str]) -> None:
         for stream in set(streams) - self._ensured:
@@ -214,9 +221,8 @@ class Dispatch:
 
     def _stragglers(self, waiting: list[Group], now: float) -> set[tuple[str, str]]:
         """Owed for long, with nothing queued before them: only slow hands hold them. A twin may overtake."""
-        limit = self.config.fault.redispatch_s
         late: set[tuple[str, str]] = set()
-        if not limit:
+        if not self.patience.redispatch_s(VERIFY):
             return late
         owed = _streams_of_ready(waiting)
         depths = stream_depths(self.streams, set(owed.values()))
@@ -224,7 +230,7 @@ class Dispatch:
             entry = self._late.setdefault(key, _Late(now))
             if depths[stream]["backlog"] > depths[stream]["leased"]:
                 entry.since = now  # still in the queue: its clock has not started
-            elif now - entry.since > limit * 2**entry.twins and entry.twins < MAX_TWINS:
+            elif now - entry.since > self.patience.redispatch_s(key[0]) * 2**entry.twins and entry.twins < MAX_TWINS:
                 entry.twins += 1
                 entry.since = now
                 late.add(key)
@@ -238,7 +244,7 @@ class Dispatch:
         log.warning("asking again for %d answers that are %s, e.g. %s", len(owed), why, " of ".join(min(owed)))
         payloads = {self._payloads[g.group_id] for g in waiting if any((GENERATE, item) in owed for item in g.entries)}
         for payload in sorted(payloads):
-            self.streams.add_wait(GENERATE, payload)
+            self._add(GENERATE, payload)
         for group in waiting:
             for stage in (VERIFY, SCORE):
                 self.announce(group, stage, [item for item in group.entries if (stage, item) in owed])

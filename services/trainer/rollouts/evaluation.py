@@ -24,6 +24,7 @@ from rgopd.trainer.config import EvalConfig, TrainConfig
 from rgopd.trainer.prompts.data import PromptSource
 from rgopd.trainer.rollouts.dispatch import Dispatch, alike
 from rgopd.trainer.rollouts.join import Group, Join
+from rgopd.trainer.rollouts.patience import patience_of
 
 Verdicts = Mapping[str, verifier_pb2.Verdict | None]
 """By rollout id; None where a stage gave up."""
@@ -75,10 +76,9 @@ class Evaluator:
         sampled = self._groups(chosen, policy_version, f"{name}-sampled", self.eval.samples)
         self._send(greedy, temperature=0.0, top_p=1.0)
         self._send(sampled, temperature=self.eval.temperature, top_p=self.eval.top_p)
-        fault = self.config.fault
         groups = [*greedy, *sampled]
-        waits = {"quiet_s": fault.wait_for_services_s, "timeout_s": fault.step_timeout_s}
-        list(self.join.wait(groups, tend=self.dispatch.tend, **waits))
+        patience = patience_of(self.config, self.eval.groups_per_request)
+        list(self.join.wait(groups, tend=self.dispatch.tend, **patience.waits()))
         verdicts = self._verdicts(groups)
         self._check_errors(groups, verdicts, policy_version)
         row = {

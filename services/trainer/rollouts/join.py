@@ -89,6 +89,7 @@ class Join:
         self.groups: dict[str, Group] = {}
         self._group_of: dict[str, str] = {}
         self._last_news = time.monotonic()
+        self._looked, self._attended = 0.0, False
         self.progress: Callable[[Sequence[Group], bool], None] = lambda groups, done: None
         """Hears how far the groups of a wait are: all of them, and whether they are complete."""
         streams.ensure(RESULTS)
@@ -133,6 +134,7 @@ class Join:
         groups: list[Group],
         *,
         quiet_s: float,
+        in_work_s: float,
         timeout_s: float,
         tend: Callable[[list[Group]], None] = lambda _: None,
     ) -> Iterator[Group]:
@@ -141,11 +143,12 @@ class Join:
         tend: called several times a second with the groups that are still incomplete; may raise to end the wait.
 
         Raises:
-            Unavailable: no stage answered for `quiet_s`, or not all is complete after `timeout_s`; names the stage.
+            Unavailable: no stage answered for `quiet_s`, or for `in_work_s` though somebody is alive wherever an
+                answer is owed; or no rollout got further for `timeout_s`. Names the stage.
         """
         waiting = {g.group_id: g for g in groups}
-        deadline = time.monotonic() + timeout_s
-        self._last_news = next_sweep = time.monotonic()
+        self._last_news = moved = next_sweep = time.monotonic()
+        owed, self._looked = _owed(groups), 0.0
         while True:
             for group in [g for g in waiting.values() if g.complete]:
                 del waiting[group.group_id]
@@ -154,12 +157,29 @@ class Join:
             if not waiting:
                 return
             now = time.monotonic()
-            if now - self._last_news > quiet_s or now > deadline:  # e.g. nobody has started a verifier
+            if (still := _owed(groups)) != owed:
+                owed, moved = still, now
+            if now - moved > timeout_s or self._silent(list(waiting.values()), quiet_s, in_work_s):
                 raise Unavailable(self.diagnosis(list(waiting.values())))
             tend(list(waiting.values()))
             if not self._pump() and now > next_sweep + SWEEP_S:
                 self.sweep(list(waiting.values()))
                 next_sweep = now
+
+    def _silent(self, waiting: list[Group], quiet_s: float, in_work_s: float) -> bool:
+        """Whether no answer is to be expected any more, e.g. because nobody has started a verifier."""
+        if self.quiet_s <= quiet_s:
+            return False
+        if self.quiet_s > in_work_s:
+            return True
+        if self._looked + SWEEP_S <= time.monotonic():
+            self._looked = time.monotonic()
+            streams = {g.stream(stage) for g in waiting for stage in g.wanted if _can_be_worked_on(g, stage)}
+            self._attended = all(self._alive(stream) for stream in streams)
+        return not self._attended
+
+    def _alive(self, stream: str) -> int:
+        return sum(c.idle_ms < ALIVE_MS for c in self.streams.consumers(stream))
 
     def _pump(self) -> bool:
         """Take what the stages announced. Acknowledged at once: everything said is also in the blob store."""
@@ -226,11 +246,20 @@ class Join:
                 if not count:
                     continue
                 depth = self.streams.depth(stream)
-                alive = [c for c in self.streams.consumers(stream) if c.idle_ms < ALIVE_MS]
+                alive = self._alive(stream)
                 with_name = f" with teacher_name={teacher}" if teacher else ""
-                who = f"{len(alive)} {service}s are alive" if alive else f"no {service} of this run is alive: start one"
+                who = f"{alive} {service}s are alive" if alive else f"no {service} of this run is alive: start one"
                 lines.append(
                     f"{count} rollouts miss stage {stage!r} "
                     f"({depth['backlog']} messages wait, {depth['leased']} of them leased; {who}{with_name})"
                 )
         return f"no stage answered for {self.quiet_s:.0f} s: " + "; ".join(lines)
+
+
+def _owed(groups: Iterable[Group]) -> int:
+    """Answers that are still to come."""
+    return sum(len(group.open(stage)) for group in groups for stage in group.wanted)
+
+
+def _can_be_worked_on(group: Group, stage: str) -> bool:
+    return any(stage == GENERATE or GENERATE in group.entries[item].done for item in group.open(stage))

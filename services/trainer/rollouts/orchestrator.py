@@ -31,6 +31,7 @@ from rgopd.trainer.rollouts.evaluation import Evaluator
 from rgopd.trainer.rollouts.join import Group, Join
 from rgopd.trainer.rollouts.observed import NOT_ASKED, Observed
 from rgopd.trainer.rollouts.pass_rates import PassRates
+from rgopd.trainer.rollouts.patience import patience_of, rows_of
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +114,7 @@ class Orchestrator:
         self.dispatch = dispatch
         self.requested: dict[int, list[Group]] = {}
         self.rates = rates
+        self.patience = patience_of(config, rows_of(config))
         self.observed = Observed(config)
 
     # -- asking ---------------------------------------------------------------------------------------------------
@@ -152,10 +154,7 @@ class Orchestrator:
 
     def _complete(self, groups: list[Group]) -> Iterator[Group]:
         """Each group as it becomes complete; what is lost or late meanwhile is asked for again."""
-        fault = self.config.fault
-        return self.join.wait(
-            groups, quiet_s=fault.wait_for_services_s, timeout_s=fault.step_timeout_s, tend=self.dispatch.tend
-        )
+        return self.join.wait(groups, tend=self.dispatch.tend, **self.patience.waits())
 
     # -- collecting -----------------------------------------------------------------------------------------------
 
@@ -181,10 +180,10 @@ class Orchestrator:
         """Until no request is in work or waiting: a colocated sampler acknowledges one when it sleeps.
 
         Raises:
-            Unavailable: not within `fault.wait_for_services_s`.
+            Unavailable: not within `fault.wait_for_services_s`, longer for long responses: a twin may be in work.
             Interrupted: asked to stop meanwhile.
         """
-        deadline = time.monotonic() + self.config.fault.wait_for_services_s
+        deadline = time.monotonic() + self.patience.in_work_s
         while self.streams.depth(GENERATE)["backlog"]:
             if self.dispatch.should_stop():
                 raise Interrupted

@@ -28,6 +28,7 @@ from rgopd.trainer.records.live import Live
 from rgopd.trainer.records.monitors import check_backends
 from rgopd.trainer.records.prometheus import serve_metrics
 from rgopd.trainer.rollouts.orchestrator import MAX_VANISHED
+from rgopd.trainer.rollouts.patience import longest_wait_s
 from rgopd.trainer.run.checkpoint import disk_trouble
 from rgopd.trainer.run.collective import local_rank
 from rgopd.trainer.run.compose import compose
@@ -101,6 +102,6 @@ def _join_ranks(config: TrainConfig) -> None:
     device = pick_device(config.device, local_rank())
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # The other ranks wait in a collective while rank 0 collects, which may take this long with redraws.
-    limit_s = (config.fault.max_redraws + 2) * MAX_VANISHED * config.fault.step_timeout_s
+    # The other ranks wait in a collective while rank 0 collects or evaluates, which may take this long.
+    limit_s = MAX_VANISHED * longest_wait_s(config)
     dist.init_process_group(backend_for(device), timeout=timedelta(seconds=max(1800.0, limit_s)))

@@ -286,3 +286,51 @@ def test_a_handler_that_hangs_loses_its_message_at_the_deadline(streams: Streams
     assert streams.blobs.get("verdict", "r0") == b"1"
     first.stop()
     second.stop()
+
+
+def test_what_was_leased_first_may_wait_while_its_worker_gets_on(streams: Streams, run_id: str) -> None:
+    """Eight jobs one after the other, each shorter than the deadline, the last far over it since it was leased."""
+    for number in range(8):
+        streams.add("verify", job(run_id, f"r{number}"))
+    with ThreadPoolExecutor(1) as pool:
+
+        def work(delivery: Delivery) -> Outcome:
+            time.sleep(0.2)
+            return Outcome(blobs={("verdict", "all"): b"1"}) if delivery.failures else Outcome()
+
+        give_up = announce_failure(verifier_pb2.VerifyJob, "verify")
+        one = StreamWorker(streams, "verify", lambda d: pool.submit(work, d), give_up, consumer="w", deadline_s=0.7)
+        streams.lease_ms = 300
+        one.start()
+        eventually(lambda: streams.depth("verify")["backlog"] == 0)
+        one.stop()
+    assert streams.blobs.get("verdict", "all") is None, "none was given back as failed"
+    assert not streams.redis.xlen(streams.key("dead"))
+
+
+def test_a_message_may_have_a_deadline_of_its_own(streams: Streams, run_id: str) -> None:
+    streams.add("verify", job(run_id, "short"))
+    streams.add("verify", job(run_id, "long"))
+    streams.lease_ms = 300
+    hung = {name: Future[Outcome]() for name in ("short", "long")}
+
+    def name_of(delivery: Delivery) -> str:
+        return str(wire.parse(verifier_pb2.VerifyJob, delivery.payload).header.rollout_id)
+
+    give_up = announce_failure(verifier_pb2.VerifyJob, "verify")
+    one = StreamWorker(
+        streams,
+        "verify",
+        lambda d: hung[name_of(d)],
+        give_up,
+        consumer="w",
+        deadline_s=lambda d: 0.3 if name_of(d) == "short" else 60.0,
+    )
+    one.start()
+    eventually(lambda: one.inflight == 2)
+    one._stopping.set()
+    eventually(lambda: one.inflight == 1)
+    time.sleep(0.5)
+    assert [name_of(d) for d in one._inflight.values()] == ["long"]
+    hung["long"].set_result(Outcome())
+    one.stop()
