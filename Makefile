@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 TORCH_ARGS ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: settings test-page test-eval test-vllm install demo test chaos soak check lint types protos protos-check unit contract e2e attacks smoke-real clean
+.PHONY: settings test-page test-eval test-stores test-vllm install demo test chaos soak check lint types protos protos-check unit contract e2e attacks smoke-real clean
 
 install: $(STAMP)
 
@@ -107,6 +107,10 @@ EXAMPLES := .venv-examples/bin/python
 
 test-examples: .venv-examples/.installed
 	OMP_NUM_THREADS=1 $(EXAMPLES) -m pytest -q -W default tests/examples
+
+# Runs whose blobs lie in files, in an S3 server and in several Redis: the same bytes, also when the store fails.
+test-stores: install
+	$(PYTEST) tests/stores
 
 # 30 drawn faults over one small run, compared byte by byte with the undisturbed run; CHAOS_SEED=N replays.
 chaos: install

@@ -14,6 +14,7 @@ from redis import Redis
 
 from rgopd.common.embedded import EmbeddedValkey
 from rgopd.common.streams import Streams
+from tests.object_server import CREDENTIALS, ObjectServer
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +29,19 @@ def redis(valkey: EmbeddedValkey) -> Iterator[Redis]:
     client = Redis.from_url(valkey.url)
     yield client
     client.close()
+
+
+@pytest.fixture(scope="session")
+def object_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
+    server = ObjectServer(tmp_path_factory.mktemp("s3") / "log").start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in CREDENTIALS.items():
+        monkeypatch.setenv(key, value)
 
 
 @pytest.fixture

@@ -45,20 +45,20 @@ uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header -
     -c $LOCKS/torch/cuda.txt $(without $LOCKS/dev.txt) $(without $LOCKS/torch/cuda.txt) -o $LOCKS/eval.txt
 rm /tmp/rgopd-cuda-names /tmp/rgopd-pure-names
 
-compile $LOCKS/verifier-cpu.txt pyproject.toml --extra verifier --extra packages
+compile $LOCKS/verifier-cpu.txt pyproject.toml --extra verifier --extra packages --extra s3
 echo "pytest>=8" | compile $LOCKS/attacks.txt -c $LOCKS/verifier-cpu.txt -
 for service in teacher sampler trainer; do
     extra=$service
     test $service = sampler && extra=teacher # transformers and safetensors, nothing else
     # shellcheck disable=SC2046  # a list of arguments is meant
-    compile $LOCKS/$service-cpu.txt pyproject.toml --extra $extra -c $LOCKS/torch/cuda.txt \
+    compile $LOCKS/$service-cpu.txt pyproject.toml --extra $extra --extra s3 -c $LOCKS/torch/cuda.txt \
         $(without $LOCKS/torch/cuda.txt) --no-emit-package torch
 done
 # shellcheck disable=SC2046
-compile $LOCKS/trainer-cuda.txt pyproject.toml --extra trainer -c $LOCKS/torch/cuda.txt $(without $LOCKS/torch/cuda.txt)
+compile $LOCKS/trainer-cuda.txt pyproject.toml --extra trainer --extra s3 -c $LOCKS/torch/cuda.txt $(without $LOCKS/torch/cuda.txt)
 # vLLM names its own torch: these two images share a torch layer only when that is the one above.
 for service in teacher sampler; do
     # shellcheck disable=SC2046
-    compile $LOCKS/$service-cuda.txt pyproject.toml --extra teacher --extra vllm $(without $LOCKS/torch/cuda.txt) \
+    compile $LOCKS/$service-cuda.txt pyproject.toml --extra teacher --extra vllm --extra s3 $(without $LOCKS/torch/cuda.txt) \
         -c $LOCKS/torch/cuda.txt
 done

@@ -13,6 +13,7 @@ from pydantic import Field
 from redis import Redis
 
 from rgopd.cli.doctor import Check, Failed
+from rgopd.common.blob_url import open_outside
 from rgopd.common.connection import connect, redact
 from rgopd.common.errors import ConfigError
 from rgopd.common.queues import stream_names
@@ -42,7 +43,11 @@ def cluster_checks(settings: ClusterSettings, urls: Sequence[str]) -> Iterator[t
         raise ConfigError("doctor --cluster needs the run's Redis: set RGOPD_REDIS_URL, or run it inside a container")
     client = connect(settings.redis_url)
     streams = Streams(client, settings.run_id)
+    if settings.blob_url:
+        streams = Streams(client, settings.run_id, blobs=open_outside(settings.blob_url, settings.run_id))
     yield "redis", lambda: f"{redact(settings.redis_url)}: {check_server(client)}"
+    if settings.blob_url:
+        yield "blobs", lambda: check_store(streams)
     for stream in (GENERATE, VERIFY, *_score_streams(streams)):
         yield f"stream {stream}", _of_stream(streams, stream)
     yield "dead letters", lambda: check_dead_letters(streams)
@@ -68,6 +73,18 @@ def check_server(client: Redis) -> str:
     if limit and used > 0.8 * limit:
         raise Failed(f"{used >> 20} of {limit >> 20} MiB are used: raise maxmemory or lower prompts_per_step")
     return f"{info['redis_version']}, append-only file on, {used >> 20} of {limit >> 20 or 'unlimited'} MiB used"
+
+
+def check_store(streams: Streams) -> str:
+    """The blob store works from here, and is the trainer's."""
+    found = streams.blobs.check()
+    claimed, owner = streams.claims()
+    if claimed is not None and owner != claimed:
+        raise Failed(
+            f"{streams.blobs.where} is not the store that the trainer writes to, or it came back empty: mount the same "
+            "file system (or name the same bucket) on every machine"
+        )
+    return found
 
 
 def _score_streams(streams: Streams) -> list[str]:

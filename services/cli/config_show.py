@@ -195,7 +195,7 @@ def _hidden(cls: type[BaseModel] | None, key: str, value: Any) -> str:
     field = cls.model_fields.get(key) if cls is not None else None
     if field is not None and not field.repr and value:
         return "'(hidden)'"
-    if key == "redis_url" and value:
+    if key in ("redis_url", "blob_url") and value:
         value = redact(str(value))
     text = yaml.safe_dump(value, width=10_000, allow_unicode=True, default_flow_style=True, sort_keys=False)
     return text.removesuffix("...\n").strip()

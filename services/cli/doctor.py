@@ -50,6 +50,8 @@ def checks(sections: dict[str, Any]) -> Iterator[tuple[str, Check]]:
     yield "config", lambda: check_config(sections)
     redis_url = sections.get("common", {}).get("redis_url", "")
     yield "redis", lambda: check_redis(redis_url)
+    if blob_url := str(sections.get("common", {}).get("blob_url", "")):
+        yield "blobs", lambda: check_blobs(blob_url)
     yield "sandbox", lambda: check_sandbox(sections.get("verifier", {}))
     common = sections.get("common", {})
     train, served = ({**common, **sections.get(name, {})} for name in ("train", "teacher"))
@@ -90,6 +92,13 @@ def check_redis(url: str) -> str:
             finally:
                 server.stop()
     return f"{redact(url)}: {_stream_round_trip(url)}"
+
+
+def check_blobs(url: str) -> str:
+    """The blob store keeps what is put there, under the first write alone, and gives it back."""
+    from rgopd.common.blob_url import open_outside
+
+    return open_outside(url, "doctor", patience_s=5.0).check(wait_s=5.0)
 
 
 def _stream_round_trip(url: str) -> str:

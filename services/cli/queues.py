@@ -8,15 +8,16 @@ from redis import Redis
 from rich.console import Console
 from rich.table import Table
 
+from rgopd.common.blob_url import open_blobs
 from rgopd.common.errors import InvalidInput
 from rgopd.common.queues import idle_s, queues, runs
 from rgopd.common.streams import DeadLetter, Streams
 
 
-def sweep(redis: Redis, older_than_s: float) -> Iterator[tuple[str, int]]:
-    """Delete the keys of runs that nobody has worked on for so long; yields (run, keys deleted)."""
+def sweep(redis: Redis, older_than_s: float, blob_url: str = "") -> Iterator[tuple[str, int]]:
+    """Delete the keys and blobs of runs that nobody has worked on for so long; yields (run, how many)."""
     for run in runs(redis):
-        streams = Streams(redis, run)
+        streams = Streams(redis, run, blobs=open_blobs(blob_url, run, redis))
         idle = idle_s(streams)
         if idle is not None and idle > older_than_s:
             yield run, streams.purge()

@@ -7,6 +7,7 @@ import os
 from rich.console import Console
 
 from rgopd.cli.queues import chosen_letters, show, sweep
+from rgopd.common.blob_url import open_outside
 from rgopd.common.connection import connect
 from rgopd.common.errors import ConfigError
 from rgopd.common.queues import runs
@@ -21,11 +22,14 @@ def run_queues(redis_url: str, run_id: str, config: ConfigFiles, *, replay: str,
     if not url:
         raise ConfigError("which Redis? Use --redis-url redis://..., or --config RUN/up.yaml of a run that is up")
     run = run_id or str(common.get("run_id", ""))
+    blob_url = str(common.get("blob_url", "")) or os.environ.get("RGOPD_BLOB_URL", "")
     console = Console()
     redis = connect(url, wait_s=2, patience_s=5)
     if sweep_h:
-        for name, keys in sweep(redis, sweep_h * 3600):
+        for name, keys in sweep(redis, sweep_h * 3600, blob_url):
             console.print(f"swept {name}: {keys} keys")
+        if blob_url and (expired := open_outside(blob_url, "sweep", ttl_s=round(sweep_h * 3600)).expire()):
+            console.print(f"swept {expired} blobs of runs that Redis no longer knows")
         return 0
     if (replay or drop) and not run:
         raise ConfigError("whose dead letters? Name the run with --run")

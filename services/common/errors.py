@@ -83,3 +83,9 @@ class ConfigError(RgopdError, ValueError):
 
     retryable = False
     kind = "config"
+
+
+class StoreDown(Unavailable):
+    """The blob store did not answer for as long as one waits for it."""
+
+    kind = "store_down"

@@ -19,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from rgopd.common.blob_url import open_blobs
 from rgopd.common.connection import connect
 from rgopd.common.errors import ConfigError, RgopdError
 from rgopd.common.http import ServiceState
@@ -60,12 +61,10 @@ def open_streams(settings: ServiceSettings) -> Streams | None:
     """The run's streams, or None with an empty redis_url."""
     if not settings.redis_url:
         return None
-    return Streams(
-        connect(settings.redis_url),
-        settings.run_id,
-        lease_ms=settings.lease_ms,
-        max_attempts=settings.max_attempts,
-    )
+    redis = connect(settings.redis_url)
+    blobs = open_blobs(settings.blob_url, settings.run_id, redis)
+    blobs.check(wait_s=60.0)
+    return Streams(redis, settings.run_id, lease_ms=settings.lease_ms, max_attempts=settings.max_attempts, blobs=blobs)
 
 
 def consumer_name(service: str) -> str:

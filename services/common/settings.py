@@ -73,6 +73,11 @@ class Settings(BaseSettings):
 
     run_id: str = Field("default", pattern=r"^[A-Za-z0-9._-]{1,128}$", description="Names the run's streams and blobs.")
     redis_url: str = Field("", description="Redis-protocol server; empty: HTTP only, no stream worker.")
+    blob_url: str = Field(
+        "",
+        description="Where rollouts, verdicts and scores lie: empty: in the run's Redis; else redis://…, "
+        "file:///folder or s3://bucket/prefix?endpoint=https://host (docs/scaling.md).",
+    )
     log_level: typing.Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged (JSON lines on stderr)."
     )

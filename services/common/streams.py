@@ -26,7 +26,8 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from rgopd.common.blobs import Blobs, check_size
+from rgopd.common.blobs import Blobs, RedisBlobs, check_size
+from rgopd.common.connection import hurry
 from rgopd.common.errors import Overloaded
 
 GROUP = "workers"
@@ -124,6 +125,7 @@ class Streams:
         max_deliveries: int = 10,
         blob_ttl_s: int = 6 * 3600,
         stream_ttl_s: int = 7 * 86_400,
+        blobs: Blobs | None = None,
     ) -> None:
         self.redis = redis
         self.run_id = run_id
@@ -132,7 +134,7 @@ class Streams:
         self.max_attempts = max_attempts
         self.max_deliveries = max_deliveries
         self.stream_ttl_s = stream_ttl_s
-        self.blobs = Blobs(redis, run_id, blob_ttl_s)
+        self.blobs = blobs or RedisBlobs(redis, run_id, blob_ttl_s)
         self._add = redis.register_script(_ADD)
         self._set_idle = redis.register_script(_SET_IDLE)
 
@@ -164,7 +166,23 @@ class Streams:
         deleted = 0
         for keys in _chunks(self.redis.scan_iter(match=self.run_key("*"), count=1000), 500):
             deleted += int(self.redis.unlink(*keys))
-        return deleted
+        return deleted + (self.blobs.purge() if self.blobs.outside else 0)
+
+    def claims(self) -> list[str | None]:
+        """The token of the trainer that holds this run, from every place where the run has something."""
+        token = self.redis.get(self.run_key("claim"))
+        return [_text(token) if token is not None else None, *([self.blobs.owner()] if self.blobs.outside else [])]
+
+    def claim(self, token: str) -> None:
+        """Hold this run, in every place."""
+        self.redis.set(self.run_key("claim"), token, ex=self.stream_ttl_s)
+        if self.blobs.outside:
+            self.blobs.own(token)
+
+    def hurry(self) -> None:
+        """The process is leaving: nothing waits longer than a second for a server that is away."""
+        hurry(self.redis)
+        self.blobs.hurry()
 
     def add(self, stream: str, payload: bytes) -> str:
         """Append a message and return its id.
@@ -251,7 +269,12 @@ class Streams:
         self._idle(stream, consumer, [delivery.id], self.lease_ms + 1)
 
     def complete(self, delivery: Delivery, outcome: Outcome) -> None:
-        """Store the result, announce it and acknowledge the message: all or nothing."""
+        """Store the result, announce it and acknowledge the message: all or nothing.
+
+        Blobs that lie outside of this server are stored first: whoever hears of one finds it, and a message whose
+        result was stored but not acknowledged is delivered again, to find the name taken.
+        """
+        self._store_outside(outcome)
         pipe = self.redis.pipeline(transaction=True)
         self._write(pipe, outcome)
         self._finish(pipe, delivery)
@@ -259,12 +282,15 @@ class Streams:
 
     def publish(self, outcome: Outcome) -> None:
         """Store and announce in one transaction, without acknowledging: a part of a longer message is done."""
+        self._store_outside(outcome)
         pipe = self.redis.pipeline(transaction=True)
         self._write(pipe, outcome)
         pipe.execute()
 
     def dead_letter(self, delivery: Delivery, reason: str, outcome: Outcome | None = None) -> None:
         """Give the message up, keep it with its reason, and tell whoever waits (`outcome`)."""
+        if outcome is not None:
+            self._store_outside(outcome)
         pipe = self.redis.pipeline(transaction=True)
         if outcome is not None:
             self._write(pipe, outcome)
@@ -341,10 +367,16 @@ class Streams:
         held: Any = self._set_idle(keys=[self.key(stream)], args=[GROUP, consumer, idle_ms, *ids])
         return {_text(i) for i in held}
 
-    def _write(self, pipe: Any, outcome: Outcome) -> None:
+    def _store_outside(self, outcome: Outcome) -> None:
         for (stage, item_id), data in outcome.blobs.items():
             check_size(stage, item_id, data)
-            pipe.set(self.blobs.key(stage, item_id), data, nx=True, ex=self.blobs.ttl_s)
+            if self.blobs.outside:
+                self.blobs.put(stage, item_id, data)
+
+    def _write(self, pipe: Any, outcome: Outcome) -> None:
+        if isinstance(self.blobs, RedisBlobs) and not self.blobs.outside:
+            for (stage, item_id), data in outcome.blobs.items():
+                pipe.set(self.blobs.key(stage, item_id), data, nx=True, ex=self.blobs.ttl_s)
         for stream, payload in outcome.announce:
             pipe.xadd(self.key(stream), {"d": payload})
         for stream in {stream for stream, _ in outcome.announce}:

@@ -20,8 +20,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from redis.exceptions import RedisError
 
 from rgopd.common import wire
-from rgopd.common.connection import hurry
-from rgopd.common.errors import Malformed, Overloaded, RgopdError, TooLarge, Unavailable
+from rgopd.common.errors import Malformed, Overloaded, RgopdError, StoreDown, TooLarge, Unavailable
 from rgopd.common.stage import stage_failed
 from rgopd.common.streams import GENERATE, SCORE, VERIFY, Delivery, Outcome, Streams
 
@@ -136,7 +135,7 @@ class StreamWorker:
     def stop(self, drain_s: float = 30.0) -> None:
         """Stop reading, wait up to `drain_s` seconds for what is in flight, give the rest back."""
         self._stopping.set()
-        hurry(self.streams.redis)
+        self.streams.hurry()
         deadline = time.monotonic() + drain_s
         while self._inflight and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -235,7 +234,7 @@ class StreamWorker:
                 try:
                     self._settle(delivery, future)
                     break
-                except RedisError as error:
+                except (RedisError, StoreDown) as error:
                     if self._closed.is_set():
                         return
                     log.warning("stream %s: cannot store a result: %s", self.stream, error)

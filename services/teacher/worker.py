@@ -75,7 +75,7 @@ class ScoreWorker:
 
     def _item(self, job: teacher_pb2.ScoreJob) -> ScoreItem:
         rollout_id = job.header.rollout_id
-        data = self._streams.blobs.get(ROLLOUT, rollout_id)
+        data = self._streams.blobs.get(ROLLOUT, rollout_id, announced=True)
         if data is None:
             raise RolloutGone(
                 f"rollout {rollout_id!r} is not in the blob store: it expired before it was scored, "

@@ -22,6 +22,7 @@ from rgopd.common.children import PERMANENT
 from rgopd.common.embedded import EmbeddedValkey, free_port
 from rgopd.trainer.demo.task import generate
 from tests.chaos.proxy import Proxy
+from tests.object_server import CREDENTIALS
 
 MODELS = Path(str(files("rgopd.trainer.demo") / "checkpoints"))
 
@@ -144,6 +145,7 @@ class Cast:
     samplers: int = 2
     steps: int = 6
     train: dict[str, Any] = field(default_factory=dict)
+    common: dict[str, Any] = field(default_factory=dict)
     deaths: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -162,6 +164,7 @@ class Cast:
         made = sections(
             self.folder, self.proxy.url, steps=self.steps, ranks=self.ranks, samplers=self.samplers, **merged
         )
+        made["common"].update(self.common)
         self.config.write_text(yaml.safe_dump(made))
 
     @property
@@ -184,6 +187,7 @@ class Cast:
         """One role; its log is appended to."""
         role = "train" if name.startswith("rank-") else name.partition("-")[0]
         argv = [role, "--config", str(self.config)]
+        env = {**CREDENTIALS, **env}
         self.running[name] = self.nursery.fork(name, argv, env, self.log(name))
 
     def start_trainer(self) -> None:

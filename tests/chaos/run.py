@@ -30,8 +30,11 @@ def main() -> int:
     try:
         first = Cast(nursery, folder / "undisturbed", steps=STEPS, train=TRAIN)
         play(first, [])
-        second = Cast(nursery, folder / "disturbed", steps=STEPS, train=TRAIN)
-        faults = draw(seed, count, [*second.services, *second.rank_names], STEPS)
+        store = folder / "blobs"
+        store.mkdir()
+        where = {"blob_url": store.as_uri()} if seed % 2 else {}
+        second = Cast(nursery, folder / "disturbed", steps=STEPS, train=TRAIN, common=where)
+        faults = draw(seed, count, [*second.services, *second.rank_names], STEPS, store=bool(where))
         struck = play(second, faults)
     finally:
         nursery.close()

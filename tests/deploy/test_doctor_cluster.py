@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import uvicorn
@@ -12,7 +13,8 @@ from prometheus_client import CollectorRegistry
 from redis import Redis
 
 from rgopd.cli.cluster import ClusterSettings, cluster_checks
-from rgopd.cli.doctor import report_checks
+from rgopd.cli.doctor import Failed, report_checks
+from rgopd.common.blob_url import open_blobs
 from rgopd.common.embedded import EmbeddedValkey
 from rgopd.common.errors import ConfigError
 from rgopd.common.http import ServiceState, create_app
@@ -122,3 +124,20 @@ def test_the_exit_code_tells(valkey: EmbeddedValkey, streams: Streams, run_id: s
     assert report_checks(cluster_checks(settings, [])) == 1
     readers(streams)
     assert report_checks(cluster_checks(settings, [])) == 0
+
+
+def test_a_store_that_is_not_the_trainers_is_told(valkey: EmbeddedValkey, run_id: str, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    redis = Redis.from_url(valkey.url)
+    Streams(redis, run_id, blobs=open_blobs(here.as_uri(), run_id, redis)).claim("token")
+    redis.close()
+    for folder, says in ((here, "write, read, list and delete"), (there, "not the store that the trainer writes to")):
+        settings = ClusterSettings(redis_url=valkey.url, run_id=run_id, blob_url=folder.as_uri())
+        check = dict(cluster_checks(settings, []))["blobs"]
+        if folder == here:
+            assert says in check()
+        else:
+            with pytest.raises(Failed, match=says):
+                check()

@@ -1,4 +1,5 @@
-"""Whose run this is: a lock in the run folder, and a token in Redis that is the folder's own.
+"""Whose run this is: a lock in the run folder, and a token in Redis (and in a blob store of its own) that is the
+folder's own.
 
 The token answers three questions: may what lies in Redis under this run id be used (same folder, same settings that
 decide the numbers), has Redis come back empty (no token), and has somebody else taken the run over (another token).
@@ -27,6 +28,7 @@ LOCK_WAIT_S = 60.0
 
 DECIDES_NOTHING = {
     "redis_url",
+    "blob_url",
     "log_level",
     "output_dir",
     "checkpoint",
@@ -64,11 +66,6 @@ class Claim:
         self.token = ""
         self._lock: IO[str] | None = None
 
-    @property
-    def key(self) -> str:
-        """Where the token lies in Redis."""
-        return self.streams.run_key("claim")
-
     def take(self) -> None:
         """Lock the folder, then keep or drop what Redis holds of this run.
 
@@ -78,10 +75,10 @@ class Claim:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock_folder()
         self.token = f"{self._instance()}:{self.fingerprint}"
-        found = self.streams.redis.get(self.key)
-        if found != self.token.encode():
+        found = self.streams.claims()
+        if any(token != self.token for token in found):
             dropped = self.streams.purge()
-            if found is not None:
+            if any(token is not None for token in found):
                 log.warning(
                     "Redis held run %r of another folder or other settings: dropped its %d keys",
                     self.streams.run_id,
@@ -98,10 +95,10 @@ class Claim:
         Raises:
             TakenOver: another trainer has claimed the run.
         """
-        found = self.streams.redis.get(self.key)
-        if found == self.token.encode():
+        found = self.streams.claims()
+        if all(token == self.token for token in found):
             return True
-        if found is not None:
+        if any(token not in (None, self.token) for token in found):
             raise TakenOver(
                 f"another trainer has taken over run {self.streams.run_id!r}; this one stops. Give every run a run_id "
                 "of its own"
@@ -116,7 +113,7 @@ class Claim:
             self._lock = None
 
     def _mark(self) -> None:
-        self.streams.redis.set(self.key, self.token, ex=self.streams.stream_ttl_s)
+        self.streams.claim(self.token)
 
     def _instance(self) -> str:
         """A name that goes wherever the folder goes."""

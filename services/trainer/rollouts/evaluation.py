@@ -69,7 +69,7 @@ class Evaluator:
 
         Raises:
             Unavailable: over `fault.max_error_fraction` of the responses could not be judged: a figure would lie.
-            Vanished: Redis lost a verdict that was there; call again.
+            Vanished: the store lost a verdict that was there; call again.
         """
         chosen = prompts.prompts[: self.eval.n]
         greedy = self._groups(chosen, policy_version, name, 1)
@@ -123,10 +123,13 @@ class Evaluator:
 
     def _verdicts(self, groups: Sequence[Group]) -> Verdicts:
         entries = [entry for group in groups for entry in group.entries.values()]
-        verdicts = read_verdicts(self.streams, [entry.rollout_id for entry in entries])
+        without = {entry.rollout_id for entry in entries if not entry.failed.keys().isdisjoint({GENERATE, VERIFY})}
+        verdicts = read_verdicts(self.streams, [entry.rollout_id for entry in entries], without)
         for entry, verdict in zip(entries, verdicts, strict=True):
-            if verdict is None and entry.failed.keys().isdisjoint({GENERATE, VERIFY}):
-                raise Vanished(f"the verdict of {entry.rollout_id} was stored and is gone from Redis")
+            if verdict is None and entry.rollout_id not in without:
+                raise Vanished(
+                    f"the verdict of {entry.rollout_id} was stored and is gone from {self.streams.blobs.where}"
+                )
         return {entry.rollout_id: verdict for entry, verdict in zip(entries, verdicts, strict=True)}
 
     def _check_errors(self, groups: Sequence[Group], verdicts: Verdicts, version: int) -> None:
@@ -148,7 +151,7 @@ class Evaluator:
             entries, read_rollouts(self.streams, [entry.rollout_id for entry in entries]), strict=True
         ):
             if rollout is None:
-                raise Vanished(f"rollout {entry.rollout_id} was stored and is gone from Redis")
+                raise Vanished(f"rollout {entry.rollout_id} was stored and is gone from {self.streams.blobs.where}")
             rollouts.append(rollout)
         count = max(1, len(rollouts))
         return {

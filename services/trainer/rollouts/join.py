@@ -223,12 +223,7 @@ class Join:
         self.recheck(lost)  # what is open then is asked for again
 
     def _present(self, stage: str, item_ids: list[str]) -> list[bool]:
-        if not item_ids:
-            return []
-        pipe = self.streams.redis.pipeline(transaction=False)
-        for item in item_ids:
-            pipe.exists(self.streams.blobs.key(stage, item))
-        return [bool(found) for found in pipe.execute()]
+        return self.streams.blobs.present(stage, item_ids)
 
     @property
     def quiet_s(self) -> float:

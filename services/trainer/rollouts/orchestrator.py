@@ -20,7 +20,7 @@ from rgopd.common.identity import derive_seed, group_id
 from rgopd.common.streams import GENERATE, ROLLOUT, SCORE, TEACHER_SCORE, VERDICT, VERIFY, Streams
 from rgopd.protos import rollout_pb2, verifier_pb2
 from rgopd.trainer.batch.plan import RolloutPlan, StepPlan, cut_micro_batches
-from rgopd.trainer.batch.stored import Vanished, read_rollouts, read_verdicts
+from rgopd.trainer.batch.stored import Vanished, read_rollouts, read_verdicts, why_vanished
 from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.gating.advantage import group_advantage
 from rgopd.trainer.gating.gate import GateConfig
@@ -36,7 +36,7 @@ from rgopd.trainer.rollouts.patience import patience_of, rows_of
 log = logging.getLogger(__name__)
 
 MAX_VANISHED = 5
-"""How often a step may find that a finished result is gone before Redis itself is to blame."""
+"""How often a step may find that a finished result is gone before the store itself is to blame."""
 
 
 class BrokenStage(RgopdError):
@@ -163,7 +163,7 @@ class Orchestrator:
 
         Raises:
             BrokenStage: more than `fault.max_error_fraction` of the rollouts ended in errors.
-            Unavailable: a stage fell silent; names it. Or Redis keeps losing what was stored.
+            Unavailable: a stage fell silent; names it. Or the store keeps losing what was put there.
         """
         for _ in range(MAX_VANISHED):
             try:
@@ -172,8 +172,8 @@ class Orchestrator:
                 log.warning("%s; it is made again", gone)
                 self.recheck(step)
         raise Unavailable(
-            f"step {step}: finished results vanished from Redis {MAX_VANISHED} times; look at its memory, its eviction "
-            "policy (noeviction is needed) and the blobs' expiry"
+            f"step {step}: finished results vanished from {self.streams.blobs.where} {MAX_VANISHED} times; "
+            + why_vanished(self.streams)
         )
 
     def wait_for_idle_samplers(self) -> None:
@@ -262,23 +262,26 @@ class Orchestrator:
         Raises:
             Vanished: one was there and is gone.
         """
-        verdicts = read_verdicts(self.streams, list(group.entries))
+        without = {e.rollout_id for e in group.entries.values() if not e.failed.keys().isdisjoint({GENERATE, VERIFY})}
+        verdicts = read_verdicts(self.streams, list(group.entries), without)
         for entry, verdict in zip(group.entries.values(), verdicts, strict=True):
-            if verdict is None and entry.failed.keys().isdisjoint({GENERATE, VERIFY}):
-                raise Vanished(f"the verdict of {entry.rollout_id} was stored and is gone from Redis")
+            if verdict is None and entry.rollout_id not in without:
+                raise Vanished(
+                    f"the verdict of {entry.rollout_id} was stored and is gone from {self.streams.blobs.where}"
+                )
         return verdicts
 
     def _evaluate_group(self, group: Group, tally: Tally) -> tuple[list[RolloutPlan], list[Group]]:
         """Rewards and advantages of one group; or another draw where too few rollouts are usable."""
         ids = list(group.entries)
-        rollouts = read_rollouts(self.streams, ids)
+        rollouts = read_rollouts(self.streams, ids, {i for i in ids if GENERATE in group.entries[i].failed})
         for item, rollout in zip(ids, rollouts, strict=True):
             entry = group.entries[item]
             if rollout is None and GENERATE not in entry.failed:
-                raise Vanished(f"rollout {item} was stored and is gone from Redis")
+                raise Vanished(f"rollout {item} was stored and is gone from {self.streams.blobs.where}")
             # Redis may have come back empty while the step waited for another group: then this one is open again.
             if GENERATE not in entry.failed and group.wanted - entry.done - entry.failed.keys():
-                raise Vanished(f"a result of rollout {item} was stored and is gone from Redis")
+                raise Vanished(f"a result of rollout {item} was stored and is gone from {self.streams.blobs.where}")
         verdicts = self._verdicts(group)
         rewards = [_reward(verdict) for verdict in verdicts]
         self._count(group, rollouts, verdicts, tally)
@@ -350,7 +353,7 @@ class Orchestrator:
         # Without the names in them, or every reason would be another.
         reasons = Counter(why.replace(e.rollout_id, "it") for e in entries for why in e.failed.values())
         ids = [i for g in groups for i in g.entries]
-        for verdict in read_verdicts(self.streams, ids):
+        for verdict in read_verdicts(self.streams, ids, ids):
             if verdict is not None and verdict.status == verifier_pb2.VERDICT_ERROR:
                 reasons[verdict.reason.replace(verdict.id, "it") if verdict.id else verdict.reason] += 1
         common = "; ".join(f"{count}x {why[:200]}" for why, count in reasons.most_common(3))
@@ -371,6 +374,7 @@ class Orchestrator:
         self.dispatch.forget(groups)
         for stage in (ROLLOUT, VERDICT, TEACHER_SCORE):
             self.streams.blobs.delete(stage, ids)
+        self.streams.blobs.expire()
 
     # -- evaluation -----------------------------------------------------------------------------------------------
 
@@ -382,7 +386,9 @@ class Orchestrator:
                 return evaluator.run(prompts, policy_version, name)
             except Vanished as gone:
                 log.warning("%s; it is made again", gone)
-        raise Unavailable(f"evaluation of policy {policy_version}: finished results keep vanishing from Redis")
+        raise Unavailable(
+            f"evaluation of policy {policy_version}: finished results keep vanishing from {self.streams.blobs.where}"
+        )
 
 
 def _step_of(group: Group) -> int:

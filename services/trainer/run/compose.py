@@ -12,6 +12,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoTokenizer
 
+from rgopd.common.blob_url import open_blobs
 from rgopd.common.connection import connect
 from rgopd.common.errors import ConfigError
 from rgopd.common.models import check_model, hub_problem
@@ -61,7 +62,10 @@ def compose(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False
     check_architecture_of(config.student)
     live = live or Live(None)
     patience_s = config.fault.wait_for_services_s
-    streams = Streams(connect(config.redis_url, wait_s=60.0, patience_s=patience_s), config.run_id)
+    redis = connect(config.redis_url, wait_s=60.0, patience_s=patience_s)
+    blobs = open_blobs(config.blob_url, config.run_id, redis, patience_s=patience_s)
+    blobs.check(wait_s=60.0)
+    streams = Streams(redis, config.run_id, blobs=blobs)
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.student)
     except (OSError, ValueError) as error:

@@ -11,7 +11,7 @@ from rgopd.common.errors import RgopdError, Unavailable
 from rgopd.common.streams import Streams
 from rgopd.trainer.batch.micro_batch import BatchOptions, MicroBatch, load_micro_batch
 from rgopd.trainer.batch.plan import StepPlan
-from rgopd.trainer.batch.stored import Vanished
+from rgopd.trainer.batch.stored import Vanished, why_vanished
 from rgopd.trainer.rollouts.dispatch import Interrupted
 from rgopd.trainer.rollouts.orchestrator import MAX_VANISHED
 from rgopd.trainer.run.collective import agree, broadcast_bytes
@@ -45,7 +45,7 @@ class Gather:
         """The plan and this rank's tensors; None when any rank was asked to stop: nothing was changed.
 
         Raises:
-            Unavailable: results keep vanishing from Redis, or another rank found something it cannot use.
+            Unavailable: results keep vanishing from their store, or another rank found something it cannot use.
             InvalidInput: what this rank found, e.g. NaN among the teacher's log-probs.
         """
         rank = dist.get_rank()
@@ -70,9 +70,11 @@ class Gather:
             if worst == _BAD:
                 raise problem or Unavailable("another rank cannot use its rollouts; its log says why")
             if self.lead is not None:
-                log.warning("results vanished from Redis between plan and training: %s", problem or "another rank's")
+                log.warning("results vanished between plan and training: %s", problem or "another rank's")
                 self.lead.orchestrator.recheck(step)
-        raise Unavailable(f"step {step}: results keep vanishing from Redis; look at its memory and eviction policy")
+        raise Unavailable(
+            f"step {step}: results keep vanishing from {self.streams.blobs.where}; {why_vanished(self.streams)}"
+        )
 
     def _plan(self, step: int) -> StepPlan | None:
         """Rank 0 collects; all get the plan. An error on rank 0 ends the others too, not in a time-out."""

@@ -92,6 +92,8 @@ class Lead:
             return False
         if done < self.total_steps:
             self.validation.say_why_stopped(done)
+        if self.claim.streams.blobs.outside:  # what a late twin stored; Redis forgets it by itself
+            self.claim.streams.blobs.purge()
         return True
 
     def close(self) -> None:

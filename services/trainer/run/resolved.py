@@ -11,7 +11,7 @@ from rgopd.trainer.config import TrainConfig
 
 def resolved(config: TrainConfig) -> dict[str, Any]:
     """The configuration in force, defaults included; secrets are left out."""
-    settings = config.model_dump(mode="json", exclude={"redis_url"})
+    settings = config.model_dump(mode="json", exclude={"redis_url", "blob_url"})
     settings["gate"] = config.gate_config().model_dump(mode="json")
     return settings
 

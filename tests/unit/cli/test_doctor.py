@@ -10,7 +10,7 @@ import pytest
 from rgopd.cli import doctor
 from rgopd.cli.doctor import Failed
 from rgopd.common.embedded import EmbeddedValkey
-from rgopd.common.errors import RgopdError
+from rgopd.common.errors import ConfigError, RgopdError
 
 CHECKPOINTS = Path(str(files("rgopd.trainer.demo") / "checkpoints"))
 
@@ -123,3 +123,14 @@ def test_a_full_disk_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_model_against_itself_gives_no_loss() -> None:
     assert "nats a token" in doctor.check_zero_loss(str(CHECKPOINTS / "student"), 0)
+
+
+def test_the_blob_store_is_tried(tmp_path: Path) -> None:
+    from rgopd.cli.doctor import check_blobs, checks
+
+    assert "write, read, list and delete" in check_blobs(tmp_path.as_uri())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    with pytest.raises(ConfigError, match="no such folder here"):
+        check_blobs((tmp_path / "none").as_uri())
+    assert "blobs" in dict(checks({"common": {"blob_url": tmp_path.as_uri()}}))
+    assert "blobs" not in dict(checks({}))

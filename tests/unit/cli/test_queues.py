@@ -72,3 +72,15 @@ def test_only_dead_runs_are_swept(tmp_path: Path, run_id: str) -> None:
     assert alive.blobs.get("rollout", "r0") == b"tensor"
     redis.close()
     server.stop()
+
+
+def test_a_sweep_reaches_the_blob_store(redis: Redis, run_id: str, tmp_path: Path) -> None:
+    from rgopd.common.blob_url import open_blobs
+
+    dead = Streams(redis, run_id, blobs=open_blobs(tmp_path.as_uri(), run_id, redis))
+    dead.ensure("verify")
+    dead.read("verify", "w", block_ms=1)
+    dead.publish(Outcome(blobs={("rollout", "r0"): b"tensor"}))
+    time.sleep(0.05)
+    assert run_id in dict(sweep(redis, 0.01, tmp_path.as_uri()))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

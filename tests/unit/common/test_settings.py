@@ -48,7 +48,7 @@ def test_a_sectioned_file_gives_each_service_its_own_and_the_common_keys(tmp_pat
         ("prot: 1", [], "unknown key 'prot'; did you mean 'port'?"),
         ("nested: {dleta: 1}", [], r"unknown key 'nested\.dleta'; did you mean 'delta'\?"),
         ("", ["nested.dleta=1"], r"unknown key 'nested\.dleta'; did you mean 'delta'\?"),
-        ("", ["zzz=1"], "known keys are allow_root, drain_s"),
+        ("", ["zzz=1"], "known keys are allow_root, blob_url, drain_s"),
         ("teachr: {port: 1}\ncommon: {}", [], "unknown section 'teachr'; did you mean 'teacher'"),
         ("port: seventy", [], r"port: Input should be a valid integer.*got 'seventy'"),
         ("port: [", [], "is not YAML"),
