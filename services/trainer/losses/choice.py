@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from rgopd.trainer.losses.tiles import Kernels, SparseGrad, TileMath
+from rgopd.trainer.losses.tiles import Kept, Kernels, SparseGrad, TileMath
 from rgopd.trainer.losses.torch_tiles import TorchTiles
 
 log = logging.getLogger(__name__)
@@ -65,4 +65,10 @@ def disagreement(tiles: TileMath, device: torch.device, dtype: torch.dtype) -> f
         entropy = (grads[:, -1], stats.entropy_N)
         gradient = math.grad_(tile, stats.log_normaliser_N, grad, 0, entropy, 0.7, reduced=True, dtype=torch.float32)
         found.append([stats.log_normaliser_N, stats.sampled_N, stats.support_NK, stats.entropy_N, gradient.clone()])
+        kept = Kept.empty(tile.clone(), torch.cat([sampled[:, None], support], 1), vocab, 1024, torch.float32)
+        math.project(hidden, weight, 0.7, out=tile)
+        for start in range(0, vocab, 2048):
+            math.absorb_(tile[:, start : start + 2048].clone(), start, 0.7, kept)
+        math.spend_(kept, None, stats.log_normaliser_N, grad, 0, tile, entropy, 0.7)
+        found[-1] += [kept.largest_CB, kept.total_CB, kept.moment_CB, kept.named_CJ, tile]
     return max(float((a - b).abs().max() / a.abs().max().clamp(min=1e-6)) for a, b in zip(*found, strict=True))

@@ -10,7 +10,7 @@ and repairs what it predicted wrongly.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,8 +22,10 @@ from rgopd.trainer.losses.choice import choose
 from rgopd.trainer.losses.divergences import reverse_kl
 from rgopd.trainer.losses.head import DEFAULT_CHUNK, HeadStats
 from rgopd.trainer.losses.inputs import check_inputs
+from rgopd.trainer.losses.kept import Gradients, HeadTiles, by_tiles, named_ids, row_stats
+from rgopd.trainer.losses.plan import plan_tiles
 from rgopd.trainer.losses.products import matmul_grad
-from rgopd.trainer.losses.tiles import Kernels, RowStats, SparseGrad, TileMath, compute_dtype
+from rgopd.trainer.losses.tiles import Kernels, RowStats, SparseGrad, TileMath, Walk, compute_dtype
 
 TokenLoss = Callable[[HeadStats, Tensor], Tensor]
 """``(stats of C rows, their indices [C]) -> losses [C]``, differentiable, each depending on its own row alone."""
@@ -45,7 +47,7 @@ class _Plan:
     token_loss: TokenLoss
     temperature: float
     vocab: int
-    chunk_size: int
+    chunk_size: int | None
     need_entropy: bool
     need_hidden: bool
     need_weight: bool
@@ -64,9 +66,10 @@ def fused_head_loss(
     *,
     temperature: float = 1.0,
     vocab_size: int | None = None,
-    chunk_size: int = DEFAULT_CHUNK,
+    chunk_size: int | None = None,
     need_entropy: bool = False,
     kernels: Kernels = "auto",
+    walk: Walk = "auto",
     bias_V: Tensor | None = None,
     soft_cap: float = 0.0,
 ) -> FusedLoss:
@@ -92,7 +95,8 @@ def fused_head_loss(
         choose(kernels, hidden_ND),
         soft_cap,
     )
-    loss, loss_N, *stats = _FusedLoss.apply(  # type: ignore[no-untyped-call]
+    function = _FusedByTiles if by_tiles(walk, hidden_ND) else _FusedLoss
+    loss, loss_N, *stats = function.apply(  # type: ignore[no-untyped-call]
         hidden_ND, weight_VD, bias_V, *named, token_weight_N.detach(), plan
     )
     sampled_N, support_NK, entropy_N = stats
@@ -115,8 +119,9 @@ def fused_topk_kl(
     tail: TailMode = "tail",
     temperature: float = 1.0,
     vocab_size: int | None = None,
-    chunk_size: int = DEFAULT_CHUNK,
+    chunk_size: int | None = None,
     kernels: Kernels = "auto",
+    walk: Walk = "auto",
     bias_V: Tensor | None = None,
     soft_cap: float = 0.0,
 ) -> FusedLoss:
@@ -139,6 +144,7 @@ def fused_topk_kl(
         vocab_size=vocab_size,
         chunk_size=chunk_size,
         kernels=kernels,
+        walk=walk,
         bias_V=bias_V,
         soft_cap=soft_cap,
     )
@@ -158,7 +164,7 @@ class _FusedLoss(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         dtype = compute_dtype(hidden_ND)
         rows_n = hidden_ND.shape[0]
-        chunk_rows = max(1, min(plan.chunk_size // plan.vocab, rows_n))
+        chunk_rows = max(1, min((plan.chunk_size or DEFAULT_CHUNK) // plan.vocab, rows_n))
         buffer = torch.empty((chunk_rows, plan.vocab), dtype=dtype, device=hidden_ND.device)
         grad_hidden_ND = torch.zeros_like(hidden_ND) if plan.need_hidden else None
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=dtype) if plan.need_weight else None
@@ -205,14 +211,84 @@ class _FusedLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.gradients is None:
-            raise RuntimeError("the fused loss holds its gradient once: backward ran before")
-        gradients = ctx.gradients
-        ctx.gradients = None
-        for grad in gradients:
-            if grad is not None:
-                grad.mul_(grad_loss.to(grad.dtype))
-        return *gradients, None, None, None, None
+        return _hand_out(ctx, grad_loss, lambda grad, factor: grad.mul_(factor.to(grad.dtype)))
+
+
+class _FusedByTiles(torch.autograd.Function):
+    """The same by tiles; see ``kept``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        sampled_ids_N: Tensor,
+        support_ids_NK: Tensor,
+        token_weight_N: Tensor,
+        plan: _Plan,
+    ) -> tuple[Tensor, ...]:
+        wanted = plan.need_hidden or plan.need_weight or plan.need_bias
+        # Rows that count first, gathered once: what follows are views of contiguous chunks.
+        order_N = (token_weight_N == 0).to(torch.int8).argsort(stable=True)
+        active = int((token_weight_N != 0).sum()) if wanted else 0
+        hidden_OD, token_weight_O = hidden_ND[order_N], token_weight_N[order_N]
+        sampled_O, support_OK = sampled_ids_N[order_N], support_ids_NK[order_N]
+        shape = plan.vocab, hidden_ND.shape[1], hidden_ND.element_size()
+        sizes, others = (
+            plan_tiles(count, *shape, chunk_size=plan.chunk_size) for count in (active, len(order_N) - active)
+        )
+        bias = None if bias_V is None else bias_V[: plan.vocab]
+        head = HeadTiles(plan.tiles, weight_VD[: plan.vocab], bias, plan.temperature, plan.soft_cap, sizes)
+        for_statistics = replace(head, plan=others)
+        grads = weight_VD if plan.need_weight else None, bias_V if plan.need_bias else None
+        into = Gradients.for_(plan.need_hidden, *grads, plan.vocab, sizes.wide_sum)
+        grad_hidden_OD = torch.zeros_like(hidden_OD) if plan.need_hidden else None
+        parts, losses = [], []
+        keep = torch.empty((min(sizes.rows, active), plan.vocab), dtype=hidden_ND.dtype, device=hidden_ND.device)
+        for rows in [*sizes.chunks(active), *others.chunks(len(order_N), after=active)]:
+            named, counts = (sampled_O[rows], support_OK[rows]), rows.stop <= active
+            keep_CV = keep[: rows.stop - rows.start] if counts else None
+            kept = (head if counts else for_statistics).absorb(hidden_OD[rows], named_ids(*named), keep_CV)
+            part = row_stats(kept, plan.need_entropy)
+            loss_C, grad, grad_entropy_C = _small_backward(part, named, token_weight_O[rows], order_N[rows], plan)
+            parts.append(part)
+            losses.append(loss_C)
+            if counts:
+                entropy = (grad_entropy_C, part.entropy_N) if plan.need_entropy else None
+                incoming = part.log_normaliser_N, grad, entropy
+                grad_CD = head.spend(kept, hidden_OD[rows], *incoming, into, first=rows.start == 0)
+                if grad_hidden_OD is not None and grad_CD is not None:
+                    grad_hidden_OD[rows] = grad_CD
+        if into.weight_VD is not None and not active:
+            into.weight_VD.zero_()
+        back_N = order_N.argsort()
+        ctx.tiles = plan.tiles
+        ctx.gradients = (
+            None if grad_hidden_OD is None else grad_hidden_OD[back_N],
+            None if into.weight_VD is None else into.weight_VD.to(weight_VD.dtype),
+            None if into.bias_V is None or bias_V is None else into.bias_V.to(bias_V.dtype),
+        )
+        stats = RowStats.cat(parts, hidden_ND, support_ids_NK.shape[1], compute_dtype(hidden_ND))
+        loss_N = torch.cat(losses)[back_N] if losses else stats.sampled_N.clone()
+        detached = loss_N, stats.sampled_N[back_N], stats.support_NK[back_N], stats.entropy_N[back_N]
+        ctx.mark_non_differentiable(*detached)
+        return torch.where(token_weight_N == 0, 0.0, loss_N * token_weight_N).sum(), *detached
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        return _hand_out(ctx, grad_loss, ctx.tiles.scale_)
+
+
+def _hand_out(ctx: Any, grad_loss: Tensor, scale_: Callable[[Tensor, Tensor], object]) -> tuple[Tensor | None, ...]:
+    if ctx.gradients is None:
+        raise RuntimeError("the fused loss holds its gradient once: backward ran before")
+    gradients, ctx.gradients = ctx.gradients, None
+    for grad in gradients:
+        if grad is not None:
+            scale_(grad, grad_loss)
+    return *gradients, None, None, None, None
 
 
 def _small_backward(

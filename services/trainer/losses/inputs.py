@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -12,7 +13,7 @@ def check_inputs(
     support_ids_NK: Tensor,
     vocab: int,
     temperature: float,
-    chunk_size: int,
+    chunk_size: int | None,
     bias_V: Tensor | None = None,
     soft_cap: float = 0.0,
 ) -> None:
@@ -38,11 +39,17 @@ def check_inputs(
         raise ValueError(f"soft_cap must be positive, or 0 for none, got {soft_cap}")
     if not 0 < vocab <= weight_VD.shape[0]:
         raise ValueError(f"vocab_size {vocab} does not fit a head of {weight_VD.shape[0]} rows")
-    if not temperature > 0.0 or chunk_size < 1:
+    if not temperature > 0.0 or (chunk_size is not None and chunk_size < 1):
         raise ValueError(f"temperature and chunk_size must be positive, got {temperature} and {chunk_size}")
+    # All four at once: on a GPU each answer is waited for.
+    ends = [end for ids in (sampled_ids_N, support_ids_NK) if ids.numel() for end in (ids.amin(), ids.amax())]
+    found = iter(torch.stack(ends).tolist() if ends else [])
     for name, ids, lowest in (("sampled", sampled_ids_N, 0), ("support", support_ids_NK, -1)):
-        if ids.numel() and (int(ids.min()) < lowest or int(ids.max()) >= vocab):
+        if not ids.numel():
+            continue
+        smallest, largest = next(found), next(found)
+        if smallest < lowest or largest >= vocab:
             raise ValueError(
-                f"{name} ids must lie in [{lowest}, {vocab}), got {int(ids.min())}..{int(ids.max())}: "
+                f"{name} ids must lie in [{lowest}, {vocab}), got {smallest}..{largest}: "
                 "student, teacher and sampler must share one vocabulary"
             )

@@ -15,6 +15,9 @@ from torch import Tensor
 
 Kernels = Literal["auto", "torch", "triton"]
 """Whose passes over the logits: ``auto`` is Triton's on a GPU where they agree with PyTorch's, else PyTorch's."""
+Walk = Literal["auto", "rows", "tiles"]
+"""How the head is walked: in chunks of whole float32 rows, or in tiles whose logits are kept narrowed (``kept``).
+``auto``: tiles on a GPU, rows on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,34 @@ class SparseGrad:
         grad_NT.index_put_((rows_M, ids_E[entry_M] - start), values_E[entry_M] * scale, accumulate=True)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What is known of C rows of logits once every tile of them was absorbed; filled tile by tile."""
+
+    logits_CV: Tensor | None
+    """Each less the largest of its block, in nats at the temperature, in the hidden states' dtype. An entry that
+    matters lies close to that, so that narrowing costs it as little as it costs its gradient. None: not kept."""
+    largest_CB: Tensor
+    """Of each block of ``block`` ids: its largest logit, ..."""
+    total_CB: Tensor
+    """... the sum of exp(logit - largest), ..."""
+    moment_CB: Tensor
+    """... and of (logit - largest) exp(logit - largest). All in the compute dtype."""
+    ids_CJ: Tensor
+    """int64, J = K + 1: the sampled id and the support, -1 pads."""
+    named_CJ: Tensor
+    """The logits of these, in the compute dtype, never narrowed; undefined at padding."""
+    block: int
+
+    @staticmethod
+    def empty(logits_CV: Tensor | None, ids_CJ: Tensor, vocab: int, block: int, dtype: torch.dtype) -> Kept:
+        """To be filled for the rows of ``ids_CJ``."""
+        rows, blocks = ids_CJ.shape[0], -(-vocab // block)
+        largest_CB, total_CB, moment_CB = torch.empty(3, rows, blocks, dtype=dtype, device=ids_CJ.device).unbind()
+        named_CJ = torch.zeros(ids_CJ.shape, dtype=dtype, device=ids_CJ.device)
+        return Kept(logits_CV, largest_CB, total_CB, moment_CB, ids_CJ, named_CJ, block)
+
+
 class TileMath(Protocol):
     """The passes over a tile of logits, which two implementations share a contract for.
 
@@ -121,6 +152,28 @@ class TileMath(Protocol):
     ) -> Tensor:
         """``[N, T]``: gradient of the logits of T ids from ``start``, before their ``soft_cap``; ``entropy``: (its
         gradient, H), ``[N]`` each."""
+
+    def absorb_(self, tile_CT: Tensor, start: int, temperature: float, kept: Kept) -> None:
+        """Takes what ``kept`` is to know from the float32 logits of T ids from ``start``, a multiple of its block."""
+
+    def spend_(
+        self,
+        kept: Kept,
+        rows_A: Tensor | None,
+        log_normaliser_A: Tensor,
+        grad: SparseGrad,
+        start: int,
+        out_AT: Tensor,
+        entropy: tuple[Tensor, Tensor] | None,
+        temperature: float,
+        *,
+        soft_cap: float = 0.0,
+    ) -> None:
+        """The gradient of the logits of T ids from ``start`` into ``out_AT``, from what was kept of the rows ``rows_A``
+        (None: all, and ``out_AT`` may be the kept logits themselves); else as ``grad_``."""
+
+    def scale_(self, values: Tensor, factor: Tensor) -> None:
+        """Multiplies by a 0-dim factor, which is nearly always 1 and is not waited for."""
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:

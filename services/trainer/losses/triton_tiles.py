@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rgopd.trainer.losses.buckets import PAD_LOGPROB
 from rgopd.trainer.losses.products import project
-from rgopd.trainer.losses.tiles import RowStats, SparseGrad
+from rgopd.trainer.losses.tiles import Kept, RowStats, SparseGrad
 
 _BLOCK = 4096
 """Columns that one program holds at once."""
@@ -122,6 +122,239 @@ class TritonTiles:
             BLOCK_J=block_j,
         )
         return out_NT
+
+    def absorb_(self, tile_CT: Tensor, start: int, temperature: float, kept: Kept) -> None:
+        """One program a row and block; the row's first also looks the named ids up."""
+        rows, width = tile_CT.shape
+        named, keep = kept.ids_CJ.shape[1], kept.logits_CV
+        _absorb[(rows, triton.cdiv(width, kept.block))](
+            tile_CT,
+            tile_CT if keep is None else keep,
+            kept.largest_CB,
+            kept.total_CB,
+            kept.moment_CB,
+            kept.ids_CJ,
+            kept.named_CJ,
+            tile_CT.stride(0),
+            0 if keep is None else keep.stride(0),
+            kept.largest_CB.stride(0),
+            width,
+            start,
+            named,
+            1.0 / temperature,
+            KEEP=keep is not None,
+            BLOCK=kept.block,
+            BLOCK_J=triton.next_power_of_2(named),
+        )
+
+    def spend_(
+        self,
+        kept: Kept,
+        rows_A: Tensor | None,
+        log_normaliser_A: Tensor,
+        grad: SparseGrad,
+        start: int,
+        out_AT: Tensor,
+        entropy: tuple[Tensor, Tensor] | None,
+        temperature: float,
+        *,
+        soft_cap: float = 0.0,
+    ) -> None:
+        """One program a row and block, then one a row for its named ids."""
+        keep = kept.logits_CV
+        assert keep is not None
+        rows, width = out_AT.shape
+        named = grad.ids_NJ.shape[1]
+        total_A = grad.values_NJ.sum(dim=1)
+        log_normaliser_A = log_normaliser_A.contiguous()
+        slope_A, entropy_A = (x.contiguous() for x in (entropy if entropy is not None else (total_A, total_A)))
+        order_A = log_normaliser_A if rows_A is None else rows_A.contiguous()
+        per_row = (log_normaliser_A, total_A, slope_A, entropy_A)
+        cap = 1.0 / soft_cap if soft_cap else 0.0
+        options = {"HAS_ROWS": rows_A is not None, "HAS_ENTROPY": entropy is not None, "HAS_CAP": bool(soft_cap)}
+        _spend[(rows, triton.cdiv(width, kept.block))](
+            keep,
+            out_AT,
+            order_A,
+            kept.largest_CB,
+            *per_row,
+            keep.stride(0),
+            out_AT.stride(0),
+            kept.largest_CB.stride(0),
+            width,
+            start,
+            1.0 / temperature,
+            temperature * cap,
+            **options,
+            BLOCK=kept.block,
+        )
+        _spend_named[(rows,)](
+            out_AT,
+            order_A,
+            grad.ids_NJ.contiguous(),
+            grad.values_NJ.contiguous(),
+            kept.named_CJ,
+            *per_row,
+            out_AT.stride(0),
+            width,
+            start,
+            named,
+            1.0 / temperature,
+            temperature * cap,
+            **options,
+            BLOCK_J=triton.next_power_of_2(named),
+        )
+
+    def scale_(self, values: Tensor, factor: Tensor) -> None:
+        """Programs that find a 1 end there, so that a gradient of hundreds of megabytes is not rewritten for it."""
+        flat = values.view(-1)
+        _scale[(triton.cdiv(flat.numel(), _BLOCK),)](flat, factor.detach(), flat.numel(), BLOCK=_BLOCK)
+
+
+@triton.jit
+def _absorb(
+    tile,
+    keep,
+    largests,
+    totals,
+    moments,
+    named_ids,
+    at,
+    stride,
+    keep_stride,
+    block_stride,
+    width,
+    start,
+    named,
+    inverse_temperature,
+    KEEP: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_J: tl.constexpr,
+):
+    """A block's largest logit, sum and first moment; see ``tiles.Kept``."""
+    row = tl.program_id(0).to(tl.int64)
+    number = tl.program_id(1)
+    column = number * BLOCK + tl.arange(0, BLOCK)
+    there = column < width
+    # Beyond the tile: finite, so that times a weight of 0 it is 0 and not NaN.
+    x = tl.where(there, tl.load(tile + row * stride + column, mask=there, other=0.0) * inverse_temperature, -1e30)
+    largest = tl.max(x, 0)
+    below = x - largest
+    weight = tl.exp(below)
+    slot = row * block_stride + start // BLOCK + number
+    tl.store(largests + slot, largest)
+    tl.store(totals + slot, tl.sum(weight, 0))
+    tl.store(moments + slot, tl.sum(below * weight, 0))
+    if KEEP:
+        tl.store(keep + row * keep_stride + start + column, below.to(keep.dtype.element_ty), mask=there)
+    if number == 0:
+        index = tl.arange(0, BLOCK_J)
+        ids = tl.load(named_ids + row * named + index, mask=index < named, other=-1)
+        inside = (ids >= start) & (ids < start + width)
+        found = tl.load(tile + row * stride + (ids - start), mask=inside, other=0.0) * inverse_temperature
+        tl.store(at + row * named + index, found, mask=inside)
+
+
+@triton.jit
+def _spend(
+    keep,
+    out,
+    order,
+    largests,
+    log_normalisers,
+    totals,
+    slopes,
+    entropies,
+    keep_stride,
+    out_stride,
+    block_stride,
+    width,
+    start,
+    inverse_temperature,
+    cap_scale,
+    HAS_ROWS: tl.constexpr,
+    HAS_ENTROPY: tl.constexpr,
+    HAS_CAP: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    source = row
+    if HAS_ROWS:
+        source = tl.load(order + row)
+    number = tl.program_id(1)
+    column = number * BLOCK + tl.arange(0, BLOCK)
+    there = column < width
+    below = tl.load(keep + source * keep_stride + start + column, mask=there, other=0.0).to(tl.float32)
+    log_normaliser = tl.load(log_normalisers + row)
+    largest = tl.load(largests + source * block_stride + start // BLOCK + number)
+    logprob = below + (largest - log_normaliser)
+    total, slope, entropy = tl.load(totals + row), tl.load(slopes + row), tl.load(entropies + row)
+    value = _dense_grad(logprob, total, slope, entropy, inverse_temperature, HAS_ENTROPY)
+    if HAS_CAP:
+        value = value * _cap_slope(logprob + log_normaliser, cap_scale)
+    tl.store(out + row * out_stride + column, value.to(out.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def _spend_named(
+    out,
+    order,
+    named_ids,
+    values,
+    at,
+    log_normalisers,
+    totals,
+    slopes,
+    entropies,
+    out_stride,
+    width,
+    start,
+    named,
+    inverse_temperature,
+    cap_scale,
+    HAS_ROWS: tl.constexpr,
+    HAS_ENTROPY: tl.constexpr,
+    HAS_CAP: tl.constexpr,
+    BLOCK_J: tl.constexpr,
+):
+    """The whole gradient at the named ids, over what ``_spend`` wrote there; from logits that were never narrowed."""
+    row = tl.program_id(0).to(tl.int64)
+    source = row
+    if HAS_ROWS:
+        source = tl.load(order + row)
+    index = tl.arange(0, BLOCK_J)
+    wanted = index < named
+    ids = tl.load(named_ids + row * named + index, mask=wanted, other=-1)
+    own = tl.load(values + row * named + index, mask=wanted, other=0.0)
+    value = _with_sampled(ids, own, index, tl.load(named_ids + row * named), tl.load(values + row * named))
+    log_normaliser = tl.load(log_normalisers + row)
+    logprob = tl.load(at + source * named + index, mask=wanted, other=0.0) - log_normaliser
+    total, slope, entropy = tl.load(totals + row), tl.load(slopes + row), tl.load(entropies + row)
+    whole = _dense_grad(logprob, total, slope, entropy, inverse_temperature, HAS_ENTROPY) + value * inverse_temperature
+    if HAS_CAP:
+        whole = whole * _cap_slope(logprob + log_normaliser, cap_scale)
+    # An entry of value 0 changes nothing, and padding (id 0, value 0) must not overwrite what another one says of id 0.
+    inside = wanted & (own != 0.0) & (ids >= start) & (ids < start + width)
+    tl.store(out + row * out_stride + (ids - start), whole.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _scale(values, factor, count, BLOCK: tl.constexpr):
+    by = tl.load(factor).to(tl.float32)
+    if by != 1.0:
+        index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        there = index < count
+        scaled = tl.load(values + index, mask=there, other=0.0).to(tl.float32) * by
+        tl.store(values + index, scaled.to(values.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def _with_sampled(ids, own, index, sampled_id, sampled_value):
+    """What comes in at each named id. Column 0 is the sampled id, which may be one of the others; those are distinct
+    but for padding, which has value 0."""
+    same = (ids == sampled_id) & ((own != 0.0) | (index == 0))
+    total = tl.sum(tl.where(same, own, 0.0), 0)
+    return tl.where(index == 0, total, own + tl.where(same, sampled_value, 0.0))
 
 
 @triton.jit
@@ -239,19 +472,13 @@ def _named(
     HAS_CAP: tl.constexpr,
     BLOCK_J: tl.constexpr,
 ):
-    """The whole gradient at the named ids of a row, in float32: they are rounded once, after both parts are added.
-
-    Column 0 is the sampled id, which may be one of the others; those are distinct but for padding, which has value 0.
-    """
+    """The whole gradient at the named ids of a row, in float32: they are rounded once, after both parts are added."""
     row = tl.program_id(0).to(tl.int64)
     number = tl.arange(0, BLOCK_J)
     wanted = number < named
     ids = tl.load(named_ids + row * named + number, mask=wanted, other=-1)
     own = tl.load(values + row * named + number, mask=wanted, other=0.0)
-    sampled_id = tl.load(named_ids + row * named)
-    sampled_value = tl.load(values + row * named)
-    same = (ids == sampled_id) & wanted
-    value = tl.where(number == 0, tl.sum(tl.where(same, own, 0.0), 0), own + tl.where(same, sampled_value, 0.0))
+    value = _with_sampled(ids, own, number, tl.load(named_ids + row * named), tl.load(values + row * named))
     inside = wanted & (ids >= start) & (ids < start + width)
     capped = tl.load(logits + row * stride + (ids - start), mask=inside, other=0.0)
     x = capped * inverse_temperature

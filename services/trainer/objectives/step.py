@@ -11,9 +11,9 @@ from torch import Tensor
 
 from rgopd.trainer.gating.gate import GateConfig, GateDecision, decide_gate
 from rgopd.trainer.losses.fused import fused_head_loss
-from rgopd.trainer.losses.head import DEFAULT_CHUNK, HeadStats, head_stats
+from rgopd.trainer.losses.head import HeadStats, head_stats
 from rgopd.trainer.losses.normalise import RawSums, raw_sums
-from rgopd.trainer.losses.tiles import Kernels, compute_dtype
+from rgopd.trainer.losses.tiles import Kernels, Walk, compute_dtype
 from rgopd.trainer.objectives.base import Objective, TokenBatch
 
 
@@ -36,9 +36,10 @@ def head_loss(
     *,
     temperature: float = 1.0,
     vocab_size: int | None = None,
-    chunk_size: int = DEFAULT_CHUNK,
+    chunk_size: int | None = None,
     single_pass: bool = False,
     kernels: Kernels = "auto",
+    walk: Walk = "auto",
     bias_V: Tensor | None = None,
     soft_cap: float = 0.0,
 ) -> HeadLoss:
@@ -52,7 +53,7 @@ def head_loss(
     token at a time (``row_local`` False), and teachers with another tokenizer, always take two passes.
     """
     options: dict[str, Any] = {"temperature": temperature, "vocab_size": vocab_size, "chunk_size": chunk_size}
-    options |= {"kernels": kernels, "bias_V": bias_V, "soft_cap": soft_cap}
+    options |= {"kernels": kernels, "walk": walk, "bias_V": bias_V, "soft_cap": soft_cap}
     one_pass = single_pass and objective.row_local and batch.aligned_N is None
     if one_pass and hidden_ND.shape[0]:
         return _one_pass(hidden_ND, weight_VD, batch, objective, gate, options)
