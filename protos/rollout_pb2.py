@@ -23,31 +23,36 @@ _sym_db = _symbol_database.Default()
 
 
 from rgopd.protos import common_pb2 as rgopd_dot_protos_dot_common__pb2
+from rgopd.protos import environment_pb2 as rgopd_dot_protos_dot_environment__pb2
 from rgopd.protos import teacher_pb2 as rgopd_dot_protos_dot_teacher__pb2
 from rgopd.protos import verifier_pb2 as rgopd_dot_protos_dot_verifier__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1argopd/protos/rollout.proto\x12\x05rgopd\x1a\x19rgopd/protos/common.proto\x1a\x1argopd/protos/teacher.proto\x1a\x1brgopd/protos/verifier.proto\"\x93\x01\n\x06Prompt\x12\x11\n\tprompt_id\x18\x01 \x01(\t\x12!\n\nprompt_ids\x18\x02 \x01(\x0b\x32\r.rgopd.Tensor\x12\x1b\n\x05\x63heck\x18\x03 \x01(\x0b\x32\x0c.rgopd.Check\x12\x0f\n\x07teacher\x18\x04 \x01(\t\x12\x0e\n\x06\x64omain\x18\x05 \x01(\t\x12\x15\n\rmessages_json\x18\x06 \x01(\t\"n\n\x0eSamplingParams\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_p\x18\x02 \x01(\x02\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x16\n\x0emax_new_tokens\x18\x04 \x01(\r\x12\x11\n\tsupport_k\x18\x05 \x01(\r\"X\n\x0cGroupRequest\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12\x1d\n\x06prompt\x18\x02 \x01(\x0b\x32\r.rgopd.Prompt\x12\t\n\x01n\x18\x03 \x01(\r\x12\x0c\n\x04seed\x18\x04 \x01(\x04\"\xef\x01\n\x0fGenerateRequest\x12\x1d\n\x06header\x18\x01 \x01(\x0b\x32\r.rgopd.Header\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12#\n\x06groups\x18\x03 \x03(\x0b\x32\x13.rgopd.GroupRequest\x12\x16\n\x0epolicy_version\x18\x04 \x01(\x04\x12\'\n\x08sampling\x18\x05 \x01(\x0b\x32\x15.rgopd.SamplingParams\x12\x0f\n\x07purpose\x18\x06 \x01(\t\x12\x0e\n\x06verify\x18\x07 \x01(\x08\x12\"\n\tscore_job\x18\x08 \x01(\x0b\x32\x0f.rgopd.ScoreJob\"\xf8\x02\n\x07Rollout\x12\x1d\n\x06header\x18\x01 \x01(\x0b\x32\r.rgopd.Header\x12\x10\n\x08group_id\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\r\x12\x16\n\x0epolicy_version\x18\x04 \x01(\x04\x12!\n\nprompt_ids\x18\x05 \x01(\x0b\x32\r.rgopd.Tensor\x12#\n\x0cresponse_ids\x18\x06 \x01(\x0b\x32\r.rgopd.Tensor\x12\'\n\x10sampled_logprobs\x18\x07 \x01(\x0b\x32\r.rgopd.Tensor\x12\"\n\x0bsupport_ids\x18\x08 \x01(\x0b\x32\r.rgopd.Tensor\x12\x15\n\rresponse_text\x18\t \x01(\t\x12*\n\rfinish_reason\x18\n \x01(\x0e\x32\x13.rgopd.FinishReason\x12\x11\n\tprompt_id\x18\x0b \x01(\t\x12\x15\n\rmessages_json\x18\x0c \x01(\t\x12\x13\n\x0btemperature\x18\r \x01(\x02\"l\n\tStageDone\x12\x1d\n\x06header\x18\x01 \x01(\x0b\x32\r.rgopd.Header\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x10\n\x08group_id\x18\x03 \x01(\t\x12\x1f\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x0e.rgopd.Failure\"]\n\rPolicyVersion\x12\x1d\n\x06header\x18\x01 \x01(\x0b\x32\r.rgopd.Header\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0e\n\x06sha256\x18\x04 \x01(\t*J\n\x0c\x46inishReason\x12\x16\n\x12\x46INISH_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x46INISH_STOP\x10\x01\x12\x11\n\rFINISH_LENGTH\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1argopd/protos/rollout.proto\x12\x05rgopd\x1a\x19rgopd/protos/common.proto\x1a\x1ergopd/protos/environment.proto\x1a\x1argopd/protos/teacher.proto\x1a\x1brgopd/protos/verifier.proto\"\xbc\x01\n\x06Prompt\x12\x11\n\tprompt_id\x18\x01 \x01(\t\x12!\n\nprompt_ids\x18\x02 \x01(\x0b\x32\r.rgopd.Tensor\x12\x1b\n\x05\x63heck\x18\x03 \x01(\x0b\x32\x0c.rgopd.Check\x12\x0f\n\x07teacher\x18\x04 \x01(\t\x12\x0e\n\x06\x64omain\x18\x05 \x01(\t\x12\x15\n\rmessages_json\x18\x06 \x01(\t\x12\'\n\x0b\x65nvironment\x18\x07 \x01(\x0b\x32\x12.rgopd.Environment\"n\n\x0eSamplingParams\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_p\x18\x02 \x01(\x02\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x16\n\x0emax_new_tokens\x18\x04 \x01(\r\x12\x11\n\tsupport_k\x18\x05 \x01(\r\"X\n\x0cGroupRequest\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12\x1d\n\x06prompt\x18\x02 \x01(\x0b\x32\r.rgopd.Prompt\x12\t\n\x01n\x18\x03 \x01(\r\x12\x0c\n\x04seed\x18\x04 \x01(\x04\"\x91\x02\n\x0fGenerateRequest\x12\x1d\n\x06header\x18\x01 \x01(\x0b\x32\r.rgopd.Header\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12#\n\x06groups\x18\x03 \x03(\x0b\x32\x13.rgopd.GroupRequest\x12\x16\n\x0epolicy_version\x18\x04 \x01(\x04\x12\'\n\x08sampling\x18\x05 \x01(\x0b\x32\x15.rgopd.SamplingParams\x12\x0f\n\x07purpose\x18\x06 \x01(\t\x12\x0e\n\x06verify\x18\x07 \x01(\x08\x12\"\n\tscore_job\x18\x08 \x01(\x0b\x32\x0f.rgopd.ScoreJob\x12 \n\x05turns\x18\t \x01(\x0b\x32\x11.rgopd.TurnLimits\"S\n\nTurnLimits\x12\x11\n\tmax_turns\x18\x01 \x01(\r\x12\x12\n\nmax_tokens\x18\x02 \x01(\r\x12\x1e\n\x16max_observation_tokens\x18\x03 \x01(\r\"\xb1\x03\n\x07Rollout\x12\x1d\n\x06header\x18\x01 \x01(\x0b\x32\r.rgopd.Header\x12\x10\n\x08group_id\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\r\x12\x16\n\x0epolicy_version\x18\x04 \x01(\x04\x12!\n\nprompt_ids\x18\x05 \x01(\x0b\x32\r.rgopd.Tensor\x12#\n\x0cresponse_ids\x18\x06 \x01(\x0b\x32\r.rgopd.Tensor\x12\'\n\x10sampled_logprobs\x18\x07 \x01(\x0b\x32\r.rgopd.Tensor\x12\"\n\x0bsupport_ids\x18\x08 \x01(\x0b\x32\r.rgopd.Tensor\x12\x15\n\rresponse_text\x18\t \x01(\t\x12*\n\rfinish_reason\x18\n \x01(\x0e\x32\x13.rgopd.FinishReason\x12\x11\n\tprompt_id\x18\x0b \x01(\t\x12\x15\n\rmessages_json\x18\x0c \x01(\t\x12\x13\n\x0btemperature\x18\r \x01(\x02\x12\x1a\n\x03own\x18\x0e \x01(\x0b\x32\r.rgopd.Tensor\x12\x1b\n\x05\x63heck\x18\x0f \x01(\x0b\x32\x0c.rgopd.Check\"\xb2\x01\n\x04Turn\x12#\n\x0cresponse_ids\x18\x01 \x01(\x0b\x32\r.rgopd.Tensor\x12\'\n\x10sampled_logprobs\x18\x02 \x01(\x0b\x32\r.rgopd.Tensor\x12\"\n\x0bsupport_ids\x18\x03 \x01(\x0b\x32\r.rgopd.Tensor\x12\x0c\n\x04text\x18\x04 \x01(\t\x12*\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x13.rgopd.FinishReason\"l\n\tStageDone\x12\x1d\n\x06header\x18\x01 \x01(\x0b\x32\r.rgopd.Header\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x10\n\x08group_id\x18\x03 \x01(\t\x12\x1f\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x0e.rgopd.Failure\"]\n\rPolicyVersion\x12\x1d\n\x06header\x18\x01 \x01(\x0b\x32\r.rgopd.Header\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0e\n\x06sha256\x18\x04 \x01(\t*\\\n\x0c\x46inishReason\x12\x16\n\x12\x46INISH_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x46INISH_STOP\x10\x01\x12\x11\n\rFINISH_LENGTH\x10\x02\x12\x10\n\x0c\x46INISH_TURNS\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rgopd.protos.rollout_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=1299
-  _globals['_FINISHREASON']._serialized_end=1373
-  _globals['_PROMPT']._serialized_start=122
-  _globals['_PROMPT']._serialized_end=269
-  _globals['_SAMPLINGPARAMS']._serialized_start=271
-  _globals['_SAMPLINGPARAMS']._serialized_end=381
-  _globals['_GROUPREQUEST']._serialized_start=383
-  _globals['_GROUPREQUEST']._serialized_end=471
-  _globals['_GENERATEREQUEST']._serialized_start=474
-  _globals['_GENERATEREQUEST']._serialized_end=713
-  _globals['_ROLLOUT']._serialized_start=716
-  _globals['_ROLLOUT']._serialized_end=1092
-  _globals['_STAGEDONE']._serialized_start=1094
-  _globals['_STAGEDONE']._serialized_end=1202
-  _globals['_POLICYVERSION']._serialized_start=1204
-  _globals['_POLICYVERSION']._serialized_end=1297
+  _globals['_FINISHREASON']._serialized_start=1729
+  _globals['_FINISHREASON']._serialized_end=1821
+  _globals['_PROMPT']._serialized_start=154
+  _globals['_PROMPT']._serialized_end=342
+  _globals['_SAMPLINGPARAMS']._serialized_start=344
+  _globals['_SAMPLINGPARAMS']._serialized_end=454
+  _globals['_GROUPREQUEST']._serialized_start=456
+  _globals['_GROUPREQUEST']._serialized_end=544
+  _globals['_GENERATEREQUEST']._serialized_start=547
+  _globals['_GENERATEREQUEST']._serialized_end=820
+  _globals['_TURNLIMITS']._serialized_start=822
+  _globals['_TURNLIMITS']._serialized_end=905
+  _globals['_ROLLOUT']._serialized_start=908
+  _globals['_ROLLOUT']._serialized_end=1341
+  _globals['_TURN']._serialized_start=1344
+  _globals['_TURN']._serialized_end=1522
+  _globals['_STAGEDONE']._serialized_start=1524
+  _globals['_STAGEDONE']._serialized_end=1632
+  _globals['_POLICYVERSION']._serialized_start=1634
+  _globals['_POLICYVERSION']._serialized_end=1727
 # @@protoc_insertion_point(module_scope)

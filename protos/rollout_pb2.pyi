@@ -1,4 +1,5 @@
 from rgopd.protos import common_pb2 as _common_pb2
+from rgopd.protos import environment_pb2 as _environment_pb2
 from rgopd.protos import teacher_pb2 as _teacher_pb2
 from rgopd.protos import verifier_pb2 as _verifier_pb2
 from google.protobuf.internal import containers as _containers
@@ -14,25 +15,29 @@ class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FINISH_UNSPECIFIED: _ClassVar[FinishReason]
     FINISH_STOP: _ClassVar[FinishReason]
     FINISH_LENGTH: _ClassVar[FinishReason]
+    FINISH_TURNS: _ClassVar[FinishReason]
 FINISH_UNSPECIFIED: FinishReason
 FINISH_STOP: FinishReason
 FINISH_LENGTH: FinishReason
+FINISH_TURNS: FinishReason
 
 class Prompt(_message.Message):
-    __slots__ = ("prompt_id", "prompt_ids", "check", "teacher", "domain", "messages_json")
+    __slots__ = ("prompt_id", "prompt_ids", "check", "teacher", "domain", "messages_json", "environment")
     PROMPT_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_IDS_FIELD_NUMBER: _ClassVar[int]
     CHECK_FIELD_NUMBER: _ClassVar[int]
     TEACHER_FIELD_NUMBER: _ClassVar[int]
     DOMAIN_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_JSON_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
     prompt_id: str
     prompt_ids: _common_pb2.Tensor
     check: _verifier_pb2.Check
     teacher: str
     domain: str
     messages_json: str
-    def __init__(self, prompt_id: _Optional[str] = ..., prompt_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., check: _Optional[_Union[_verifier_pb2.Check, _Mapping]] = ..., teacher: _Optional[str] = ..., domain: _Optional[str] = ..., messages_json: _Optional[str] = ...) -> None: ...
+    environment: _environment_pb2.Environment
+    def __init__(self, prompt_id: _Optional[str] = ..., prompt_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., check: _Optional[_Union[_verifier_pb2.Check, _Mapping]] = ..., teacher: _Optional[str] = ..., domain: _Optional[str] = ..., messages_json: _Optional[str] = ..., environment: _Optional[_Union[_environment_pb2.Environment, _Mapping]] = ...) -> None: ...
 
 class SamplingParams(_message.Message):
     __slots__ = ("temperature", "top_p", "top_k", "max_new_tokens", "support_k")
@@ -61,7 +66,7 @@ class GroupRequest(_message.Message):
     def __init__(self, group_id: _Optional[str] = ..., prompt: _Optional[_Union[Prompt, _Mapping]] = ..., n: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("header", "request_id", "groups", "policy_version", "sampling", "purpose", "verify", "score_job")
+    __slots__ = ("header", "request_id", "groups", "policy_version", "sampling", "purpose", "verify", "score_job", "turns")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +75,7 @@ class GenerateRequest(_message.Message):
     PURPOSE_FIELD_NUMBER: _ClassVar[int]
     VERIFY_FIELD_NUMBER: _ClassVar[int]
     SCORE_JOB_FIELD_NUMBER: _ClassVar[int]
+    TURNS_FIELD_NUMBER: _ClassVar[int]
     header: _common_pb2.Header
     request_id: str
     groups: _containers.RepeatedCompositeFieldContainer[GroupRequest]
@@ -78,10 +84,21 @@ class GenerateRequest(_message.Message):
     purpose: str
     verify: bool
     score_job: _teacher_pb2.ScoreJob
-    def __init__(self, header: _Optional[_Union[_common_pb2.Header, _Mapping]] = ..., request_id: _Optional[str] = ..., groups: _Optional[_Iterable[_Union[GroupRequest, _Mapping]]] = ..., policy_version: _Optional[int] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., purpose: _Optional[str] = ..., verify: bool = ..., score_job: _Optional[_Union[_teacher_pb2.ScoreJob, _Mapping]] = ...) -> None: ...
+    turns: TurnLimits
+    def __init__(self, header: _Optional[_Union[_common_pb2.Header, _Mapping]] = ..., request_id: _Optional[str] = ..., groups: _Optional[_Iterable[_Union[GroupRequest, _Mapping]]] = ..., policy_version: _Optional[int] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., purpose: _Optional[str] = ..., verify: bool = ..., score_job: _Optional[_Union[_teacher_pb2.ScoreJob, _Mapping]] = ..., turns: _Optional[_Union[TurnLimits, _Mapping]] = ...) -> None: ...
+
+class TurnLimits(_message.Message):
+    __slots__ = ("max_turns", "max_tokens", "max_observation_tokens")
+    MAX_TURNS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_OBSERVATION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    max_turns: int
+    max_tokens: int
+    max_observation_tokens: int
+    def __init__(self, max_turns: _Optional[int] = ..., max_tokens: _Optional[int] = ..., max_observation_tokens: _Optional[int] = ...) -> None: ...
 
 class Rollout(_message.Message):
-    __slots__ = ("header", "group_id", "index", "policy_version", "prompt_ids", "response_ids", "sampled_logprobs", "support_ids", "response_text", "finish_reason", "prompt_id", "messages_json", "temperature")
+    __slots__ = ("header", "group_id", "index", "policy_version", "prompt_ids", "response_ids", "sampled_logprobs", "support_ids", "response_text", "finish_reason", "prompt_id", "messages_json", "temperature", "own", "check")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -95,6 +112,8 @@ class Rollout(_message.Message):
     PROMPT_ID_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_JSON_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    OWN_FIELD_NUMBER: _ClassVar[int]
+    CHECK_FIELD_NUMBER: _ClassVar[int]
     header: _common_pb2.Header
     group_id: str
     index: int
@@ -108,7 +127,23 @@ class Rollout(_message.Message):
     prompt_id: str
     messages_json: str
     temperature: float
-    def __init__(self, header: _Optional[_Union[_common_pb2.Header, _Mapping]] = ..., group_id: _Optional[str] = ..., index: _Optional[int] = ..., policy_version: _Optional[int] = ..., prompt_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., response_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., sampled_logprobs: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., support_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., response_text: _Optional[str] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., prompt_id: _Optional[str] = ..., messages_json: _Optional[str] = ..., temperature: _Optional[float] = ...) -> None: ...
+    own: _common_pb2.Tensor
+    check: _verifier_pb2.Check
+    def __init__(self, header: _Optional[_Union[_common_pb2.Header, _Mapping]] = ..., group_id: _Optional[str] = ..., index: _Optional[int] = ..., policy_version: _Optional[int] = ..., prompt_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., response_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., sampled_logprobs: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., support_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., response_text: _Optional[str] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., prompt_id: _Optional[str] = ..., messages_json: _Optional[str] = ..., temperature: _Optional[float] = ..., own: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., check: _Optional[_Union[_verifier_pb2.Check, _Mapping]] = ...) -> None: ...
+
+class Turn(_message.Message):
+    __slots__ = ("response_ids", "sampled_logprobs", "support_ids", "text", "finish_reason")
+    RESPONSE_IDS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLED_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    SUPPORT_IDS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
+    response_ids: _common_pb2.Tensor
+    sampled_logprobs: _common_pb2.Tensor
+    support_ids: _common_pb2.Tensor
+    text: str
+    finish_reason: FinishReason
+    def __init__(self, response_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., sampled_logprobs: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., support_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., text: _Optional[str] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ...) -> None: ...
 
 class StageDone(_message.Message):
     __slots__ = ("header", "stage", "group_id", "failure")

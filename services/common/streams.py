@@ -35,6 +35,9 @@ GROUP = "workers"
 GENERATE, VERIFY, SCORE, RESULTS = "generate", "verify", "score", "results"
 """The streams of a run. `results` wakes the orchestrator; what it says is always also in the blob store."""
 
+ENVIRONMENT = "environment"
+"""Where a request's conversations wait for their environments, between two turns on `generate`."""
+
 ROLLOUT, VERDICT, TEACHER_SCORE = "rollout", "verdict", "score"
 """Blob stages: Rollout, Verdict and TeacherScore messages under the rollout id."""
 

@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 from rgopd.common import wire
 from rgopd.common.errors import Malformed, Overloaded, RgopdError, StoreDown, TooLarge, Unavailable
 from rgopd.common.stage import stage_failed
-from rgopd.common.streams import GENERATE, SCORE, VERIFY, Delivery, Outcome, Streams
+from rgopd.common.streams import ENVIRONMENT, GENERATE, SCORE, VERIFY, Delivery, Outcome, Streams
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ SUSPECT_AFTER = 2
 MAX_EXCUSES = 100
 """A message that is given back for ever (a policy version that never comes) ends as a dead letter all the same."""
 
-DEADLINES_S = {GENERATE: 3600.0, VERIFY: 600.0, SCORE: 1800.0}
+DEADLINES_S = {GENERATE: 3600.0, VERIFY: 600.0, SCORE: 1800.0, ENVIRONMENT: 1800.0}
 """How long a lease is renewed. Slow is not dead, but a handler that hangs must not hold a message for ever. The clock
 starts again with every other message that this worker ends, `MAX_RESTARTS` times this long at most."""
 

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from rgopd.common.settings import ServiceSettings
+from rgopd.verifier.environment_config import EnvironmentConfig
 from rgopd.verifier.sandbox.limits import Limits
 from rgopd.verifier.spec import OnTruncated
 from rgopd.verifier.toolchains import Toolchain
@@ -48,6 +49,9 @@ class VerifierConfig(ServiceSettings):
         "grade", description="Items marked truncated: judged as they are, failed, or error (no reward)."
     )
     python_graders: dict[str, Path] = Field({}, description="kind python: name -> file with grade(response, **args).")
+    environments: dict[str, EnvironmentConfig] = Field(
+        {}, description="Environments of several turns: name -> file, or URL of a server (docs/environments.md)."
+    )
     toolchains: dict[str, Toolchain] = Field({}, description="More languages, or other commands for the known ones.")
 
     python: str = Field("", description="Interpreter for code under test; empty: this one's base.")

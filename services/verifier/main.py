@@ -16,6 +16,9 @@ from rgopd.common.worker import StreamWorker
 from rgopd.verifier.app import build_app
 from rgopd.verifier.config import VerifierConfig, default_workers
 from rgopd.verifier.engine import VerifierEngine
+from rgopd.verifier.environment_config import read_sources
+from rgopd.verifier.environments.service import Environments
+from rgopd.verifier.environments.worker import environment_worker
 from rgopd.verifier.graders import default_registry
 from rgopd.verifier.graders.python import read_graders
 from rgopd.verifier.libraries import Libraries, find_libraries
@@ -54,6 +57,7 @@ def build_engine(
         SandboxError: no rung at or above the configured one holds on this machine.
     """
     python_graders = read_graders(config.python_graders)
+    read_sources(config.environments)  # what is wrong with them is told before anything starts
     try:
         toolchains = find_toolchains(config.toolchains)
     except ValueError as problem:
@@ -101,7 +105,8 @@ class VerifierService:
         self.state = state
         self.metrics = metrics
         self._engine: VerifierEngine | None = None
-        self._worker: StreamWorker | None = None
+        self._environments: Environments | None = None
+        self._workers: list[StreamWorker] = []
 
     def engine(self) -> VerifierEngine:
         """The engine, once loaded."""
@@ -109,27 +114,45 @@ class VerifierService:
             raise Unavailable("not ready: starting")
         return self._engine
 
+    def environments(self) -> Environments:
+        """The environments, once loaded."""
+        if self._environments is None:
+            raise Unavailable("not ready: starting")
+        return self._environments
+
     def load(self) -> None:
         """Probe, start the engine and the stream worker."""
         self.state.reason = "probing the sandbox"
         self._engine, self.state.info = build_engine(self.config, self.metrics)
+        self._environments = Environments(
+            self.config.environments, self._engine, queue_size=self.config.queue_size, metrics=self.metrics
+        )
+        self.state.info["environments"] = self._environments.names
         log.info("isolated", extra={"rung": self.state.info["isolation"]["rung"]})
         streams = open_streams(self.config)
         if streams is not None:
             inflight = min(self.config.queue_size, 16 * self._engine.tools.sandbox.size)
             longest_s = self.config.max_wall_s
-            self._worker = stream_worker(streams, self._engine, self.metrics, inflight, longest_s)
-            self._worker.start()
+            self._workers = [
+                stream_worker(streams, self._engine, self.metrics, inflight, longest_s),
+                environment_worker(streams, self._environments, self.metrics),
+            ]
+            for worker in self._workers:
+                worker.start()
 
     def drain(self) -> None:
         """Finish what was accepted."""
-        if self._worker is not None:
-            self._worker.stop(self.config.drain_s)
+        if self._environments is not None:
+            self._environments.drain()
+        for worker in reversed(self._workers):  # a conversation's check may still be asked for
+            worker.stop(self.config.drain_s)
         if self._engine is not None and not self._engine.drain(self.config.drain_s):
             log.warning("%d items were not finished in time", self._engine.pending)
 
     def close(self) -> None:
         """Stop every process."""
+        if self._environments is not None:
+            self._environments.close()
         if self._engine is not None:
             self._engine.close()
 
@@ -145,6 +168,7 @@ def serve(config: VerifierConfig) -> int:
         state,
         service.engine,
         metrics,
+        environments=service.environments,
         token=config.bearer_token(),
         max_body_bytes=config.max_body_mb << 20,
         max_items=config.max_items,

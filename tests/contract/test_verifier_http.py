@@ -17,8 +17,8 @@ import httpx
 import pytest
 
 from rgopd.common.wire import PROTOBUF
-from rgopd.protos import verifier_pb2
-from rgopd.verifier.app import EXAMPLE
+from rgopd.protos import environment_pb2, verifier_pb2
+from rgopd.verifier.app import EXAMPLE, STEP_EXAMPLE
 
 TOKEN = "test-token"
 _START = """
@@ -243,3 +243,47 @@ def _descendants(pid: int) -> list[int]:
         for child in map(int, children.split()):
             found += [child, *_descendants(child)]
     return found
+
+
+def test_step_answers_a_conversation_in_both_encodings(client: httpx.Client) -> None:
+    answer = client.post("/step", json=STEP_EXAMPLE)
+    assert answer.status_code == 200, answer.text
+    (said,) = answer.json()["observations"]
+    assert said.pop("duration_ms") > 0
+    assert "returned -1, expected 3" in said.pop("text")
+    assert said == {"id": "e1", "done": False, "reward": 0.0, "error": ""}
+    asked = STEP_EXAMPLE["episodes"][0]
+    check = {k: v for k, v in asked["check"].items() if k != "kind"}
+    episode = environment_pb2.Episode(
+        id="e2",
+        environment=environment_pb2.Environment(name="feedback"),
+        actions=[*asked["actions"], "def add(a, b): return a + b"],
+        observations=["no"],
+        check=verifier_pb2.Check(kind="code", spec_json=json.dumps(check)),
+    )
+    body = environment_pb2.StepRequest(episodes=[episode]).SerializeToString()
+    answer = client.post("/step", content=body, headers={"Content-Type": PROTOBUF})
+    assert answer.headers["content-type"] == PROTOBUF
+    (message,) = environment_pb2.StepResponse.FromString(answer.content).observations
+    assert (message.id, message.done, message.reward, message.error, message.text) == ("e2", True, 1.0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        (b"{", 400, "not JSON"),
+        (b'{"episodes": []}', 422, "episodes"),
+        (b'{"episodes": [{"id": "a", "environment": {"name": "feedback"}, "actions": []}]}', 422, "actions"),
+        (b'{"episodes": [{"id": "a", "environment": {"name": "nope"}, "actions": ["x"]}]}', 422, "unknown environment"),
+        (b'{"episodes": [{"id": "a", "environment": {"name": "feedback"}, "actions": ["x", "y"]}]}', 422, "answered"),
+        (
+            json.dumps({"episodes": [{"id": "a", "environment": {"name": "x"}, "actions": ["x"]}] * 9}).encode(),
+            413,
+            "at most 8",
+        ),
+    ],
+)
+def test_step_refuses_what_does_not_fit(client: httpx.Client, body: bytes, status: int, says: str) -> None:
+    answer = client.post("/step", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == status, answer.text
+    assert says in answer.json()["detail"]

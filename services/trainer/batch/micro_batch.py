@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rgopd.common import wire
+from rgopd.common.conversation import own_tokens
 from rgopd.common.errors import InvalidInput
 from rgopd.common.streams import Streams
 from rgopd.protos import common_pb2, rollout_pb2, teacher_pb2
@@ -97,7 +98,11 @@ class BatchOptions:
 
 @dataclass(frozen=True)
 class Part:
-    """One rollout's arrays. K may differ between rollouts; -1 pads."""
+    """One rollout's arrays. K may differ between rollouts; -1 pads.
+
+    T tokens are trained on: the student's own. In a conversation the sequence behind the prompt is longer,
+    `sequence_L`, and `own_T` says where in it they are; elsewhere both are None.
+    """
 
     prompt_ids_C: NDArray[np.int32]
     response_ids_T: NDArray[np.int32]
@@ -107,6 +112,18 @@ class Part:
     teacher_support_TK: NDArray[Any] | None
     teacher_tail_T: NDArray[np.float32] | None
     aligned_T: NDArray[np.int32] | None = None
+    sequence_L: NDArray[np.int32] | None = None
+    own_T: NDArray[np.intp] | None = None
+
+    def sequence(self) -> NDArray[np.int64]:
+        """What the forward pass reads."""
+        after = self.response_ids_T if self.sequence_L is None else self.sequence_L
+        return np.concatenate([self.prompt_ids_C, after]).astype(np.int64)
+
+    def predicting(self) -> NDArray[np.intp]:
+        """The position in `sequence` that predicts each of the T tokens."""
+        own_T = np.arange(len(self.response_ids_T)) if self.own_T is None else self.own_T
+        return len(self.prompt_ids_C) - 1 + own_T
 
 
 def load_micro_batch(streams: Streams, plans: Sequence[RolloutPlan], options: BatchOptions, *, step: int) -> MicroBatch:
@@ -197,7 +214,7 @@ def _part(item: str, rollout: rollout_pb2.Rollout, score: teacher_pb2.TeacherSco
     if len(behaviour) != len(response_ids_T):
         raise InvalidInput(f"{item}: {len(behaviour)} behaviour log-probs for {len(response_ids_T)} response tokens")
     _check_logprobs(item, "behaviour log-probs", behaviour, source="sampler")
-    return Part(
+    part = Part(
         wire.from_tensor(rollout.prompt_ids, f"{item}.prompt_ids", dtype="int32", ndim=1),
         response_ids_T,
         behaviour,
@@ -207,6 +224,20 @@ def _part(item: str, rollout: rollout_pb2.Rollout, score: teacher_pb2.TeacherSco
         tail,
         aligned,
     )
+    return _own(part, own_tokens(rollout))
+
+
+def _own(part: Part, own_L: NDArray[np.bool_] | None) -> Part:
+    """The part with the tokens that the student sampled; what its environment said is context and nothing else."""
+    if own_L is None:
+        return part
+    if part.aligned_T is not None:
+        raise InvalidInput(
+            "a teacher with another tokenizer cannot score conversations: take one of the student's family"
+        )
+    arrays = {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.name != "prompt_ids_C"}
+    own = {name: array[own_L] for name, array in arrays.items() if array is not None}
+    return dataclasses.replace(part, **own, sequence_L=part.response_ids_T, own_T=np.flatnonzero(own_L))
 
 
 def _aligned(item: str, tensor: common_pb2.Tensor, tokens: int, aligns: bool) -> NDArray[np.int32]:
@@ -246,13 +277,10 @@ def assemble(
     temperature = plans[0].temperature
     if any(plan.temperature != temperature for plan in plans):
         raise ValueError(f"one micro-batch has temperatures {sorted({p.temperature or 0.0 for p in plans})}")
-    sequences = [np.concatenate([p.prompt_ids_C, p.response_ids_T]).astype(np.int64) for p in parts]
+    sequences = [p.sequence() for p in parts]
     width = max(map(len, sequences))
     starts = np.cumsum([0, *map(len, sequences[:-1])]) if packing else width * np.arange(len(parts))
-    rows = [
-        start + np.arange(len(p.prompt_ids_C) - 1, len(sequence) - 1)
-        for start, p, sequence in zip(starts, parts, sequences, strict=True)
-    ]
+    rows = [start + p.predicting() for start, p in zip(starts, parts, strict=True)]
     lengths = [len(p.response_ids_T) for p in parts]
     k = max(p.support_ids_TK.shape[1] for p in parts)
     scored = all(p.teacher_sampled_T is not None for p in parts)

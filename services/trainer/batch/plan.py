@@ -24,11 +24,13 @@ class RolloutPlan:
     """Of the response, for the ledger."""
     temperature: float | None = None
     """What it was sampled at; None: the run's."""
+    observation_tokens: int = 0
+    """Between the turns of a conversation: in the forward pass, and in no count of response tokens."""
 
     @property
     def tokens(self) -> int:
         """Length of the forward pass."""
-        return self.prompt_tokens + self.response_tokens
+        return self.prompt_tokens + self.response_tokens + self.observation_tokens
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from rgopd.verifier.graders.choice import ChoiceGrader
 from rgopd.verifier.graders.code import CodeGrader
 from rgopd.verifier.graders.compose import AllOfGrader, WeightedGrader
 from rgopd.verifier.graders.constraints import ConstraintsGrader
+from rgopd.verifier.graders.environment import EnvironmentGrader
 from rgopd.verifier.graders.exact import ExactGrader
 from rgopd.verifier.graders.format import FormatGrader
 from rgopd.verifier.graders.math import MathGrader
@@ -49,7 +50,7 @@ def default_registry(
 ) -> Registry:
     """Every kind that ships."""
     registry = Registry([MathGrader(), CodeGrader(languages), ChoiceGrader(), ExactGrader()])
-    for grader in (ConstraintsGrader(), FormatGrader(), PythonGrader(python_graders or {})):
+    for grader in (ConstraintsGrader(), FormatGrader(), PythonGrader(python_graders or {}), EnvironmentGrader()):
         registry.add(grader)
     for composition in (AllOfGrader, WeightedGrader):
         registry.add(composition(registry.get))

@@ -1,0 +1,73 @@
+"""Runs inside the sandbox, behind an environment's source: plays a conversation from reset to its last action.
+
+Two forms of class. With `step(action)`, it gets each of the student's turns as text. Without, as in TRL's
+`environment_factory`, its public methods are tools, which the student calls as
+`<tool_call>{"name": ..., "arguments": {...}}</tool_call>`; a turn without a call ends the conversation, and what it
+earned is the attribute `reward`, where there is one. Nothing that this file says is trusted by those who read it.
+"""
+
+PLAYER = '''
+
+def rgopd_play(args, actions, seed, most):
+    """[[text, done, reward] of each action]."""
+    import inspect, json, random, re
+
+    def environment():
+        found = [v for k, v in list(globals().items()) if isinstance(v, type) and v.__module__ == __name__
+                 and callable(getattr(v, "reset", None)) and not k.startswith("_")]
+        named = [v for v in found if v.__name__ == "Environment"]
+        if len(named or found) != 1:
+            names = ", ".join(v.__name__ for v in found) or "none"
+            raise TypeError("the file must hold one class with reset, or one named Environment; it has " + names)
+        return (named or found)[0]
+
+    def called(env, action):
+        calls = re.findall(r"<tool_call>(.*?)</tool_call>", action, re.DOTALL)
+        if not calls:
+            return "", True, getattr(env, "reward", None)
+        said = []
+        for call in calls:
+            try:
+                said.append(str(use(env, json.loads(call))))
+            except Exception as problem:
+                said.append("error: %s: %s" % (type(problem).__name__, problem))
+        return "\\n".join(said), bool(getattr(env, "done", False)), getattr(env, "reward", None)
+
+    def use(env, call):
+        name, given = call["name"], call.get("arguments", {})
+        tools = [n for n, v in inspect.getmembers(type(env), callable) if n[:1] != "_" and n not in ("reset", "close")]
+        if name not in tools:
+            raise NameError("no tool %r; there are %s" % (name, ", ".join(sorted(tools))))
+        return getattr(env, name)(**(json.loads(given) if isinstance(given, str) else given))
+
+    def answered(env, action):
+        if not callable(getattr(env, "step", None)):
+            return called(env, action)
+        said = env.step(action)
+        if said is None or isinstance(said, str):
+            return said or "", getattr(env, "done", False), getattr(env, "reward", None)
+        if isinstance(said, dict):
+            return said.get("observation", ""), said.get("done", False), said.get("reward")
+        if isinstance(said, tuple):
+            if len(said) == 5:  # Gymnasium's: observation, reward, terminated, truncated, info
+                return said[0], bool(said[2] or said[3]), said[1]
+            if len(said) in (3, 4):
+                return said[0], said[2], said[1]
+            raise TypeError("step returned a tuple of %d: give (observation, reward, done)" % len(said))
+        return getattr(said, "observation", said), getattr(said, "done", False), getattr(said, "reward", None)
+
+    random.seed(seed)
+    env = environment()()
+    if "seed" in inspect.signature(env.reset).parameters and "seed" not in args:
+        args = {**args, "seed": seed}
+    first = env.reset(**args)
+    if isinstance(first, str) and first.strip():
+        raise ValueError("reset returned a text, which the student has not read: put it into the prompt of the row")
+    lines = []
+    for action in actions:
+        text, done, reward = answered(env, action)
+        if isinstance(text, str) and len(text) > most:
+            text = text[:most] + " [%d characters more]" % (len(text) - most)
+        lines.append([text, done, reward])
+    return lines
+'''
