@@ -8,7 +8,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +51,34 @@ class Restarts:
         return True
 
 
+@dataclass(frozen=True)
+class Leaving:
+    """Of a run that ends: bytes in its folder, and seconds of its longest step so far."""
+
+    written: int = 0
+    step_s: float = 0.0
+
+
+def leaving_of(folder: Path) -> Leaving:
+    """As a run's folder shows it; metrics and logs, which others write too, left out."""
+    written = 0
+    for place in ("checkpoints", "policies", "student", "best"):
+        for parent, _, names in os.walk(folder / place):
+            for name in names:
+                with suppress(OSError):  # renamed or deleted a moment ago
+                    written += os.stat(os.path.join(parent, name)).st_size
+    rows = (json.loads(line) for line in _last_lines(folder / "timings.jsonl") if line.endswith("}"))
+    return Leaving(written, max((float(row.get("seconds", 0.0)) for row in rows), default=0.0))
+
+
+def _last_lines(path: Path, most: int = 1 << 16) -> list[str]:
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - most))
+        return file.read().decode(errors="replace").splitlines()[1 if path.stat().st_size > most else 0 :]
+
+
 @dataclass
 class Child:
     """One process. stdout (the ready line) and stderr (JSON logs) go to `<name>.out` and `<name>.log`."""
@@ -59,6 +88,8 @@ class Child:
     log_dir: Path
     environment: dict[str, str] = field(default_factory=dict)
     stop_timeout_s: float = 20.0
+    leaving: Callable[[], Leaving] | None = None
+    """What it does when it is asked to stop, where that may take long."""
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
 
@@ -119,20 +150,33 @@ class Child:
             self.process.terminate()
 
     def stop(self) -> None:
-        """SIGTERM, then SIGKILL to its whole session after `stop_timeout_s`."""
+        """SIGTERM, then SIGKILL to its whole session after `stop_timeout_s`, or later where it is seen to write."""
         if self.process is None:
             return
         if self.process.poll() is None:
             self.ask_to_stop()
-            try:
-                self.process.wait(self.stop_timeout_s)
-            except subprocess.TimeoutExpired:
+            if not self._left():
                 log.warning("%s did not stop within %.0f s and is killed", self.name, self.stop_timeout_s)
         try:
             os.killpg(self.process.pid, signal.SIGKILL)  # stragglers of its session, e.g. torchrun's ranks
         except ProcessLookupError:
             pass
         self.process.wait()
+
+    def _left(self) -> bool:
+        """Wait for its end, patiently; False when the patience is over."""
+        assert self.process is not None
+        before = self.leaving() if self.leaving else Leaving()
+        deadline = time.monotonic() + self.stop_timeout_s + before.step_s
+        while time.monotonic() < deadline:
+            try:
+                self.process.wait(min(0.5, self.stop_timeout_s))
+                return True
+            except subprocess.TimeoutExpired:
+                now = self.leaving() if self.leaving else before
+                if now.written != before.written:
+                    before, deadline = now, max(deadline, time.monotonic() + self.stop_timeout_s)
+        return False
 
     def tail(self, lines: int = 15) -> str:
         """Why it ended, as far as its log tells: its last critical messages, or else the log's end."""

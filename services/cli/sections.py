@@ -38,8 +38,17 @@ class UpConfig(Part):
     max_restarts: int = Field(
         3, ge=0, description="How often in a row a process that dies within a minute is started again."
     )
-    ready_timeout_s: float = Field(300.0, gt=0, description="How long a service may take to be ready.")
-    stop_timeout_s: float = Field(120.0, gt=0, description="How long the trainer may take to end its step and save.")
+    ready_timeout_s: float = Field(
+        300.0,
+        gt=0,
+        description="How long a service that is not ready may show no progress: nothing fetched, read or computed.",
+    )
+    stop_timeout_s: float = Field(
+        120.0,
+        gt=0,
+        description="How long the trainer may take to end its step and save; its longest step comes on top, and the "
+        "clock starts again while it writes.",
+    )
     gpus: dict[Literal["teacher", "sampler", "train"], str | int] = Field(
         default_factory=dict, description="CUDA_VISIBLE_DEVICES of a service's processes; unset: all of them."
     )

@@ -17,8 +17,8 @@ def command(nproc: int, arguments: Sequence[str], *, max_restarts: int = 3) -> l
     max_restarts: how often all ranks are started again after one of them died.
     """
     launcher = [sys.executable, "-m", "rgopd.cli.torchrun", "--standalone", "--nproc-per-node", str(nproc)]
-    # The ranks end their step and save before they go; the launcher must leave them the time.
-    launcher += ["--max-restarts", str(max_restarts), "--shutdown-timeout", "110"]
+    # The ranks end their step and save before they go: who asked for the end knows how long that may take.
+    launcher += ["--max-restarts", str(max_restarts), "--shutdown-timeout", "86400"]
     return [*launcher, "-m", "rgopd.cli.main", *arguments]
 
 

@@ -18,7 +18,8 @@ from rgopd.cli.alignment import name_student_tokenizer
 from rgopd.cli.display import Progress, RunSource
 from rgopd.cli.page import Page
 from rgopd.cli.preflight import preflight
-from rgopd.cli.processes import Child, ProcessFailed, Restarts
+from rgopd.cli.processes import Child, ProcessFailed, Restarts, leaving_of
+from rgopd.cli.readiness import Readiness, TrainerStart, repos_of
 from rgopd.cli.sections import UpConfig, read_sections, up_config, write_sections
 from rgopd.cli.torchrun import command
 from rgopd.cli.train import OFF
@@ -44,6 +45,7 @@ class Machine:
         self.redis: EmbeddedValkey | None = None
         self.services: list[Child] = []
         self.trainer: Child | None = None
+        self.trainer_start: TrainerStart | None = None
         self.page: Page | None = None
         self.urls: dict[str, str] = {}
         self.states: dict[str, str] = {}
@@ -80,17 +82,34 @@ class Machine:
         nproc = int(self.sections.get("train", {}).get("nproc", 1))
         # Restarts are ours to count: torchrun's come on top only where nobody watches it.
         argv = command(nproc, ["train", *config], max_restarts=0)
-        self.trainer = Child("trainer", argv, self.folder / "logs", self._environment("train"), self.up.stop_timeout_s)
+        self.trainer = Child(
+            "trainer",
+            argv,
+            self.folder / "logs",
+            self._environment("train"),
+            self.up.stop_timeout_s,
+            leaving=lambda: leaving_of(self.folder),
+        )
+        self.trainer_start = TrainerStart(
+            self.trainer, self.folder, repos_of(self.sections, "train"), self.up.ready_timeout_s
+        )
         # It loads while the services load: what it asks for waits in the streams.
         self.trainer.start()
         if self.page is not None:
             self.page.wait(PAGE_WAIT_S)
-        for child in self.services:
-            self.urls[child.name] = child.wait_ready(self.up.ready_timeout_s)
-            del self.states[child.name]
-            self.events.add("ready", f"{child.name} is ready", process=child.name)
-            say(f"{child.name:<10} {self.urls[child.name]}")
-            self._tend_page()
+        Readiness(self.up.ready_timeout_s, self.states.__setitem__, say).wait(
+            self.services,
+            lambda name: repos_of(self.sections, name.partition("-")[0]),
+            lambda child, url: self._is_ready(child, url, say),
+            trainer=self.trainer,
+            tick=self._tend_page,
+        )
+
+    def _is_ready(self, child: Child, url: str, say: Callable[[str], None]) -> None:
+        self.urls[child.name] = url
+        self.states.pop(child.name, None)
+        self.events.add("ready", f"{child.name} is ready", process=child.name)
+        say(f"{child.name:<10} {url}")
 
     def _environment(self, role: str) -> dict[str, str]:
         """torch's thread pool is sized before our settings are read, so the settings' number goes in here too."""
@@ -124,6 +143,8 @@ class Machine:
             if code == PERMANENT:
                 raise ProcessFailed(f"the trainer cannot go on:\n{self.trainer.tail()}")
             self._tend(self.trainer)
+            if self.trainer_start is not None:
+                self.trainer_start.look()
             time.sleep(0.2)
 
     def _tend_page(self) -> None:

@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rgopd.common.errors import Overloaded, RgopdError, TooLarge, Unauthorized, Unavailable
+from rgopd.common.hub import Repo
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,10 @@ class ServiceState:
     ready: bool = False
     draining: bool = False
     reason: str = "starting"
+    progress: str = ""
+    """How far that is, while it loads."""
+    repos: list[Repo] = field(default_factory=list)
+    """What it may have to download first."""
     trouble: str = ""
     """Why it cannot work now though it is loaded: the probe says so, and calls are tried all the same."""
     broken: bool = False
@@ -47,7 +52,7 @@ class ServiceState:
         if self.draining:
             raise Unavailable("draining: this replica is shutting down, send the request to another one")
         if not self.ready:
-            raise Unavailable(f"not ready: {self.reason}")
+            raise Unavailable(f"not ready: {self.reason}" + (f"; {self.progress}" if self.progress else ""))
 
 
 def problem(status: int, detail: str, kind: str = "about:blank", **extra: Any) -> Response:

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from types import FrameType
@@ -23,6 +24,7 @@ from rgopd.common.blob_url import open_blobs
 from rgopd.common.connection import connect
 from rgopd.common.errors import ConfigError, RgopdError
 from rgopd.common.http import ServiceState
+from rgopd.common.loading import LoadWatch
 from rgopd.common.root import check_root
 from rgopd.common.settings import ServiceSettings
 from rgopd.common.streams import Streams
@@ -30,6 +32,9 @@ from rgopd.common.streams import Streams
 log = logging.getLogger(__name__)
 
 _DESCRIPTORS = 1 << 16
+
+GO_S = 5.0
+"""How long a process that is stuck while it loads may take to leave by itself."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -108,7 +113,13 @@ class _Server(uvicorn.Server):
     """uvicorn that loads while it answers probes, and drains before it exits."""
 
     def __init__(
-        self, config: uvicorn.Config, state: ServiceState, load: Callable[[], None], drain: Callable[[], None], url: str
+        self,
+        config: uvicorn.Config,
+        state: ServiceState,
+        load: Callable[[], None],
+        drain: Callable[[], None],
+        url: str,
+        load_quiet_s: float,
     ) -> None:
         super().__init__(config)
         self.state = state
@@ -116,15 +127,32 @@ class _Server(uvicorn.Server):
         self.drain = drain
         self.url = url
         self.exit_code = 0
+        self.watch = LoadWatch(self._progress, self._give_up, state.repos, load_quiet_s)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self.watch.start()
         threading.Thread(target=self._load_then_tell, name="load", daemon=True).start()
+
+    def _progress(self, text: str) -> None:
+        self.state.progress = text
+
+    def _give_up(self, why: str) -> None:
+        """The thread that loads cannot be ended, so the process is."""
+        self.state.reason = why
+        log.critical("cannot start: %s", why)
+        sys.stderr.write(f"cannot start: {why}\n")
+        self.exit_code = 1
+        self.should_exit = True
+        time.sleep(GO_S)
+        os._exit(1)
 
     def _load_then_tell(self) -> None:
         try:
             self.load()
+            self.watch.stop()
         except Exception as error:
+            self.watch.stop()
             self.state.reason = str(error)
             log.critical("cannot start: %s", error, exc_info=not isinstance(error, RgopdError))
             sys.stderr.write(f"cannot start: {error}\n")
@@ -190,6 +218,6 @@ def run_http(
     host, port = sock.getsockname()[:2]
     scheme = "https" if ssl_certfile else "http"
     url = f"rgopd {name} ready at {scheme}://{f'[{host}]' if ':' in host else host}:{port}{path}"
-    server = _Server(config, state, load, drain, url)
+    server = _Server(config, state, load, drain, url, settings.load_quiet_s)
     server.run(sockets=[sock])
     return server.exit_code or int(state.broken)

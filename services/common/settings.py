@@ -150,6 +150,9 @@ class ServiceSettings(Settings):
     token_file: Path | None = Field(None, description="File holding the bearer token; wins over `token`.")
     allow_root: bool = Field(False, description="Serve other machines as root, though only the verifier needs it.")
     max_body_mb: int = Field(64, ge=1, le=4096, description="Largest request body.")
+    load_quiet_s: float = Field(
+        600.0, gt=0, description="A service that is not ready and shows no progress for this long ends with the reason."
+    )
     drain_s: float = Field(30.0, ge=0, description="How long a stopping service finishes what it holds.")
     lease_ms: int = Field(30_000, ge=100, description="A message whose lease is not renewed this long is taken over.")
     max_attempts: int = Field(3, ge=1, description="A message that failed so often goes to the dead letters.")

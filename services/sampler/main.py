@@ -13,6 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from rgopd.common.errors import ConfigError
 from rgopd.common.http import ServiceState, create_app
+from rgopd.common.hub import hub_repo
 from rgopd.common.models import check_architecture, check_model, hub_problem
 from rgopd.common.server import bind, consumer_name, open_streams, run_http
 from rgopd.common.streams import GENERATE, Streams
@@ -119,7 +120,9 @@ def serve(config: SamplerConfig) -> int:
     if config.threads:
         torch.set_num_threads(config.threads)
     sock = bind(config.host, config.port)
-    state = ServiceState()
+    state = ServiceState(reason="the student is loading")
+    if repo := hub_repo(config.student):
+        state.repos.append(repo)
     registry = CollectorRegistry()
     app = create_app("rgopd sampler", state, registry, token=config.bearer_token())
     running: list[StreamWorker] = []

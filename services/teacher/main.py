@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from rgopd.common.errors import ConfigError
 from rgopd.common.http import ServiceState
+from rgopd.common.hub import hub_repo
 from rgopd.common.server import bind, consumer_name, open_streams, run_http
 from rgopd.common.streams import Streams
 from rgopd.common.telemetry import configure_logging
@@ -36,6 +37,8 @@ class TeacherProcess:
         self.config = config
         self.registry = CollectorRegistry()
         self.state = ServiceState(reason="the model is loading")
+        if config.engine != "vllm-server" and (repo := hub_repo(config.model, config.revision)):
+            self.state.repos.append(repo)
         self.door = TeacherDoor(config, self.state)
         self._service: TeacherService | None = None
         self._worker: ScoreWorker | None = None

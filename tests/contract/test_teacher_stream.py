@@ -14,7 +14,7 @@ from redis import Redis
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from rgopd.common import wire
-from rgopd.common.streams import RESULTS, ROLLOUT, SCORE, TEACHER_SCORE, Streams
+from rgopd.common.streams import RESULTS, ROLLOUT, SCORE, TEACHER_SCORE, Delivery, Streams
 from rgopd.common.worker import DEADLINES_S
 from rgopd.protos import rollout_pb2, teacher_pb2
 from rgopd.teacher.batching import TeacherService
@@ -156,7 +156,8 @@ def test_a_named_teacher_reads_its_own_stream(streams, start) -> None:
     put_job(streams, "r", stream="score_math", teacher="math")
     registry = CollectorRegistry()
     worker = start(teacher="math", registry=registry)
-    assert worker._worker.deadline_s == DEADLINES_S[SCORE], "a stage's deadline, whatever the stream is called"
+    job = Delivery("1-0", "score_math", teacher_pb2.ScoreJob().SerializeToString(), 1)
+    assert worker._worker._limit(job) == DEADLINES_S[SCORE], "a stage's deadline, whatever the stream is called"
     assert not results(streams, 1)["r"].HasField("failure")
     assert streams.depth(SCORE)["backlog"] == 0
     deadline = time.monotonic() + 5

@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from rgopd.common.run_files import EventLog, History, StatusFile, Warn, warnings_of
+from rgopd.common.signs import Watched, signs_of
 from rgopd.trainer.records.prometheus import TrainerMetrics
 
 log = logging.getLogger(__name__)
 
 WRITE_S, BEAT_S = 0.5, 2.0
+STUCK_S, MARGIN_S = 900.0, 300.0
+"""A trainer that neither reads, writes nor computes, and what it may take to say so itself before a probe does."""
 _SHOWN = ("loss", "kept_fraction", "reward_mean", "pass_rate", "response_length_mean", "entropy")
 
 Hear = Callable[[str, Mapping[str, Any]], None]
@@ -32,9 +35,10 @@ class Live:
 
     Args:
         folder: the run folder.
+        patience_s: how long a wait for rollouts may go without one getting further, in seconds.
     """
 
-    def __init__(self, folder: Path | None, run_id: str = "", ranks: int = 1) -> None:
+    def __init__(self, folder: Path | None, run_id: str = "", ranks: int = 1, patience_s: float = 3600.0) -> None:
         self.hear: Hear | None = None
         """Gets (`status` or `event`, row) too, in the thread: it may be slow."""
         self.metrics: TrainerMetrics | None = None
@@ -65,6 +69,10 @@ class Live:
             "metrics": {},
             "warnings": [],
         }
+        self.patience_s = patience_s
+        self._shown: tuple[Any, ...] = ()
+        self._moved = now
+        self._work = Watched(lambda: signs_of(os.getpid()), STUCK_S)
         self._lock = threading.Lock()
         self._changed, self._closed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._beat, name="live", daemon=True)
@@ -166,7 +174,7 @@ class Live:
         if status["seconds"] is not None and not self._closed.is_set():
             left = (status["steps"] - step) * status["seconds"] - (time.monotonic() - since)
             status["eta_s"] = round(max(0.0, left), 1)
-        status |= {"rss_bytes": rss_bytes(), "gpu_bytes": self.gpu_bytes()}
+        status |= {"rss_bytes": rss_bytes(), "gpu_bytes": self.gpu_bytes(), **self._progress(status)}
         try:
             self._file.write(status)
         except OSError as error:  # a full disk ends the run where it matters, not here
@@ -175,6 +183,16 @@ class Live:
             while self._untold:
                 self.hear("event", self._untold.popleft())
             self.hear("status", {"time": time.time(), "pid": os.getpid(), **status})
+
+    def _progress(self, status: Mapping[str, Any]) -> dict[str, float]:
+        """`moved`: when it last got on, Unix seconds; `allowed_s`: how long it may not. Where it waits for rollouts
+        they are what gets on; else its own reading, writing and computing are."""
+        waits = status["phase"] in ("collecting", "evaluating")
+        shown = (status["phase"], status["step"], status["policy_version"], str(status["stages"]))
+        self._work.tick()
+        if shown != self._shown or (not waits and not self._work.stuck()):
+            self._shown, self._moved = shown, time.time()
+        return {"moved": round(self._moved, 3), "allowed_s": MARGIN_S + (self.patience_s if waits else STUCK_S)}
 
 
 def rss_bytes() -> int:

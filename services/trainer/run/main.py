@@ -28,7 +28,7 @@ from rgopd.trainer.records.live import Live
 from rgopd.trainer.records.monitors import check_backends
 from rgopd.trainer.records.prometheus import serve_metrics
 from rgopd.trainer.rollouts.orchestrator import MAX_VANISHED
-from rgopd.trainer.rollouts.patience import longest_wait_s
+from rgopd.trainer.rollouts.patience import longest_wait_s, patience_of, rows_of
 from rgopd.trainer.run.checkpoint import disk_trouble
 from rgopd.trainer.run.collective import local_rank
 from rgopd.trainer.run.compose import compose
@@ -49,7 +49,8 @@ def train(config: TrainConfig, log_file: Path | None = None) -> int:
     try:
         if dist.get_rank() == 0:
             write_resolved(config)
-            live = Live(config.output_dir, config.run_id, dist.get_world_size())
+            patience = patience_of(config, max(rows_of(config), config.eval.groups_per_request))
+            live = Live(config.output_dir, config.run_id, dist.get_world_size(), patience.step_s)
             if config.watch.metrics_port:
                 live.metrics = serve_metrics(config.watch.metrics_host, config.watch.metrics_port)
         finished = compose(config, stop_on_signal(), live).run()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from rgopd.common.errors import ConfigError
+from rgopd.common.hub import hub_errors
 from rgopd.trainer.prompts.datasets.base import Row
 from rgopd.trainer.prompts.files import read_rows
 
@@ -85,26 +84,18 @@ def _download(repo: str, split: str, subset: str, revision: str, what: str) -> I
     """The files, each fetched when the one before it was read."""
     try:
         import huggingface_hub as hub
-        from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
         raise ConfigError(
             f"{what} {repo} is no local path, and reading the hub needs huggingface_hub: pip install 'rgopd[trainer]'"
         ) from error
-    hub_errors: tuple[type[Exception], ...] = (HfHubHTTPError, *_http_errors(), OSError)
     wanted = revision or None
     try:
         names = hub.list_repo_files(repo, repo_type="dataset", revision=wanted)
         chosen = choose_files(names, repo, split, subset, what)
         for name in chosen:
             yield Path(hub.hf_hub_download(repo, name, repo_type="dataset", revision=wanted))
-    except hub_errors as error:
+    except hub_errors() as error:
         raise ConfigError(
             f"{what} {repo}: not a local path, and the hub did not give it: {error}. Without network, download it "
             "elsewhere and name the folder; for gated datasets, log in with `hf auth login`"
         ) from error
-
-
-def _http_errors() -> tuple[type[Exception], ...]:
-    """Of whichever of the two libraries the installed huggingface_hub talks with."""
-    found = [importlib.import_module(name).HTTPError for name in ("httpx", "httpx2") if importlib.util.find_spec(name)]
-    return tuple(found)

@@ -179,3 +179,28 @@ def test_texts_of_tokenizers_that_cut_characters() -> None:
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=core)
         ids = tokenizer("a b ✓👩‍🔬", add_special_tokens=False)["input_ids"]
         assert "".join(vocabulary_of(tokenizer).pieces(ids)) == "a b ✓👩‍🔬"
+
+
+def test_its_progress_is_rollouts_while_it_waits_and_work_else(tmp_path: Path) -> None:
+    live = Live(tmp_path, "r", patience_s=7200.0)
+    live.phase("collecting", step=3)
+    live.stages(generate=(1, 8))
+    time.sleep(1.2)
+    first = read_status(tmp_path)
+    time.sleep(1.0)
+    second = read_status(tmp_path)
+    assert first
+    assert second
+    assert second["moved"] == first["moved"], "nothing got further, whatever the clock says"
+    assert second["allowed_s"] == 7500
+    live.stages(generate=(2, 8))
+    time.sleep(1.2)
+    third = read_status(tmp_path)
+    assert third
+    assert third["moved"] > second["moved"]
+    live.phase("training")
+    time.sleep(1.2)
+    training = read_status(tmp_path)
+    assert training
+    assert training["allowed_s"] < 7200
+    live.end("finished", "done")
