@@ -19,6 +19,7 @@ from rgopd.common.kv_cache import cache_argument
 from rgopd.common.models import hub_problem
 from rgopd.sampler.engine import OnSample, Sample, SampleSpec, SamplingOptions
 from rgopd.sampler.eos import eos_ids
+from rgopd.sampler.head import widen_head
 from rgopd.sampler.self_check import can_pad
 
 
@@ -27,7 +28,7 @@ class TransformersSampler:
 
     Args:
         model: Hugging Face folder or id.
-        dtype: of weights and activations; log-probs are always float32.
+        dtype: of weights and activations; logits and log-probs are always float32.
         device: "cpu", "cuda", ... or "auto".
         shared_vocab_size: ids from here on are never sampled; 0: all exist.
     """
@@ -40,6 +41,7 @@ class TransformersSampler:
         except (OSError, ValueError) as error:
             raise ConfigError(hub_problem("student", model, error)) from error
         self.model: Any = loaded.to(self.device).eval()
+        widen_head(self.model)
         self.eos_ids = eos_ids(getattr(loaded, "generation_config", None), loaded.config, self.tokenizer)
         text = loaded.config.get_text_config()
         self.vocab_size = shared_vocab_size or int(text.vocab_size)

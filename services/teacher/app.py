@@ -20,6 +20,7 @@ from rgopd.teacher import codec
 from rgopd.teacher.batching import TeacherService
 from rgopd.teacher.body import BodyGate, compress
 from rgopd.teacher.config import TeacherConfig
+from rgopd.teacher.engines import precision
 from rgopd.teacher.items import Score, ScoreItem
 from rgopd.teacher.schemas import EXAMPLES, ScoreTopkResponse, request_schema
 
@@ -160,6 +161,7 @@ def describe(service: TeacherService, config: TeacherConfig) -> dict[str, Any]:
     return {
         "service": "teacher",
         **asdict(service.info),
+        "precision": precision(service.info.dtype),
         "deterministic": config.deterministic,
         "aligned": None if service.aligner is None else service.aligner.describe(config.student_tokenizer),
         "schema_version": wire.SCHEMA_VERSION,

@@ -63,6 +63,9 @@ class TeacherConfig(ServiceSettings):
     threads: int = Field(0, ge=0, description="CPU threads of a forward; 0: torch's default.")
     max_batch_tokens: int = Field(16_384, ge=1, description="Padded tokens of one forward.")
     head_chunk_rows: int = Field(1024, ge=1, description="Rows of [rows, vocabulary] logits held at once.")
+    head_kernels: Literal["auto", "torch", "triton"] = Field(
+        "auto", description="Passes over the logits: Triton's on a GPU (auto checks it first), or PyTorch's."
+    )
     max_queue_tokens: int = Field(1 << 20, ge=1, description="Tokens admitted and unfinished; beyond it: 429.")
     max_rollouts: int = Field(4096, ge=1, description="Rollouts in one call.")
     cache_mb: int = Field(64, ge=0, description="Score cache in Redis, all replicas together; 0: none.")

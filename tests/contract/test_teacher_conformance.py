@@ -12,19 +12,20 @@ from rgopd.teacher.engines.transformers import TransformersEngine
 from tests.contract.teacher_conformance import CASES, SHARED, Reference, largest_errors, save_tiny_qwen2
 
 SETTINGS = {
-    "float32": ("float32", False, 15, 1e-4, 1e-4),
-    "float32, deterministic": ("float32", True, 15, 1e-4, 1e-4),
-    "bfloat16": ("bfloat16", False, 8, 3e-2, 3e-2),
+    "float32": ("float32", {}, 15, 1e-4, 1e-4),
+    "float32, deterministic": ("float32", {"deterministic": True}, 15, 1e-4, 1e-4),
+    "float32, Triton": ("float32", {"head_kernels": "triton"}, 15, 1e-4, 1e-4),
+    "bfloat16": ("bfloat16", {}, 8, 3e-2, 3e-2),
 }
 
 
 @pytest.fixture(scope="module", params=SETTINGS)
 def engine(request, tmp_path_factory: pytest.TempPathFactory):
-    dtype, deterministic, spread, tolerance, tail_tolerance = SETTINGS[request.param]
+    dtype, changes, spread, tolerance, tail_tolerance = SETTINGS[request.param]
     model_dir = save_tiny_qwen2(tmp_path_factory.mktemp("conformance"), spread)
     config = TeacherConfig(
         model=str(model_dir), dtype=dtype, device="cpu", shared_vocab_size=SHARED, max_k=SHARED,
-        deterministic=deterministic, head_chunk_rows=13,
+        head_chunk_rows=13, **changes,
     )  # fmt: skip
     return TransformersEngine.load(config), Reference(model_dir), tolerance, tail_tolerance
 

@@ -72,6 +72,18 @@ def settings_digest(config: TeacherConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def precision(dtype: str) -> str:
+    """What a model's dtype means for its log-probs, for people who read /info; docs/teacher.md has the measurements."""
+    if dtype == "float32":
+        return "float32 throughout: within 1e-4 nats of another float32 forward"
+    if dtype not in ("bfloat16", "float16"):
+        return f"{dtype}: as the server that holds the model computes"
+    return (
+        f"{dtype} decoder, float32 head and sums: log-probs may differ by up to 0.07 nats from a float32 forward of the "
+        "same weights; temperature, tail and top-k add nothing to that"
+    )
+
+
 class Engine(Protocol):
     """A blocking scorer. `score` is called from `concurrency` batching threads at once, never more."""
 

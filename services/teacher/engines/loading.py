@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rgopd.common.errors import ConfigError
-from rgopd.common.head import after_head
+from rgopd.common.head import AfterHead, after_head
 from rgopd.common.models import check_architecture, check_model, hub_problem
 from rgopd.teacher.engines import EngineInfo, settings_digest
+from rgopd.teacher.engines.rows import apply_after
 
 if TYPE_CHECKING:
     from rgopd.teacher.config import TeacherConfig
@@ -27,11 +27,11 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A causal LM in two parts: logits = logit_transform(head(decoder(ids).last_hidden_state).float())."""
+    """A causal LM in two parts: logits = apply_after(head(decoder(ids).last_hidden_state).float(), after)."""
 
     decoder: nn.Module
     head: nn.Module
-    logit_transform: Callable[[Tensor], Tensor]
+    after: AfterHead
 
 
 def load_model(config: TeacherConfig) -> tuple[Any, LoadedModel, EngineInfo]:
@@ -92,21 +92,7 @@ def take_apart(model: Any) -> LoadedModel:
         decoder = next((c for c in model.children() if any(m is embedding for m in c.modules())), None)
     if head is None or decoder is None or decoder is head:
         raise ConfigError(f"model: {type(model).__name__} has no decoder and vocabulary head to score with")
-    return LoadedModel(decoder, head, _logit_transform(model.config.get_text_config()))
-
-
-def _logit_transform(config: Any) -> Callable[[Tensor], Tensor]:
-    """What the architecture does to its logits after the head, in place; see `rgopd.common.head`."""
-    after = after_head(config)
-
-    def transform(logits: Tensor) -> Tensor:
-        if after.scale != 1.0:
-            logits.mul_(after.scale)
-        if after.soft_cap:
-            logits.div_(after.soft_cap).tanh_().mul_(after.soft_cap)
-        return logits
-
-    return transform
+    return LoadedModel(decoder, head, after_head(model.config.get_text_config()))
 
 
 @torch.inference_mode()
@@ -118,7 +104,7 @@ def _self_check(model: Any, loaded: LoadedModel) -> None:
     theirs = model(input_ids=ids, use_cache=False).logits.float()
     padded = torch.cat([ids, ids[:, :3]], dim=1)
     hidden = loaded.decoder(input_ids=padded, use_cache=False).last_hidden_state[:, :16]
-    ours = loaded.logit_transform(loaded.head(hidden).float())
+    ours = apply_after(loaded.head(hidden).float(), loaded.after)
     # All of these are in the model's dtype, and rounded alike up to the order of sums.
     gap = (ours.log_softmax(-1) - theirs.log_softmax(-1)).abs().max().item()
     if not gap < (1e-3 if model.dtype == torch.float32 else 5e-2):

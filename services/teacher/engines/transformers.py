@@ -8,98 +8,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from rgopd.common.head import AfterHead
 from rgopd.teacher.engines import EngineFault, EngineInfo
 from rgopd.teacher.engines.forward import plan_batches, response_states
 from rgopd.teacher.engines.loading import LoadedModel, load_model
-from rgopd.teacher.items import PAD_ID, PAD_LOGPROB, TAIL_FLOOR, Score, ScoreItem, Scoring
+from rgopd.teacher.engines.rows import Kernels, RowScores, apply_after, choose, head_float32
+from rgopd.teacher.items import Score, ScoreItem
 
 if TYPE_CHECKING:
     from rgopd.teacher.config import TeacherConfig
 
 log = logging.getLogger(__name__)
-
-
-class _Rows(NamedTuple):
-    """Scores of R response rows, float32 on the CPU."""
-
-    sampled_R: Tensor
-    ids_RK: Tensor
-    topk_RK: Tensor
-    tail_R: Tensor
-
-
-def score_rows(
-    logits_RV: Tensor, sampled_ids_R: Tensor, support_ids_RK: Tensor | None, scoring: Scoring, vocab_size: int
-) -> _Rows:
-    """Exact log-probs at the sampled and the support ids, and the log of the mass outside the support.
-
-    Args:
-        logits_RV: float32, overwritten (the buffer is reused in place: it is the peak of the whole engine).
-        sampled_ids_R: int64, below vocab_size.
-        support_ids_RK: int64 with PAD_ID allowed; None with support "teacher" or "none".
-        scoring: support kind, k and temperature.
-        vocab_size: ids from here on are masked before the softmax.
-
-    The tail is summed over the complement rather than taken as 1 - sum: that keeps its relative precision
-    when the support holds nearly everything.
-    """
-    logits_RV = logits_RV[:, :vocab_size]
-    if scoring.temperature != 1.0:
-        logits_RV.div_(scoring.temperature)
-    logits_RV.sub_(logits_RV.amax(-1, keepdim=True))
-    sampled_R = logits_RV.gather(1, sampled_ids_R[:, None])[:, 0]
-    if scoring.support == "teacher":
-        topk_RK, ids_RK = logits_RV.topk(scoring.k, dim=-1)
-    elif support_ids_RK is not None:
-        ids_RK = support_ids_RK
-        topk_RK = logits_RV.gather(1, ids_RK.clamp(min=0))
-    else:
-        ids_RK = sampled_ids_R.new_empty((len(sampled_ids_R), 0))
-        topk_RK = logits_RV.new_empty((len(sampled_ids_R), 0))
-    weights_RV = logits_RV.exp_()
-    total_R = weights_RV.sum(-1)
-    log_total_R = total_R.log()
-    sampled_R = (sampled_R - log_total_R).clamp(min=PAD_LOGPROB)
-    topk_RK = (topk_RK - log_total_R[:, None]).clamp(min=PAD_LOGPROB)
-    topk_RK = topk_RK.masked_fill(ids_RK == PAD_ID, PAD_LOGPROB)
-    tail_R = log_total_R
-    if ids_RK.shape[1]:
-        # A padded id is pointed at its row's first real id, which is zeroed anyway; a row of nothing but
-        # pads keeps its whole mass in the tail.
-        real_RK = ids_RK != PAD_ID
-        first_R1 = ids_RK.gather(1, real_RK.int().argmax(1, keepdim=True)).clamp(min=0)
-        keep_R1 = torch.where(real_RK.any(1, keepdim=True), 0.0, weights_RV.gather(1, first_R1))
-        index_RK = torch.where(real_RK, ids_RK, first_R1)
-        weights_RV.scatter_(1, index_RK, keep_R1.expand_as(index_RK))
-        tail_R = (weights_RV.sum(-1).log() - log_total_R).clamp(min=TAIL_FLOOR)
-    return _Rows(sampled_R.cpu(), ids_RK.cpu(), topk_RK.cpu(), tail_R.cpu())
-
-
-def head_float32(head: nn.Module, hidden_RH: Tensor, block: int = 16_384) -> Tensor:
-    """float32 logits [R, V], also of a bfloat16 or float16 head.
-
-    Logits rounded to bfloat16 are off by up to 0.06 at 16; the products are the same numbers in float32, so only
-    the sum has to be kept wide. Off CUDA that takes a float32 copy of `block` rows of the head at a time.
-    """
-    weight = getattr(head, "weight", None)
-    if type(head) is not nn.Linear or weight is None or weight.dtype == torch.float32:
-        logits: Tensor = head(hidden_RH)
-        return logits.float()
-    if weight.is_cuda:
-        logits_RV = torch.mm(hidden_RH, weight.t(), out_dtype=torch.float32)
-    else:
-        logits_RV = hidden_RH.new_empty((len(hidden_RH), len(weight)), dtype=torch.float32)
-        wide_RH = hidden_RH.float()
-        for start in range(0, len(weight), block):
-            ids = slice(start, start + block)
-            logits_RV[:, ids] = wide_RH @ weight[ids].float().t()
-    return logits_RV if head.bias is None else logits_RV.add_(head.bias.float())
 
 
 class TransformersEngine:
@@ -117,6 +42,7 @@ class TransformersEngine:
         head_chunk_rows: int = 1024,
         deterministic: bool = False,
         threads: int = 0,
+        head_kernels: Kernels = "auto",
     ) -> None:
         self._models: list[tuple[LoadedModel, float]] = [(loaded, 1.0)]
         self._device = next(loaded.decoder.parameters()).device
@@ -125,6 +51,7 @@ class TransformersEngine:
         self._chunk = head_chunk_rows
         self._deterministic = deterministic
         self._threads = threads
+        self._score_rows = choose(head_kernels, self._device)
         # Other caches (sliding window, recurrent states) are not repeated for a group: each rollout has its own.
         config: Any = loaded.decoder.config
         config = config.get_text_config()
@@ -149,6 +76,7 @@ class TransformersEngine:
             "head_chunk_rows": config.head_chunk_rows,
             "deterministic": config.deterministic,
             "threads": config.threads,
+            "head_kernels": config.head_kernels,
         }
 
     @property
@@ -198,24 +126,23 @@ class TransformersEngine:
         support_RK = None
         if scoring.support == "student":
             support_RK = self._tensor(np.concatenate([_support(i) for i in items]))
+        after = self._models[0][0].after if len(self._models) == 1 else AfterHead()
         parts = []
         for start in range(0, len(sampled_R), self._chunk):
             rows = slice(start, start + self._chunk)
-            parts.append(
-                score_rows(
-                    self._logits([hidden_RH[rows] for hidden_RH in hidden]),
-                    sampled_R[rows],
-                    None if support_RK is None else support_RK[rows],
-                    scoring,
-                    self._info.vocab_size,
-                )
-            )
-        return _split(_Rows(*(torch.cat(column) for column in zip(*parts, strict=True))), items)
+            named = sampled_R[rows], None if support_RK is None else support_RK[rows]
+            logits_RV = self._logits([hidden_RH[rows] for hidden_RH in hidden])
+            parts.append(self._score_rows(logits_RV, *named, scoring, self._info.vocab_size, after))
+        # To the host at once: a copy a chunk would have the device wait for it.
+        return _split(RowScores(*(torch.cat(column).cpu() for column in zip(*parts, strict=True))), items)
 
     def _logits(self, hidden: list[Tensor]) -> Tensor:
+        """Of one model as its head gives them; of several their weighted mean, with what follows each head done."""
+        if len(self._models) == 1:
+            return head_float32(self._models[0][0].head, hidden[0])
         total_RV: Tensor | None = None
         for (model, share), hidden_RH in zip(self._models, hidden, strict=True):
-            logits_RV = model.logit_transform(head_float32(model.head, hidden_RH))
+            logits_RV = apply_after(head_float32(model.head, hidden_RH), model.after)
             if share != 1:
                 logits_RV.mul_(share)
             total_RV = logits_RV if total_RV is None else total_RV.add_(logits_RV)
@@ -231,7 +158,7 @@ def _support(item: ScoreItem) -> np.ndarray[Any, Any]:
     return item.support_ids_TK
 
 
-def _split(rows: _Rows, items: list[ScoreItem]) -> list[Score]:
+def _split(rows: RowScores, items: list[ScoreItem]) -> list[Score]:
     if not bool(rows.sampled_R.isfinite().all()) or not bool(rows.topk_RK.isfinite().all()):
         raise EngineFault("the teacher produced NaN log-probs; check its weights and dtype (float16 overflows)")
     lengths = [len(item.response_ids_T) for item in items]

@@ -260,6 +260,7 @@ def test_more_tokens_than_the_queue_ever_holds_is_413(client) -> None:
 def test_info_and_metrics(client) -> None:
     info = client.get("/info").json()
     assert (info["vocab_size"], info["limits"]["max_rollouts"]) == (SHARED, 8)
+    assert info["precision"].startswith("float32 throughout")
     text = client.get("/metrics").text
     assert "rgopd_teacher_tokens_total" in text
     assert "rgopd_teacher_wait_seconds_bucket" in text

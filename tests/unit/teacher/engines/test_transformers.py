@@ -18,7 +18,8 @@ from rgopd.common.errors import ConfigError
 from rgopd.teacher.engines import EngineFault
 from rgopd.teacher.engines.forward import plan_batches
 from rgopd.teacher.engines.loading import folder_digest
-from rgopd.teacher.engines.transformers import TransformersEngine, score_rows
+from rgopd.teacher.engines.rows import score_rows
+from rgopd.teacher.engines.transformers import TransformersEngine
 from rgopd.teacher.items import PAD_LOGPROB, TAIL_FLOOR, ScoreItem, Scoring
 from tests.unit.teacher.conftest import SHARED, make_config, random_item
 
