@@ -79,7 +79,7 @@ def precision(dtype: str) -> str:
     if dtype not in ("bfloat16", "float16"):
         return f"{dtype}: as the server that holds the model computes"
     return (
-        f"{dtype} decoder, float32 head and sums: log-probs may differ by up to 0.07 nats from a float32 forward of the "
+        f"{dtype} decoder, float32 head and sums: log-probs may be up to 0.07 nats off a float32 forward of the "
         "same weights; temperature, tail and top-k add nothing to that"
     )
 

@@ -93,7 +93,8 @@ def head_float32(head: nn.Module, hidden_RH: Tensor, block: int = 16_384) -> Ten
     """float32 logits [R, V], also of a bfloat16 or float16 head.
 
     Logits rounded to bfloat16 are off by up to 0.06 at 16; the products are the same numbers in float32, so only
-    the sum has to be kept wide. Off CUDA (and before torch 2.8) that takes a float32 copy of `block` rows of the head at a time.
+    the sum has to be kept wide. Off CUDA, and before torch 2.8, that takes a float32 copy of `block` rows of the head
+    at a time.
     """
     weight = getattr(head, "weight", None)
     if type(head) is not nn.Linear or weight is None or weight.dtype == torch.float32:

@@ -62,7 +62,7 @@ def score_rows(
 
 
 def _take_out_(logits_RV: Tensor, ids_RK: Tensor, real_RK: Tensor) -> None:
-    """-inf at the support. A padded id is pointed at its row's first real one, a row of nothing but pads changes not."""
+    """-inf at the support. A padded id is pointed at its row's first real one, a row of pads alone is not changed."""
     first_R1 = ids_RK.gather(1, real_RK.int().argmax(1, keepdim=True)).clamp(min=0)
     kept_R1 = torch.where(real_RK.any(1, keepdim=True), -torch.inf, logits_RV.gather(1, first_R1))
     logits_RV.scatter_(1, torch.where(real_RK, ids_RK, first_R1), kept_R1.expand_as(ids_RK))
