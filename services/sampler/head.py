@@ -20,7 +20,7 @@ def widen_head(model: Any) -> None:
     """
     head = model.get_output_embeddings()
     if type(head) is nn.Linear and head.weight.dtype in (torch.bfloat16, torch.float16):
-        head.forward = partial(float32_logits, head)  # type: ignore[assignment]
+        head.forward = partial(float32_logits, head)
 
 
 def float32_logits(head: nn.Linear, hidden: Tensor) -> Tensor:
@@ -36,4 +36,4 @@ def float32_logits(head: nn.Linear, hidden: Tensor) -> Tensor:
             logits_RV[:, ids] = wide_RH @ weight[ids].float().t()
     if head.bias is not None:
         logits_RV += head.bias
-    return logits_RV.unflatten(0, hidden.shape[:-1])
+    return logits_RV.view(*hidden.shape[:-1], len(weight))
