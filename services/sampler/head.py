@@ -20,7 +20,7 @@ def widen_head(model: Any) -> None:
     """
     head = model.get_output_embeddings()
     if type(head) is nn.Linear and head.weight.dtype in (torch.bfloat16, torch.float16):
-        head.forward = partial(float32_logits, head)
+        head.forward = partial(float32_logits, head)  # type: ignore[method-assign]
 
 
 def float32_logits(head: nn.Linear, hidden: Tensor) -> Tensor:
