@@ -51,9 +51,9 @@ def aligns(train: TrainConfig, teacher: TeacherConfig) -> bool:
     reason = ""
     if not objective.aligns:
         reason = f"objective {objective.name!r} (take reverse_kl, rg_opd, or a weighted_sum of them)"
-    elif train.distillation.support != "student":
-        reason = f"distillation.support={train.distillation.support!r} (set student)"
-    elif train.distillation.tail != "tail":
+    elif train.distillation.support == "teacher":
+        reason = "distillation.support='teacher' (set student)"
+    elif train.distillation.support == "student" and train.distillation.tail != "tail":
         reason = f"distillation.tail={train.distillation.tail!r} (set tail: ids that the teacher lacks go there)"
     if reason:
         raise ConfigError(

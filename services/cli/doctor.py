@@ -12,6 +12,7 @@ from rich.console import Console
 
 from rgopd.cli.alignment import aligned_checks
 from rgopd.cli.sections import read_sections
+from rgopd.cli.teacher_server import ELSEWHERE, check_teacher_server
 from rgopd.common.connection import connect, redact
 from rgopd.common.embedded import EmbeddedValkey
 from rgopd.common.errors import RgopdError
@@ -63,13 +64,17 @@ def checks(sections: dict[str, Any]) -> Iterator[tuple[str, Check]]:
         yield "student", lambda: check_student_rows(train)
         yield "loss", lambda: check_zero_loss(student, shared)
     across = aligned_checks(sections) if student and teacher else []
+    here = served.get("engine") not in ELSEWHERE
+    if not here:
+        yield "teacher server", lambda: check_teacher_server(sections)
     yield from across
-    if across:
+    if across and here:
         yield "support", lambda: check_support(train, sections["teacher"])
-    elif student and teacher:
+    elif student and teacher and not across:
         yield "tokenizer", lambda: check_tokenizers(student, teacher)
-        yield "vocabulary", lambda: check_vocabulary(student, teacher, shared)
-        yield "support", lambda: check_support(train, served)
+        if here:
+            yield "vocabulary", lambda: check_vocabulary(student, teacher, shared)
+            yield "support", lambda: check_support(train, served)
         yield "eos", lambda: check_eos(student, teacher)
         yield "chat template", lambda: check_chat_template(student, teacher)
 
@@ -192,7 +197,9 @@ def check_support(train: dict[str, Any], section: dict[str, Any]) -> str:
     from rgopd.teacher.config import TeacherConfig
     from rgopd.trainer.config import DistillationConfig
 
-    k = DistillationConfig.model_validate(train.get("distillation", {})).k
+    distillation = DistillationConfig.model_validate(train.get("distillation", {}))
+    if not (k := distillation.width):
+        return "none: the sampled tokens alone"
     max_k = int(section.get("max_k", TeacherConfig.model_fields["max_k"].default))
     vocabulary = int(section.get("shared_vocab_size", 0)) or int(_config(section["model"]).vocab_size)
     if k > max_k:

@@ -40,6 +40,8 @@ def preflight(settings: Settings) -> None:
     train, teacher = settings["train"], settings["teacher"]
     check_extras(train, settings["verifier"])
     check_engines(teacher, settings["sampler"], train)
+    if train.build_objective().needs_teacher:
+        check_completion_server(teacher, train)
     check_ports(settings)
     check_memory(train)
     kinds = check_datasets(train, settings["verifier"])
@@ -65,6 +67,38 @@ def check_engines(teacher: TeacherConfig, sampler: SamplerConfig, train: TrainCo
             _check_cuda(section)
     if train.device == "cuda":
         _check_cuda("train")
+
+
+def check_completion_server(teacher: TeacherConfig, train: TrainConfig) -> None:
+    """What a server that gives the sampled tokens' log-probs alone can be used for.
+
+    Raises:
+        ConfigError: the run needs more; says what to set.
+    """
+    if teacher.engine != "openai":
+        return
+    if not teacher.server_url:
+        raise ConfigError("teacher.engine=openai: give the server's base URL in teacher.server_url")
+    teacher.key()
+    support = train.distillation.support
+    if support != "none":
+        raise ConfigError(
+            f"teacher.engine=openai gives log-probs of the sampled tokens alone, and train.distillation.support="
+            f"{support} asks for those of {train.distillation.k} ids: set train.distillation.support=none (the loss is "
+            "then on the sampled token: docs/objectives.md)"
+        )
+    for temperature in temperatures(train):
+        if temperature != 1:
+            raise ConfigError(
+                f"teacher.engine=openai scores at temperature 1 alone, and a train.sampling.temperature is "
+                f"{temperature:g}: set it to 1"
+            )
+
+
+def temperatures(train: TrainConfig) -> list[float]:
+    """All that training rollouts are sampled at: the run's, and domains' own."""
+    sampling = train.sampling
+    return [sampling.temperature, *map(sampling.temperature_of, sampling.domains)]
 
 
 def check_vllm(section: str) -> None:

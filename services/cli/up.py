@@ -21,6 +21,7 @@ from rgopd.cli.preflight import preflight
 from rgopd.cli.processes import Child, ProcessFailed, Restarts, leaving_of
 from rgopd.cli.readiness import Readiness, TrainerStart, repos_of
 from rgopd.cli.sections import UpConfig, read_sections, up_config, write_sections
+from rgopd.cli.teacher_server import ELSEWHERE
 from rgopd.cli.torchrun import command
 from rgopd.cli.train import OFF
 from rgopd.common.children import PAUSED, PERMANENT
@@ -274,7 +275,7 @@ def check_sections(sections: dict[str, Any]) -> dict[str, Any]:
                 check_backends(settings.monitor)
             if isinstance(settings, (TrainConfig, SamplerConfig)):
                 check_model(settings.student, "student")
-            if isinstance(settings, TeacherConfig) and settings.engine != "vllm-server":  # whose paths are its own
+            if isinstance(settings, TeacherConfig) and settings.engine not in ELSEWHERE:
                 check_model(settings.model, "model")
             _check_architecture(settings)
         except ConfigError as error:
@@ -291,7 +292,7 @@ def _check_architecture(settings: Settings) -> None:
     from rgopd.trainer.config import TrainConfig
     from rgopd.trainer.student.anatomy import check_architecture_of
 
-    if isinstance(settings, TeacherConfig) and Path(settings.model).is_dir() and settings.engine != "vllm-server":
+    if isinstance(settings, TeacherConfig) and Path(settings.model).is_dir() and settings.engine not in ELSEWHERE:
         check_teacher_architecture(settings)
     elif isinstance(settings, SamplerConfig) and Path(settings.student).is_dir():
         check_student_architecture(settings)

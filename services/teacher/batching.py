@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from rgopd.common.errors import RgopdError, Unavailable
 from rgopd.teacher.alignment import Aligner
 from rgopd.teacher.cache import ScoreCache
-from rgopd.teacher.engines import Engine, EngineFault, EngineInfo
+from rgopd.teacher.engines import Engine, EngineFault, EngineInfo, SomeFailed
 from rgopd.teacher.items import Score, ScoreItem
 from rgopd.teacher.metrics import TeacherMetrics
 from rgopd.teacher.queueing import Entry, TokenQueue
@@ -155,6 +155,9 @@ class TeacherService:
         info = self.info
         try:
             scores = self.engine.score([entry.item for entry in batch])
+        except SomeFailed as error:
+            self._failed_each(batch, error, started)
+            return
         except Exception as error:  # noqa: BLE001 - the thread's outermost loop: the call fails, the service stays
             self._failed(batch, error, started)
             return
@@ -184,6 +187,25 @@ class TeacherService:
         self.metrics.rollouts.labels("failed").inc()
         self._trace(batch[0], started, fault.kind)
         batch[0].future.set_exception(fault)
+
+    def _failed_each(self, batch: list[Entry], error: SomeFailed, started: float) -> None:
+        """The engine has said of each rollout what became of it."""
+        log.error("engine failed: %s", error)
+        scored: list[tuple[ScoreItem, Score]] = []
+        for entry, result in zip(batch, error.results, strict=True):
+            if isinstance(result, RgopdError):
+                self.metrics.errors.labels(result.kind).inc()
+                self._trace(entry, started, result.kind)
+                entry.future.set_exception(result)
+                continue
+            self._trace(entry, started)
+            entry.future.set_result(result)
+            scored.append((entry.item, result))
+        self.metrics.rollouts.labels("failed").inc(len(batch) - len(scored))
+        self.metrics.rollouts.labels("scored").inc(len(scored))
+        self.metrics.tokens.inc(sum(item.tokens for item, _ in scored))
+        if self._cache is not None and scored:
+            self._cache.put_many([item for item, _ in scored], [score for _, score in scored], self.info)
 
     def _trace(self, entry: Entry, started: float, error: str = "") -> None:
         times = (entry.queued_at, started, time.time())

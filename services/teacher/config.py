@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal
 
 from pydantic import Field
 
+from rgopd.common.errors import ConfigError
 from rgopd.common.settings import ServiceSettings
 
 
@@ -18,8 +20,10 @@ class TeacherConfig(ServiceSettings):
         "", pattern=r"^[A-Za-z0-9_]{0,64}$", description="With several teachers: serve the jobs that name this one."
     )
     revision: str = Field("", description="Commit, tag or branch of a hub id; pin a commit for runs that count.")
-    engine: Literal["transformers", "vllm", "vllm-server"] = Field(
-        "transformers", description="vllm needs the extra `vllm`; vllm-server asks a running one at server_url."
+    engine: Literal["transformers", "vllm", "vllm-server", "openai"] = Field(
+        "transformers",
+        description="vllm needs the extra `vllm`; vllm-server asks a running one at server_url; openai asks any "
+        "completions server there for the log-probs of sampled tokens (docs/teacher.md).",
     )
     source: Literal["checkpoint", "ema", "trust-region"] = Field(
         "checkpoint", description="ema, trust-region: a self-teacher that starts at `model` and follows the student."
@@ -49,8 +53,21 @@ class TeacherConfig(ServiceSettings):
     vllm: dict[str, Any] = Field(
         default_factory=dict, description="Any other argument of vLLM's AsyncEngineArgs, e.g. gpu_memory_utilization."
     )
-    server_url: str = Field("", description="engine vllm-server: the base URL of a running vLLM.")
-    server_key: str = Field("", repr=False, description="engine vllm-server: that server's API key.")
+
+    # A server that runs elsewhere
+    server_url: str = Field("", description="engines vllm-server and openai: the server's base URL.")
+    server_key: str = Field("", repr=False, description="That server's API key.")
+    server_key_env: str = Field("", description="Environment variable that holds the key, e.g. OPENAI_API_KEY.")
+    server_model: str = Field("", description="engine openai: the model's name there; empty: the only one it lists.")
+    server_prompt: Literal["auto", "ids", "text"] = Field(
+        "auto", description="engine openai: how prompts are sent. auto: token ids where the server takes them."
+    )
+    server_requests: int = Field(64, ge=1, description="Requests in flight at that server.")
+    server_per_minute: int = Field(0, ge=0, description="engine openai: requests started a minute; 0: no limit.")
+    server_retries: int = Field(
+        5, ge=0, description="engine openai: further attempts after 429, 5xx, a timeout or a lost connection."
+    )
+    server_timeout_s: float = Field(600.0, gt=0, description="One answer of that server.")
 
     # TLS
     tls_cert: str = Field("", description="PEM file; with tls_key, HTTPS.")
@@ -73,3 +90,15 @@ class TeacherConfig(ServiceSettings):
     max_json_mb: int = Field(16, ge=1, description="Body of a JSON call: reading it takes many times its size.")
     max_held_mb: int = Field(256, ge=1, description="Request bodies held at once, all calls together; beyond it: 429.")
     body_timeout_s: float = Field(30.0, gt=0, description="A client whose body takes longer gets 408.")
+
+    def key(self) -> str:
+        """The server's API key; empty: none.
+
+        Raises:
+            ConfigError: `server_key_env` names a variable that is not set.
+        """
+        if not self.server_key_env:
+            return self.server_key
+        if not (key := os.environ.get(self.server_key_env, "").strip()):
+            raise ConfigError(f"server_key_env: the environment variable {self.server_key_env} is not set or empty")
+        return key

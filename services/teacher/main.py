@@ -58,7 +58,7 @@ class TeacherProcess:
             max_batch_tokens=self.config.max_batch_tokens,
             max_queue_tokens=self.config.max_queue_tokens,
             cache=self._cache(streams, engine),
-            aligner=make_aligner(self.config, engine.info.vocab_size),
+            aligner=make_aligner(self.config, engine.info.vocab_size, reads_text=engine.info.reads_text),
         )
         self._service.start()
         self._watch_in_thread(engine)

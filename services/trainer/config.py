@@ -62,10 +62,19 @@ class DistillationConfig(Part):
     word_key: ClassVar[str] = "k"
 
     k: int = Field(50, ge=1, le=1024, description="Ids a position that student and teacher are compared at.")
-    support: Literal["student", "teacher"] = Field("student", description="Whose k likeliest ids they are.")
+    support: Literal["student", "teacher", "none"] = Field(
+        "student",
+        description="Whose k likeliest ids they are. none: the sampled token alone, all that some servers give "
+        "(docs/objectives.md); k and tail mean nothing then.",
+    )
     tail: Literal["tail", "none", "renormalise"] = Field(
         "tail", description="What becomes of the mass outside the k ids: one more bucket, nothing, or spread over them."
     )
+
+    @property
+    def width(self) -> int:
+        """Ids a position that the teacher is asked about."""
+        return 0 if self.support == "none" else self.k
 
 
 class DomainSampling(Part):

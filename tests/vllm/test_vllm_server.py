@@ -21,6 +21,7 @@ from rgopd.teacher.validation import make_scoring
 from tests.contract.teacher_conformance import CASES, SHARED, Reference, largest_errors, rollout, save_tiny_qwen2
 
 pytestmark = pytest.mark.vllm
+NO_TEXT = "--skip-tokenizer-init"
 
 
 @contextmanager
@@ -31,7 +32,7 @@ def vllm_server(model_dir, *arguments: str) -> Iterator[str]:
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_dir), "--port", str(port),
         "--host", "127.0.0.1", "--dtype", "float32", "--max-model-len", "1000", "--enforce-eager",
-        "--skip-tokenizer-init", "--api-key", "key", *arguments,
+        "--api-key", "key", *arguments,
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
@@ -59,7 +60,7 @@ def make_engine(url: str, **changes) -> VllmServerEngine:
 
 def test_a_server_with_all_logprobs_conforms(model_dir) -> None:
     reference = Reference(model_dir)
-    with vllm_server(model_dir, "--max-logprobs", "-1", "--enable-scale-out") as url:
+    with vllm_server(model_dir, NO_TEXT, "--max-logprobs", "-1", "--enable-scale-out") as url:
         engine = make_engine(url)
         assert engine.info.scoring == "full-vocab"
         for name, case in CASES.items():
@@ -72,7 +73,7 @@ def test_a_server_with_all_logprobs_conforms(model_dir) -> None:
 
 def test_a_server_with_default_settings_says_what_it_cannot_do(tmp_path, caplog) -> None:
     model_dir = save_tiny_qwen2(tmp_path)
-    with vllm_server(model_dir) as url:
+    with vllm_server(model_dir, NO_TEXT) as url:
         engine = make_engine(url, shared_vocab_size=320)
         assert (engine.info.scoring, engine.info.max_k) == ("top-k", 20)
         assert "cannot score given ids" in caplog.text

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from rgopd.teacher.config import TeacherConfig
 
 
-def make_aligner(config: TeacherConfig, vocab_size: int) -> Aligner | None:
+def make_aligner(config: TeacherConfig, vocab_size: int, *, reads_text: bool = False) -> Aligner | None:
     """What `align` and `student_tokenizer` ask for; None where the student's ids are the teacher's.
+
+    `reads_text`: the engine scores text as its own tokenizer splits it, which a sampled rollout need not be, so that
+    `auto` aligns with like tokenizers too.
 
     Raises:
         ConfigError: a tokenizer that cannot be loaded, or settings that contradict each other.
@@ -23,11 +26,12 @@ def make_aligner(config: TeacherConfig, vocab_size: int) -> Aligner | None:
         return None
     if not config.student_tokenizer:
         raise ConfigError("align=always needs student_tokenizer: the student's folder or id")
-    if config.align == "auto" and same_file(config.student_tokenizer, config.model):
+    always = config.align == "always" or reads_text
+    if not always and same_file(config.student_tokenizer, config.model):
         return None
     student = load_tokenizer(config.student_tokenizer, "student_tokenizer")
     teacher = load_tokenizer(config.model, "model")
-    if config.align == "auto" and not any(differences(student, teacher)):
+    if not always and not any(differences(student, teacher)):
         return None
     if config.shared_vocab_size:
         raise ConfigError(

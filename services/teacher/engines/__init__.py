@@ -27,6 +27,15 @@ class EngineFault(RgopdError):
     kind = "engine"
 
 
+class SomeFailed(EngineFault):
+    """Some rollouts of a batch have a score and some an error of their own; `results` are in the order asked."""
+
+    def __init__(self, results: Sequence[Score | RgopdError]) -> None:
+        errors = [result for result in results if isinstance(result, RgopdError)]
+        super().__init__(f"{len(errors)} of {len(results)} rollouts failed; the first: {errors[0]}")
+        self.results = results
+
+
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
     """What an engine holds; shown by /info and used to check requests."""
@@ -52,6 +61,8 @@ class EngineInfo:
     """A digest of the settings that change the numbers of the same weights (`settings_digest`)."""
     cacheable: bool = True
     """False: `revision` does not name the weights well enough to find a score again by it."""
+    reads_text: bool = False
+    """It is asked in text: it can score ids only as its own tokenizer would write them."""
 
 
 def settings_digest(config: TeacherConfig) -> str:
@@ -102,6 +113,7 @@ class Engine(Protocol):
 
         Raises:
             EngineFault: the engine broke; nothing is said about any of the items.
+            SomeFailed: some of them failed.
         """
         ...
 
@@ -148,5 +160,9 @@ def make_engine(config: TeacherConfig, redis: Any = None) -> Engine:
             from rgopd.teacher.engines.vllm_server import VllmServerEngine
 
             return VllmServerEngine(config)
+        case "openai":
+            from rgopd.teacher.engines.openai_server import OpenaiServerEngine
+
+            return OpenaiServerEngine(config)
         case unknown:
-            raise ConfigError(f"engine: {unknown!r} is not known; use transformers, vllm or vllm-server")
+            raise ConfigError(f"engine: {unknown!r} is not known; use transformers, vllm, vllm-server or openai")

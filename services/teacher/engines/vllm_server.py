@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TIMEOUT_S = 600.0
-"""Of a request, in proportion for one of over 1,024 tokens; `trouble` finds a server that is gone."""
 GENERATE, COMPLETIONS = "/inference/v1/generate", "/v1/completions"
 _UNREACHABLE = (httpx.TransportError, httpx.TimeoutException)
 
@@ -47,14 +45,13 @@ class VllmServerEngine:
         if not config.server_url:
             raise ConfigError("server_url: give the running vLLM's base URL, e.g. --set server_url=http://gpu1:8000")
         self._loop = LoopThread("vllm-server")
-        headers = {"Authorization": f"Bearer {config.server_key}"} if config.server_key else {}
+        headers = {"Authorization": f"Bearer {key}"} if (key := config.key()) else {}
+        self._timeout_s = config.server_timeout_s
+        timeout = httpx.Timeout(self._timeout_s, connect=10)
         self._client = httpx.AsyncClient(
-            base_url=config.server_url,
-            headers=headers,
-            timeout=httpx.Timeout(TIMEOUT_S, connect=10),
-            transport=transport,
+            base_url=config.server_url, headers=headers, timeout=timeout, transport=transport
         )
-        self._slots = asyncio.Semaphore(64)
+        self._slots = asyncio.Semaphore(config.server_requests)
         try:
             self.info, self._own_vocab = self._loop.run(self._probe(config))
         except BaseException:
@@ -136,7 +133,7 @@ class VllmServerEngine:
         return columns
 
     async def _post(self, path: str, body: dict[str, Any], tokens: int) -> dict[str, Any]:
-        timeout = httpx.Timeout(for_response(TIMEOUT_S, tokens), connect=10)
+        timeout = httpx.Timeout(for_response(self._timeout_s, tokens), connect=10)
         try:
             response = await self._client.post(path, json=body, timeout=timeout)
         except _UNREACHABLE as error:

@@ -94,6 +94,8 @@ class BatchOptions:
     """Leave out rollouts of which this gate would keep nothing if the student still were the behaviour policy."""
     aligns: bool = False
     """Take scores of a teacher with another tokenizer."""
+    support: bool = True
+    """Scores hold the teacher's log-probs on a support; False: of the sampled tokens alone."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def load_micro_batch(streams: Streams, plans: Sequence[RolloutPlan], options: Ba
     for item, rollout, score in zip(ids, rollouts, scores, strict=True):
         if rollout is None or (options.needs_teacher and score is None):
             raise Vanished(f"rollout {item} or its teacher score was stored and is gone from Redis")
-        parts.append(_part(item, rollout, score, options.aligns))
+        parts.append(_part(item, rollout, score, options))
     if options.prefilter is not None:
         return prefiltered(parts, plans, options, options.prefilter, step=step)
     return assemble(parts, plans, step=step, total_steps=options.total_steps, packing=options.packing)
@@ -191,25 +193,21 @@ def _kept_tokens(tokens: TokenBatch, gate: GateConfig) -> tuple[Tensor, dict[str
     return kept_R, decision.stats
 
 
-def _part(item: str, rollout: rollout_pb2.Rollout, score: teacher_pb2.TeacherScore | None, aligns: bool) -> Part:
+def _part(
+    item: str, rollout: rollout_pb2.Rollout, score: teacher_pb2.TeacherScore | None, options: BatchOptions
+) -> Part:
     response_ids_T = wire.from_tensor(rollout.response_ids, f"{item}.response_ids", dtype="int32", ndim=1)
     support_ids_TK = wire.from_tensor(rollout.support_ids, f"{item}.support_ids", dtype="int32", ndim=2)
     sampled = topk = tail = aligned = None
     if score is not None:
         sampled = wire.from_tensor(score.sampled_logprobs, f"{item}.sampled_logprobs", dtype="float32", ndim=1)
-        if score.HasField("topk_ids"):
-            support_ids_TK = wire.from_tensor(score.topk_ids, f"{item}.topk_ids", dtype="int32", ndim=2)
-        topk = wire.from_tensor(score.topk_logprobs, f"{item}.topk_logprobs", ndim=2)
-        tail = wire.from_tensor(score.tail_logprob, f"{item}.tail_logprob", dtype="float32", ndim=1)
-        if topk.shape != support_ids_TK.shape or not len(sampled) == len(tail) == len(response_ids_T) == len(topk):
-            raise InvalidInput(
-                f"{item}: teacher score {topk.shape} does not fit support {support_ids_TK.shape} "
-                f"of a response of {len(response_ids_T)} tokens"
-            )
+        if len(sampled) != len(response_ids_T):
+            raise InvalidInput(f"{item}: {len(sampled)} teacher log-probs for {len(response_ids_T)} response tokens")
+        _check_logprobs(item, "sampled_logprobs", sampled)
+        if options.support:
+            support_ids_TK, topk, tail = _on_support(item, score, support_ids_TK)
         if score.HasField("aligned"):
-            aligned = _aligned(item, score.aligned, len(response_ids_T), aligns)
-        for name, values in (("sampled_logprobs", sampled), ("topk_logprobs", topk), ("tail_logprob", tail)):
-            _check_logprobs(item, name, values)
+            aligned = _aligned(item, score.aligned, len(response_ids_T), options.aligns)
     behaviour = wire.from_tensor(rollout.sampled_logprobs, f"{item}.sampled_logprobs", dtype="float32", ndim=1)
     if len(behaviour) != len(response_ids_T):
         raise InvalidInput(f"{item}: {len(behaviour)} behaviour log-probs for {len(response_ids_T)} response tokens")
@@ -238,6 +236,27 @@ def _own(part: Part, own_L: NDArray[np.bool_] | None) -> Part:
     arrays = {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.name != "prompt_ids_C"}
     own = {name: array[own_L] for name, array in arrays.items() if array is not None}
     return dataclasses.replace(part, **own, sequence_L=part.response_ids_T, own_T=np.flatnonzero(own_L))
+
+
+def _on_support(
+    item: str, score: teacher_pb2.TeacherScore, support_ids_TK: NDArray[np.int32]
+) -> tuple[NDArray[np.int32], NDArray[Any], NDArray[np.float32]]:
+    """The support, the teacher's log-probs on it, and its tail."""
+    if not score.HasField("topk_logprobs"):
+        raise InvalidInput(f"{item}: its teacher score has no support; was it asked for in this run?")
+    if score.HasField("topk_ids"):
+        support_ids_TK = wire.from_tensor(score.topk_ids, f"{item}.topk_ids", dtype="int32", ndim=2)
+    topk = wire.from_tensor(score.topk_logprobs, f"{item}.topk_logprobs", ndim=2)
+    tail = wire.from_tensor(score.tail_logprob, f"{item}.tail_logprob", dtype="float32", ndim=1)
+    rows = wire.from_tensor(score.sampled_logprobs).shape[0]
+    if topk.shape != support_ids_TK.shape or not rows == len(tail) == len(topk):
+        raise InvalidInput(
+            f"{item}: teacher score {topk.shape} does not fit support {support_ids_TK.shape} "
+            f"of a response of {rows} tokens"
+        )
+    for name, values in (("topk_logprobs", topk), ("tail_logprob", tail)):
+        _check_logprobs(item, name, values)
+    return support_ids_TK, topk, tail
 
 
 def _aligned(item: str, tensor: common_pb2.Tensor, tokens: int, aligns: bool) -> NDArray[np.int32]:
@@ -284,6 +303,7 @@ def assemble(
     lengths = [len(p.response_ids_T) for p in parts]
     k = max(p.support_ids_TK.shape[1] for p in parts)
     scored = all(p.teacher_sampled_T is not None for p in parts)
+    supported = all(p.teacher_support_TK is not None for p in parts)
     tokens = TokenBatch(
         sampled_ids_N=_flat([p.response_ids_T for p in parts], torch.int64),
         behaviour_logprobs_N=_flat([p.behaviour_T for p in parts], torch.float32),
@@ -293,9 +313,9 @@ def assemble(
         reward_R=torch.tensor([p.reward for p in plans], dtype=torch.float32),
         teacher_sampled_N=_flat([p.teacher_sampled_T for p in parts], torch.float32) if scored else None,
         teacher_support_NK=(
-            _flat([_widen(p.teacher_support_TK, k, 0) for p in parts], torch.float32) if scored else None
+            _flat([_widen(p.teacher_support_TK, k, 0) for p in parts], torch.float32) if supported else None
         ),
-        teacher_tail_N=_flat([p.teacher_tail_T for p in parts], torch.float32) if scored else None,
+        teacher_tail_N=_flat([p.teacher_tail_T for p in parts], torch.float32) if supported else None,
         aligned_N=_first_of_chunk(parts, lengths),
         step=step,
         total_steps=total_steps,

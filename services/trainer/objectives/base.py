@@ -145,8 +145,13 @@ class ObjectiveBase(ObjectiveOptions):
     row_local: ClassVar[bool] = True
     wholly_gated: ClassVar[bool] = True
     default_gate: ClassVar[PresetName] = "off"
-    supports: ClassVar[frozenset[SupportOwner]] = frozenset({"student", "teacher"})
+    owners: ClassVar[frozenset[SupportOwner]] = frozenset({"student", "teacher"})
     aligns: ClassVar[bool] = False
+
+    @property
+    def supports(self) -> frozenset[SupportOwner]:
+        """Support owners that it works with."""
+        return self.owners
 
     @property
     def needs_reference(self) -> bool:
@@ -205,9 +210,12 @@ class BucketObjective(ObjectiveBase):
 
     def token_losses(self, stats: HeadStats, batch: TokenBatch) -> ObjectiveOutput:
         """The divergence of each token, times its importance weight where rollouts are stale."""
-        loss_N = self.divergence(*student_teacher_buckets(stats, batch, self.tail))
-        if batch.aligned_N is not None:
-            loss_N = self._aligned(loss_N, stats, batch, batch.aligned_N)
+        if batch.teacher_support_NK is None and "none" in self.supports:
+            loss_N = self._sampled(stats, batch)
+        else:
+            loss_N = self.divergence(*student_teacher_buckets(stats, batch, self.tail))
+            if batch.aligned_N is not None:
+                loss_N = self._aligned(loss_N, stats, batch, batch.aligned_N)
         metrics = {self.name: loss_N.sum()}
         weight_N = importance_weight(stats, batch, self.importance_clip)
         return token_mean(loss_N if weight_N is None else loss_N * weight_N, metrics)
@@ -215,3 +223,7 @@ class BucketObjective(ObjectiveBase):
     def _aligned(self, loss_N: Tensor, stats: HeadStats, batch: TokenBatch, aligned_N: Tensor) -> Tensor:
         """The loss of a batch whose teacher has another tokenizer; ``loss_N``: the divergence of each token."""
         raise ValueError(f"objective {self.name!r} cannot use a teacher with another tokenizer")
+
+    def _sampled(self, stats: HeadStats, batch: TokenBatch) -> Tensor:
+        """The loss of a batch whose teacher gave the log-probs of the sampled tokens alone."""
+        raise ValueError(f"objective {self.name!r} needs the teacher's log-probs on a support")

@@ -35,7 +35,7 @@ class GRPO(ObjectiveBase):
     needs_teacher: ClassVar[bool] = False
     distills: ClassVar[bool] = False
     row_local: ClassVar[bool] = False
-    supports: ClassVar[frozenset[SupportOwner]] = frozenset({"student", "teacher", "none"})
+    owners: ClassVar[frozenset[SupportOwner]] = frozenset({"student", "teacher", "none"})
 
     clip_low: float = Field(default=0.2, ge=0.0, lt=1.0)
     """The ratio is clipped below 1 minus this."""

@@ -14,6 +14,7 @@ from rgopd.trainer.losses.head import HeadStats
 from rgopd.trainer.objectives.base import (
     ObjectiveBase,
     ObjectiveOutput,
+    SupportOwner,
     TokenBatch,
     importance_weight,
     student_teacher_buckets,
@@ -48,6 +49,11 @@ class MiniLLM(ObjectiveBase):
     """The ratio is clipped to 1 plus and minus this."""
     tail: TailMode = "tail"
     """As distillation.tail."""
+
+    @property
+    def supports(self) -> frozenset[SupportOwner]:
+        """Also none at all where the reward is the sampled token's alone."""
+        return self.owners | (set() if self.single_step else {"none"})
 
     def token_losses(self, stats: HeadStats, batch: TokenBatch) -> ObjectiveOutput:
         """The clipped surrogate of the returns, and with ``single_step`` the reverse KL of each token."""

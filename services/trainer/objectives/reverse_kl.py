@@ -11,7 +11,8 @@ from rgopd.trainer.gating.gate import PresetName
 from rgopd.trainer.losses.chunk_ratio import chunk_log_ratio
 from rgopd.trainer.losses.divergences import reverse_kl
 from rgopd.trainer.losses.head import HeadStats
-from rgopd.trainer.objectives.base import BucketObjective, TokenBatch, teacher_sampled
+from rgopd.trainer.losses.sampled_ratio import sampled_log_ratio
+from rgopd.trainer.objectives.base import BucketObjective, SupportOwner, TokenBatch, teacher_sampled
 from rgopd.trainer.objectives.registry import register
 
 
@@ -30,6 +31,11 @@ class ReverseKL(BucketObjective):
     """Under a teacher with another tokenizer: the log-ratio of every aligned chunk, or (mixed) the divergence over the
     support where a token maps one to one; see decisions/154."""
 
+    @property
+    def supports(self) -> frozenset[SupportOwner]:
+        """Also none at all: the log-ratio of the sampled token, or of the aligned chunk."""
+        return self.owners | ({"none"} if self.across == "ratio" else set())
+
     def divergence(self, student_NB: Tensor, teacher_NB: Tensor) -> Tensor:
         """``KL(p || q)``: Eq. 4."""
         return reverse_kl(student_NB, teacher_NB)
@@ -40,6 +46,12 @@ class ReverseKL(BucketObjective):
         if self.across == "ratio":
             return ratio_N
         return torch.where((batch.support_ids_NK >= 0).any(-1), loss_N, ratio_N)
+
+    def _sampled(self, stats: HeadStats, batch: TokenBatch) -> Tensor:
+        student_N, teacher_N = stats.sampled_logprobs_N, teacher_sampled(batch)
+        if batch.aligned_N is not None:
+            return chunk_log_ratio(student_N, teacher_N, batch.aligned_N, batch.rollout_N)
+        return sampled_log_ratio(student_N, teacher_N)
 
 
 @register

@@ -47,7 +47,7 @@ class TSDKD(ObjectiveBase):
     name: ClassVar[str] = "tsd_kd"
     needs_entropy: ClassVar[bool] = True
     row_local: ClassVar[bool] = False
-    supports: ClassVar[frozenset[SupportOwner]] = frozenset({"student"})
+    owners: ClassVar[frozenset[SupportOwner]] = frozenset({"student"})
 
     mode: Literal["paper", "released"] = "paper"
     """As the paper means it, or as its published code runs."""

@@ -25,7 +25,11 @@ from rgopd.trainer.rollouts.patience import patience_of, rows_of
 log = logging.getLogger(__name__)
 
 STAGES = (GENERATE, VERIFY, SCORE)
-SUPPORT = {"student": teacher_pb2.SUPPORT_STUDENT, "teacher": teacher_pb2.SUPPORT_TEACHER}
+SUPPORT = {
+    "student": teacher_pb2.SUPPORT_STUDENT,
+    "teacher": teacher_pb2.SUPPORT_TEACHER,
+    "none": teacher_pb2.SUPPORT_NONE,
+}
 TEND_S = 2.0
 TELL_S = 15.0
 MAX_TWINS = 3
@@ -172,7 +176,7 @@ class Dispatch:
         return teacher_pb2.ScoreJob(
             header=wire.header(self.config.run_id, item),
             group_id=group.group_id if item else "",
-            k=distillation.k,
+            k=distillation.width,
             support=SUPPORT[distillation.support],
             temperature=self._sampling(group)[0],
             teacher=group.prompt.teacher if item else "",

@@ -145,7 +145,7 @@ def _header(config: TrainConfig, step: int, ranks: int, metrics: dict[str, Any])
         "prefilter": config.gate_prefilter,
         "support": config.distillation.support,
         "tail": config.distillation.tail,
-        "k": config.distillation.k,
+        "k": config.distillation.width,
         "temperature": config.sampling.temperature,
         "max_new_tokens": config.sampling.max_new_tokens,
         "domains": {name: own.model_dump(exclude_none=True) for name, own in config.sampling.domains.items()},

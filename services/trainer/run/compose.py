@@ -100,8 +100,9 @@ def compose(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False
     elif saving.resume:
         checkpoints.allow_start_over()
     prefilter = config.gate_config() if config.gate_prefilter == "behaviour" else None
-    aligns = objective.aligns and config.distillation.tail == "tail"
-    options = BatchOptions(objective.needs_teacher, total_steps, config.batch.packing, prefilter, aligns)
+    support = config.distillation.support != "none"
+    aligns = objective.aligns and (config.distillation.tail == "tail" or not support)
+    options = BatchOptions(objective.needs_teacher, total_steps, config.batch.packing, prefilter, aligns, support)
     gather = Gather(streams, options, should_stop, lead)
     watch = Watch(config, objective, tokenizer, start, live)
     parts = (tokenizer, step, gather, publisher, checkpoints, lead)

@@ -125,7 +125,7 @@ def trainer_need(config: TrainConfig, shape: ModelShape, *, on_gpu: bool) -> Nee
     inputs = tokens * shape.hidden * b * shape.layers
     chunk = MASTER * min(DEFAULT_CHUNK // shape.vocab, tokens) * shape.vocab
     backward = b * tokens * (2 * shape.mlp + shape.hidden) + (layer if config.gradient_checkpointing else 0)
-    k = config.distillation.k
+    k = config.distillation.width
     return _with_overhead(
         f"trainer (1 of {ranks} ranks)" if ranks > 1 else "trainer",
         {
@@ -290,7 +290,7 @@ def redis_bytes(config: TrainConfig, mean_response: float, mean_prompt: float) -
     A rollout: prompt, response and support ids (int32), sampled log-probs (float32), text. A score: sampled and top-K
     log-probs (float32) and the tail; the ids too where the teacher chose them.
     """
-    k, tokens = config.distillation.k, mean_response
+    k, tokens = config.distillation.width, mean_response
     needs_teacher = config.build_objective().needs_teacher
     student_support = config.distillation.support == "student"
     rollout = 4 * mean_prompt + tokens * (4 + 4 + 4) + (4 * tokens * k if student_support else 0)

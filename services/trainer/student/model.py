@@ -183,9 +183,17 @@ def shard(student: Student, mesh: DeviceMesh, dtype: str, options: FsdpConfig | 
         "reshard_after_forward": options.reshard_after_forward,
     }
     for layer in layers_of(decoder_of(student.hf)):
+        layer.register_forward_hook(_without_views)  # before FSDP2's own hook
         fully_shard(layer, **policies)
     fully_shard(student, **policies)
     register_fsdp_forward_method(student, "own_logits")  # gathers what forward gathers
+
+
+def _without_views(_module: nn.Module, _arguments: Any, output: Any) -> Any:
+    """FSDP2 hangs its backward hook on a layer's output, and would lose it if a view (OPT's) were changed in place."""
+    if isinstance(output, tuple):
+        return tuple(_without_views(_module, _arguments, part) for part in output)
+    return output.clone() if isinstance(output, Tensor) and output._base is not None else output
 
 
 def full_weights(student: Student, dtype: str) -> dict[str, Tensor]:

@@ -243,3 +243,22 @@ def test_several_problems_are_told_at_once(config: dict[str, Any], fails: Fails)
     text = fails("up", changed(config, train={"stesp": 1, "seed": -1, "optim": {"lr": "fast"}}))
     for part in ("stesp", "seed", "optim.lr"):
         assert part in text
+
+
+def test_a_completions_server_as_teacher_wants_a_loss_on_sampled_tokens(
+    fails: Fails, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`up` and `doctor` say each thing that cannot work before anything starts."""
+    teacher = config["teacher"] | {"engine": "openai", "server_url": "http://127.0.0.1:9"}
+    error = fails("up", {**config, "teacher": teacher})
+    assert "train.distillation.support=student asks for those of 50 ids: set train.distillation.support=none" in error
+    train = config["train"] | {"distillation": {"support": "none"}}
+    warm = train | {"sampling": train["sampling"] | {"temperature": 0.7}}
+    assert "temperature is 0.7: set it to 1" in fails("up", {**config, "teacher": teacher, "train": warm})
+    keyed = teacher | {"server_key_env": "NOBODY_SETS_THIS"}
+    assert "NOBODY_SETS_THIS is not set" in fails("up", {**config, "teacher": keyed, "train": train})
+    homeless = {**teacher, "server_url": ""}
+    assert "give the server's base URL" in fails("up", {**config, "teacher": homeless, "train": train})
+    jsd = train | {"objective": "jsd"}
+    error = fails("up", {**config, "teacher": teacher, "train": jsd})
+    assert "objective 'jsd' cannot use distillation.support='none'; it takes ['student', 'teacher']" in error

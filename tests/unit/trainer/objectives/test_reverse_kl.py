@@ -245,5 +245,5 @@ def test_a_batch_without_teacher_is_refused() -> None:
     bare = TokenBatch(
         **{k: v for k, v in vars(world.batch()).items() if isinstance(v, Tensor) and not k.startswith("teacher")}
     )
-    with pytest.raises(ValueError, match="support is none"):
+    with pytest.raises(ValueError, match="the teacher's log-prob of the sampled tokens"):
         get_objective("reverse_kl").token_losses(world.stats(), bare)
