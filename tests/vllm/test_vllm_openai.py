@@ -1,4 +1,4 @@
-"""The sampled-token teacher against vLLM's own OpenAI server: with ids, and with text as servers without ids take it."""
+"""The sampled-token teacher against vLLM's own OpenAI server: with ids, and with text alone."""
 
 from __future__ import annotations
 
