@@ -1,4 +1,4 @@
-"""The sampled-token teacher against real HTTP servers that answer in every manner it knows, and break in many others."""
+"""The sampled-token teacher against real HTTP servers: every manner of answering that it knows, and many of breaking."""
 
 from __future__ import annotations
 

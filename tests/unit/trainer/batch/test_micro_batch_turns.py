@@ -64,7 +64,7 @@ def plan(name: str) -> RolloutPlan:
 
 
 def parts(chosen: str, noise: int = 0) -> list[Part]:
-    return [_part(name, *messages(name, noise), False) for name in chosen]
+    return [_part(name, *messages(name, noise), BatchOptions(True, 1)) for name in chosen]
 
 
 def micro(chosen: str = "abcd", *, packing: bool = False, noise: int = 0) -> MicroBatch:
@@ -215,11 +215,11 @@ def test_a_mask_that_does_not_fit_is_refused(own: list[int]) -> None:
     rollout, score = messages("a")
     rollout.own.CopyFrom(wire.to_tensor(np.array(own, dtype=np.int32)))
     with pytest.raises(InvalidInput, match=r"a\.own"):
-        _part("a", rollout, score, False)
+        _part("a", rollout, score, BatchOptions(True, 1))
 
 
 def test_an_aligned_teacher_is_refused() -> None:
     rollout, score = messages("a")
     score.aligned.CopyFrom(wire.to_tensor(np.arange(8, dtype=np.int32)))
     with pytest.raises(InvalidInput, match="another tokenizer cannot score conversations"):
-        _part("a", rollout, score, True)
+        _part("a", rollout, score, BatchOptions(True, 1, aligns=True))
