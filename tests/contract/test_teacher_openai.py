@@ -1,4 +1,4 @@
-"""The sampled-token teacher against real HTTP servers: every manner of answering that it knows, and many of breaking."""
+"""The sampled-token teacher against real HTTP servers: every manner of answering, and many of breaking."""
 
 from __future__ import annotations
 
