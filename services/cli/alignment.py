@@ -31,7 +31,7 @@ def aligner_of(teacher: TeacherConfig, student: str) -> Aligner | None:
         ConfigError: it cannot be made.
     """
     from rgopd.teacher.alignment import make_aligner
-    from rgopd.teacher.alignment.choose import model_vocabulary
+    from rgopd.teacher.tokenizers import model_vocabulary
 
     config = teacher.model_copy(update={"student_tokenizer": teacher.student_tokenizer or student})
     if not config.model or config.engine == "vllm-server":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rgopd.common.errors import ConfigError
 from rgopd.teacher.alignment.aligner import Aligner
 from rgopd.teacher.alignment.side import Side
+from rgopd.teacher.tokenizers import load_tokenizer, model_vocabulary
 
 if TYPE_CHECKING:
     from rgopd.teacher.config import TeacherConfig
@@ -44,16 +45,6 @@ def make_aligner(config: TeacherConfig, vocab_size: int, *, reads_text: bool = F
     )
 
 
-def load_tokenizer(name: str, setting: str) -> Any:
-    """A tokenizer by folder or id; raises ConfigError naming the setting."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(name, local_files_only=Path(name).is_dir())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{setting}: no tokenizer can be loaded from {name!r}: {error}") from error
-
-
 def differences(student: Any, teacher: Any) -> tuple[list[str], list[str]]:
     """The student's tokens that have another id in the teacher, and those that it lacks."""
     ours, theirs = student.get_vocab(), teacher.get_vocab()
@@ -64,17 +55,6 @@ def same_file(student: str, teacher: str) -> bool:
     """Whether both folders hold the same tokenizer.json: then nothing has to be loaded to know."""
     ours, theirs = Path(student) / "tokenizer.json", Path(teacher) / "tokenizer.json"
     return ours.is_file() and theirs.is_file() and ours.read_bytes() == theirs.read_bytes()
-
-
-def model_vocabulary(name: str, at_least: int) -> int:
-    """Ids of a model, padding rows included; of its tokenizer where there is no config."""
-    from transformers import AutoConfig
-
-    try:
-        config: Any = AutoConfig.from_pretrained(name, local_files_only=Path(name).is_dir())
-    except (OSError, ValueError):
-        return at_least
-    return max(at_least, int(getattr(config.get_text_config(), "vocab_size", 0)))
 
 
 def end_ids(name: str) -> tuple[int, ...]:

@@ -36,7 +36,7 @@ class ServerText:
         """
         from transformers import AutoConfig
 
-        from rgopd.teacher.alignment.choose import load_tokenizer, model_vocabulary
+        from rgopd.teacher.tokenizers import load_tokenizer, model_vocabulary
 
         tokenizer = load_tokenizer(model, "model")
         try:
