@@ -18,6 +18,7 @@ from tests.attacks.conftest import AVAILABLE, Arena
 from tests.attacks.forging import FORGING
 from tests.attacks.honest import HONEST
 from tests.attacks.lying import LYING
+from tests.attacks.sharing import SHARING
 
 os.environ["RGOPD_ATTACK_CANARY"] = host.SECRET  # before the zygotes start: must not reach them
 
@@ -90,6 +91,11 @@ def test_values(arena: Arena, case: Case) -> None:
 
 @pytest.mark.parametrize("case", HONEST, ids=lambda case: case.name)
 def test_honest(arena: Arena, case: Case) -> None:
+    prove(arena, case)
+
+
+@pytest.mark.parametrize("case", SHARING, ids=lambda case: case.name)
+def test_sharing(arena: Arena, case: Case) -> None:
     prove(arena, case)
 
 

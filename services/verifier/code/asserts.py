@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import secrets
 from typing import Any
 
 from rgopd.verifier.code import plans
@@ -10,6 +11,7 @@ from rgopd.verifier.code.calls import run_calls
 from rgopd.verifier.code.entry import program_of
 from rgopd.verifier.code.outcome import how_it_ended, summarise
 from rgopd.verifier.code.spec import CodeSpec
+from rgopd.verifier.code.surroundings import touched
 from rgopd.verifier.sandbox import plain
 from rgopd.verifier.sandbox.command import Command, Finished
 from rgopd.verifier.sandbox.limits import Limits
@@ -53,11 +55,16 @@ def _as_calls(
 def _with_checker(program: str, tests: list[str], spec: CodeSpec, tools: Tools, limits: Limits) -> list[TestOutcome]:
     outcomes: list[TestOutcome] = []
     while len(outcomes) < len(tests):
+        left = tests[len(outcomes) :]
+        around = touched((spec.prompt, spec.setup, *left))
+        key = secrets.token_hex(8)
+        candidate, checker = _candidate_payload(program, spec, limits), _checker_payload(left, spec, limits)
+        checker |= {"key": key, "modules": around["modules"]}
         ends = tools.sandbox.run_pair(
-            Command("calls", limits, _candidate_payload(program, spec, limits)),
-            Command("check", _checker_limits(limits), _checker_payload(tests[len(outcomes) :], spec, limits)),
+            Command("calls", limits, candidate | {"aspects": around["aspects"]}, files=around["files"]),
+            Command("check", _checker_limits(limits), checker | {"aspects": around["aspects"]}, files=around["files"]),
         )
-        more = _read(*ends, limits, len(tests) - len(outcomes))
+        more = _read(*ends, limits, len(left), key)
         outcomes += more
         if not spec.partial or not more:
             break
@@ -114,11 +121,13 @@ def _is_python(source: str) -> bool:
     return True
 
 
-def _read(candidate: Finished, checker: Finished, limits: Limits, count: int) -> list[TestOutcome]:
+def _read(candidate: Finished, checker: Finished, limits: Limits, count: int, key: str) -> list[TestOutcome]:
     outcomes: list[TestOutcome] = []
-    lines = [plain.parse(line) for line in checker.channel.split(b"\n")[:-1]]
     share = 1000 * checker.wall_s / max(1, count)
-    for line in lines:
+    for written in checker.channel.split(b"\n")[:-1]:
+        line = _outcome(written)
+        if line.get("key") != key:  # the tests wrote where a program told them to
+            return [*outcomes, TestOutcome(Status.failed, "the verdict's channel was written to", share)]
         if "broken" in line:
             return [*outcomes, TestOutcome(Status.error, f"the test itself is broken: {line['broken']}", share)]
         if "end" in line:
@@ -136,3 +145,11 @@ def _read(candidate: Finished, checker: Finished, limits: Limits, count: int) ->
     if ended:
         outcomes.append(TestOutcome(Status.error, f"the checker {ended}", share))
     return outcomes
+
+
+def _outcome(written: bytes) -> dict[str, Any]:
+    try:
+        line = plain.parse(written)
+    except plain.NotPlain:
+        return {}
+    return line if type(line) is dict else {}

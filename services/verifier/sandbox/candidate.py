@@ -6,7 +6,6 @@ Descriptors: 0-2 standard, PAYLOAD the program (JSON), CHANNEL requests and answ
 
 from __future__ import annotations
 
-import builtins
 import gc
 import io
 import json
@@ -14,10 +13,10 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, NoReturn
 
-from rgopd.verifier.sandbox import names, plain
+from rgopd.verifier.sandbox import names, plain, world
 from rgopd.verifier.sandbox.awaiting import Awaiting
 from rgopd.verifier.sandbox.peer import Guard, Peer
 
@@ -151,22 +150,25 @@ def _text(error: BaseException) -> str:
 class Serving(Guard):
     """Lets the tests have everything of the program, and look up its names."""
 
-    def __init__(self, namespace: dict[str, Any]) -> None:
+    def __init__(self, namespace: dict[str, Any], source: str) -> None:
         self.namespace = namespace
+        self.source = source
+        self.first: dict[tuple[type, str], Any] = {}
         self.awaiting = Awaiting()
 
     @contextmanager
     def within(self, replaced: dict[str, Any]) -> Iterator[None]:
-        """Tests that capture what is printed, or say what is read, replace these."""
-        owners = {"input": builtins, "print": builtins, "stdin": sys, "stdout": sys, "stderr": sys}
-        before = {name: getattr(owners[name], name) for name in replaced}
-        for name, thing in replaced.items():
-            setattr(owners[name], name, thing)
-        try:
+        """Tests that capture what is printed, say what is read, or patch a module, replace these."""
+        with world.in_place(replaced):
             yield
-        finally:
-            for name, thing in before.items():
-                setattr(owners[name], name, thing)
+
+    def set(self, on: Any, name: str, value: Any) -> None:
+        """Set an attribute; a function of the tests becomes a method where a class gets it."""
+        if isinstance(on, type):
+            self.first.setdefault((on, name), vars(on).get(name))
+            if value.__class__ is FunctionType is not type(value):
+                value = names.bound(value)
+        setattr(on, name, value)
 
     def other(self, operation: str, on: Any, name: str, value: Any) -> Any:
         """Names, classes that the tests derive from the program's, and coroutines that they await."""
@@ -174,13 +176,51 @@ class Serving(Guard):
             return names.derived(name, on, value)
         if operation == "name":
             return names.lookup(self.namespace, name)
+        if operation in _ON_PROGRAM:
+            return getattr(self, f"_{operation}")(on, name, value)
         steps = {"task": self.awaiting.start, "run": self.awaiting.run, "cancel": self.awaiting.cancel}
         return steps[operation](on)
+
+    def _restore(self, on: Any, name: str, value: Any) -> None:
+        """What a class had before a patch."""
+        first = self.first.get((on, name))
+        if first is not None:
+            setattr(on, name, first)
+        elif name in vars(on):
+            delattr(on, name)
+
+    def _set_global(self, on: Any, name: str, value: Any) -> None:
+        self.namespace[name] = value
+
+    def _del_global(self, on: Any, name: str, value: Any) -> None:
+        del self.namespace[name]
+
+    def _pickle(self, on: Any, name: str, value: Any) -> bytes:
+        import pickle
+
+        return pickle.dumps(on)
+
+    def _unpickle(self, on: Any, name: str, value: Any) -> Any:
+        import pickle
+
+        return pickle.loads(value)
+
+    def _source(self, on: Any, name: str, value: Any) -> str:
+        return self.source
+
+
+_ON_PROGRAM = frozenset(("restore", "set_global", "del_global", "pickle", "unpickle", "source"))
 
 
 def load(payload: dict[str, Any]) -> dict[str, Any]:
     """Execute the program; its namespace. Raises what the program raises."""
+    sys.argv = ["solution.py"]
     namespace = new_module("solution")
+    namespace["__file__"] = "solution.py"
+    if "inspect" in payload["program"]:  # which reads a function's source
+        import linecache
+
+        linecache.cache["solution.py"] = (lambda: payload["program"],)
     if payload.get("setup"):
         exec(compile(payload["setup"], "setup.py", "exec", dont_inherit=True), namespace)
     code = compile(payload["program"], "solution.py", "exec", dont_inherit=True)
@@ -208,8 +248,9 @@ def run_calls(payload: dict[str, Any]) -> int:
 
 def _serve(payload: dict[str, Any]) -> int:
     """Answer the checker."""
-    serving = Serving({})
+    serving = Serving({}, payload["program"])
     peer = Peer(CHANNEL, 1, payload["value_bytes"], _end, None, serving)
+    peer.world = world.World(payload.get("aspects", []), of_tests=False)
     try:
         serving.namespace = namespace = load(payload)
     except SystemExit:

@@ -7,166 +7,52 @@ an assert can say works: loops, tolerances, helpers, expected exceptions, argume
 
 from __future__ import annotations
 
-import builtins
+import fcntl
 import json
 import os
 import sys
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
-from rgopd.verifier.sandbox import plain
-from rgopd.verifier.sandbox.candidate import CHANNEL, PAYLOAD, new_module, read_all
-from rgopd.verifier.sandbox.describe import SPECIALS
-from rgopd.verifier.sandbox.judging import Judging
-from rgopd.verifier.sandbox.peer import Gone, Guard, Peer
+from rgopd.verifier.sandbox import unpickling, world
+from rgopd.verifier.sandbox.candidate import PAYLOAD, new_module, read_all
+from rgopd.verifier.sandbox.link import Link, exception_text
+from rgopd.verifier.sandbox.peer import Gone
 
 RESULT = 5
-_MOST_REQUESTS = 200_000
-_CALLABLES = frozenset(("function", "builtin_function_or_method", "method", "partial"))
-_ITERATORS = frozenset(
-    ("generator", "list_iterator", "tuple_iterator", "range_iterator", "str_iterator", "map", "filter", "zip")
-    + ("enumerate", "dict_keyiterator", "set_iterator", "callable_iterator", "count", "cycle", "repeat", "chain")
-)
-_ADVANCING = ("__iter__", "__next__", "__length_hint__")
-_SAID = ("__name__", "__doc__", "__qualname__", "__module__", "__dict__", "__annotations__")  # what wraps() copies
-_USUAL = {(owner, name): getattr(owner, name) for owner, name in ((builtins, "input"), (builtins, "print"))}
-_FILES = frozenset(("StringIO", "BytesIO"))
 
 
-class Pending:
-    """A coroutine of the tests that the program awaits."""
+class Program(ModuleType):
+    """The program as a module: what is set there is set in the program."""
 
-    def __init__(self, coroutine: Any, lock: Any) -> None:
-        self._coroutine = coroutine
-        self._lock = lock
+    def __init__(self, name: str, names: Names) -> None:
+        super().__init__(name)
+        self.__dict__.update(__file__=f"{name}.py", _rgopd_names=names)
 
-    def result(self) -> Any:
-        """Run it. Raises what it raises."""
-        import asyncio
-        import threading
+    def __getattr__(self, name: str) -> Any:
+        names: Names = self.__dict__["_rgopd_names"]
+        if self.__name__ == "__main__" and name in names:
+            return names[name]
+        return names.imported(name)
 
-        ended: list[Any] = []
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._tell("set_global", name, value)
 
-        def run() -> None:
-            try:
-                ended.append((True, asyncio.run(self._coroutine)))
-            except BaseException as error:  # noqa: BLE001 - handed on
-                ended.append((False, error))
+    def __delattr__(self, name: str) -> None:
+        self._tell("del_global", name, None)
 
-        thread = threading.Thread(target=run)
-        held = self._lock._release_save()  # it may ask the program, too
-        try:
-            thread.start()
-            thread.join()
-        finally:
-            self._lock._acquire_restore(held)
-        ((good, value),) = ended
-        if not good:
-            raise value
-        return value
-
-
-class Link(Guard):
-    """The tests' side of the conversation: what the program may have of them, and how it ends."""
-
-    def __init__(self, limit: int) -> None:
-        self.gone = ""
-        self.broke = ""
-        judging = Judging()
-        self.peer = Peer(CHANNEL, -1, limit, self.lose, judging, self)
-        judging.mirrors = self.peer.mirrors
-        self.judging = judging
-
-    def start(self) -> None:
-        """Wait until the program is loaded."""
-        message = self.peer.receive()
-        if "e" in message:
-            try:
-                with self.peer.crossing.reading():
-                    self.peer.crossing.absorb(message)
-                    error = self.peer.crossing.decode(message["e"])
-            except plain.NotPlain as problem:
-                error = problem
-            self.lose(f"the program raised {_exception_text(error)}")
-
-    def replaced(self) -> dict[str, Any]:
-        """What the tests have put in the place of these, as far as a program may hold it."""
-        found = {
-            name: getattr(owner, name) for (owner, name), usual in _USUAL.items() if getattr(owner, name) is not usual
-        }
-        return {name: thing for name, thing in found.items() if self._is_file(thing) or self._is_called(thing)}
-
-    def _is_called(self, thing: Any) -> bool:
-        return self._is_callable(thing) or self._is_own(thing)
-
-    def lose(self, reason: str) -> NoReturn:
-        """The program has had its chance."""
-        self.gone = self.gone or reason
-        raise Gone(reason)
-
-    def asking(self, count: int) -> None:
-        """A program must not keep its tests busy for ever."""
-        if count > _MOST_REQUESTS:
-            self.lose(f"the tests asked the program more than {_MOST_REQUESTS} times")
-
-    def raised(self, error: BaseException) -> None:
-        """Kept, in case it was the setup that called the program."""
-        if not isinstance(error, StopIteration):
-            self.broke = self.broke or _exception_text(error)
-
-    def exportable(self, value: Any) -> None:
-        """Functions to call, iterators to advance, files in memory, and instances of classes that the tests define."""
-        allowed = (self._is_callable, self._is_iterator, self._is_file, self._is_own, self._is_awaited)
-        if not isinstance(value, type) and not any(is_allowed(value) for is_allowed in allowed):
-            raise plain.NotPlain(f"the test passes a {type(value).__name__}, which has no plain form")
-
-    def serving(self, operation: str, on: Any, name: str) -> None:
-        """What a program may ask of those. Nothing that leads to a frame, a namespace, or an expected value."""
-        if operation == "call" and (self._is_callable(on) or self._is_own(on)):
-            return
-        of_iterators = name == "__hash__" or (self._is_iterator(on) and name in _ADVANCING)
-        if operation == "special" and name in SPECIALS and (self._is_own(on) or of_iterators):
-            return
-        if operation in ("task", "run", "cancel") and self._is_awaited(on):
-            return
-        if operation == "method" and self._is_iterator(on) and name in ("send", "throw", "close"):
-            return
-        public = not name.startswith("_") or name in _SAID
-        if operation == "get" and public and (self._is_file(on) or self._is_own(on) or name in _SAID):
-            return
-        if operation in ("set", "del") and public and self._is_own(on) and not isinstance(on, type):
-            return
-        raise plain.NotPlain(f"a program may not ask for {operation} {name} of a {type(on).__name__}"[:200])
-
-    def other(self, operation: str, on: Any, name: str, value: Any) -> Any:
-        """Coroutines of the tests that the program awaits: each runs to its end, in a thread beside their loop."""
-        if operation == "task":
-            return Pending(on, self.peer.lock)
-        if operation == "run":
-            return True, on.result()
-        return None
-
-    @staticmethod
-    def _is_callable(value: Any) -> bool:
-        return type(value).__name__ in _CALLABLES
-
-    @staticmethod
-    def _is_awaited(value: Any) -> bool:
-        return type(value).__name__ == "coroutine" or type(value) is Pending
-
-    @staticmethod
-    def _is_iterator(value: Any) -> bool:
-        return type(value).__name__ in _ITERATORS
-
-    @staticmethod
-    def _is_file(value: Any) -> bool:
-        return type(value).__module__ == "_io" and type(value).__name__ in _FILES
-
-    @staticmethod
-    def _is_own(value: Any) -> bool:
-        kind = value if isinstance(value, type) else type(value)
-        return kind.__module__ in ("checker", "unittest.mock")
+    def _tell(self, operation: str, name: str, value: Any) -> None:
+        names: Names = self.__dict__["_rgopd_names"]
+        mirrors = names.link.peer.mirrors
+        mine = self.__name__ == "__main__" and name in names and mirrors.home(names[name]) is None
+        if mine and operation == "set_global":
+            names[name] = value
+        elif mine:
+            del names[name]
+        else:
+            names.pop(name, None)
+            mirrors.ask(operation, None, name=name, value=value)
 
 
 class Names(dict[str, Any]):
@@ -205,17 +91,13 @@ class Names(dict[str, Any]):
         return value
 
 
-def _exception_text(error: BaseException) -> str:
-    try:
-        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    except Exception:  # noqa: BLE001 - foreign code raises anything
-        text = ""
-    return f"{type(error).__name__}: {text}"[:500] if text else type(error).__name__
-
-
 def run(payload: dict[str, Any], link: Link) -> Iterator[dict[str, Any]]:
     """Yield an outcome per test: {"ok": bool, "reason": text}; {"broken": text} when the test code itself is."""
-    namespace = Names(link, new_module("checker"))
+    namespace = link.names = Names(link, new_module("checker"))
+    if "source" in payload["aspects"]:
+        import linecache
+
+        linecache.cache["solution.py"] = (lambda: link.peer.mirrors.ask("source", None),)
     sys.modules["checker"].__dict__.update(namespace)
     try:
         for source in payload["preludes"]:
@@ -224,9 +106,8 @@ def run(payload: dict[str, Any], link: Link) -> Iterator[dict[str, Any]]:
             namespace.pop(name, None)  # the prelude has its beginning only
         namespace.wanted = {*payload["names"], *payload["remote"], "__entry_point__"}
         namespace.entry_point = payload["entry_point"]
-        program = ModuleType("solution")  # some tests import what they test
-        program.__dict__["__getattr__"] = namespace.imported
-        sys.modules["solution"] = program
+        sys.modules["solution"] = Program("solution", namespace)  # some tests import what they test
+        sys.modules["__main__"] = Program("__main__", namespace)
         namespace.entry_points = set(payload["remote"])
         link.start()
         exec(compile(payload["setup"], "setup.py", "exec", dont_inherit=True), namespace)
@@ -263,7 +144,7 @@ def _run_test(test: str, index: int, namespace: dict[str, Any], link: Link) -> d
     except AssertionError as error:
         reason = f"assertion failed: {error}"[:500] if str(error) else "assertion failed"
     except BaseException as error:  # noqa: BLE001 - foreign code raises anything
-        reason = _exception_text(error)
+        reason = exception_text(error)
     if link.gone:  # even where the test swallowed it
         reason = link.gone
     return {"ok": not reason, "reason": reason}
@@ -298,14 +179,31 @@ def _run_case(case: Any) -> None:
 
 def main() -> int:
     """Run the tests of the payload; one JSON line a test on RESULT."""
-    _USUAL.update({(sys, name): getattr(sys, name) for name in ("stdin", "stdout", "stderr")})
     payload = json.loads(read_all(PAYLOAD))
+    os.close(PAYLOAD)  # a test may open what the program names
+    key, result = payload.pop("key"), _out_of_reach(RESULT)
     sys.setrecursionlimit(10_000)
+    sys.argv = ["solution.py"]
     link = Link(payload["value_bytes"])
+    link.peer.world = world.World(payload["aspects"], of_tests=True)
+    if "pickle" in payload["aspects"]:
+        unpickling.restrict()
+    world.watch(["builtins", "sys", *payload["modules"]])
     for outcome in run(payload, link):
-        line = json.dumps(outcome).encode() + b"\n"
-        os.write(RESULT, line)
+        _write(result, outcome, key)
         if payload["stop_early"] and not outcome.get("ok"):
             return 0
-    os.write(RESULT, b'{"end":true}\n')
+    _write(result, {"end": True}, key)
     return 0
+
+
+def _out_of_reach(fd: int) -> int:
+    """Under a number that nobody can name: a test may open, and close, a number that the program gives for a path."""
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16 + os.urandom(1)[0] % 40)
+    os.close(fd)
+    return moved
+
+
+def _write(result: int, outcome: dict[str, Any], key: str) -> None:
+    """With what shows that it is of this process, wherever else the tests may have written."""
+    os.write(result, json.dumps(outcome | {"key": key}).encode() + b"\n")

@@ -50,7 +50,10 @@ class Confinement(NamedTuple):
 
 
 class Order(NamedTuple):
-    """What to run: `mode`, its limits, and whether it may start processes."""
+    """What to run: `mode`, its limits, and whether it may start processes.
+
+    `files`: a program and its tests share a working folder; `partner`: for the tests, a pidfd of the program's process.
+    """
 
     number: int
     mode: str
@@ -58,6 +61,8 @@ class Order(NamedTuple):
     tool: bool
     argv: tuple[str, ...] = ()
     file: str = ""
+    files: bool = False
+    partner: int = -1
 
 
 class Steps(NamedTuple):
@@ -87,18 +92,20 @@ class Prepared:
         self._code = seccomp.Filter(seccomp.policy(processes=how.namespaced, **may))
         self._tool = seccomp.Filter(seccomp.policy(processes=True, **may))
         self._checker = seccomp.Filter(seccomp.policy(processes=False, signals=False, metadata=False))
-        self._code_rules = self._checker_rules = -1
+        self._sharing: dict[bool, seccomp.Filter] = {}  # is it the checker's -> without links and special files
+        self._own_files = own_files
+        self._code_rules = self._checker_rules = self._sharing_rules = -1
         if not how.namespaced:
             self._code_rules = landlock.ruleset(_rung3_rules(how), how.landlock_abi)
             checker_rules = [(path, landlock.READ) for path in how.readable]
             self._checker_rules = landlock.ruleset(checker_rules, how.landlock_abi)
         self._capabilities = kernel.drop_capabilities() if how.rung == 2 else []
-        self._steps: dict[tuple[bool, bool, Limits], Steps] = {}
+        self._steps: dict[tuple[bool, bool, bool, Limits], Steps] = {}
 
     def steps(self, order: Order) -> Steps:
         """For one order; most orders have the limits of an earlier one."""
         check = order.mode == "check"
-        key = (check, order.tool, order.limits)
+        key = (check, order.tool, order.files, order.limits)
         if order.tool and self.how.rung == 3:  # depends on what runs at the moment
             return self._for_code(order)
         if key not in self._steps:
@@ -111,17 +118,38 @@ class Prepared:
         how, fresh = self.how, None
         calls: list[kernel.Call] = [(os.setsid, ())]
         if how.namespaced:
-            fresh = namespaces.Fresh(order.limits.file_mb, how.uid, how.has_proc)
+            fresh = namespaces.Fresh(order.limits.file_mb, how.uid, how.has_proc, shared=order.files)
         else:
             calls.append((os.chdir, (how.scratch,)))
         calls += limits.calls(order.limits, address_space=not order.tool, processes=_process_limit(order, how))
         calls += [*_become(how.uid), *self._capabilities]
+        if order.files:
+            return Steps(self._code_rules, fresh, calls, self._without_links(check=False))
         return Steps(self._code_rules, fresh, calls, self._tool if order.tool else self._code)
 
     def _for_checker(self, order: Order) -> Steps:
         """Test code is the dataset's, not the model's: it gets a process, limits and a filter, no namespaces."""
-        calls = [*limits.calls(order.limits, processes=None), *_become(self.how.checker_uid), *self._capabilities]
-        return Steps(self._checker_rules, None, calls, self._checker)
+        how = self.how
+        calls = [*limits.calls(order.limits, processes=None)]
+        if not order.files:
+            calls += [*_become(how.checker_uid), *self._capabilities]
+            return Steps(self._checker_rules, None, calls, self._checker)
+        calls += [*_become(how.uid), *self._capabilities]  # temporary files are their owner's alone
+        if not how.namespaced:
+            calls.insert(0, (os.chdir, (how.scratch,)))
+            if self._sharing_rules < 0:
+                rules = [(path, rights & ~landlock.EXECUTE) for path, rights in _rung3_rules(how)]
+                self._sharing_rules = landlock.ruleset(rules, how.landlock_abi)
+        return Steps(self._sharing_rules, None, calls, self._without_links(check=True))
+
+    def _without_links(self, *, check: bool) -> seccomp.Filter:
+        """A filter for those who share a folder: a link or a special file there would lead the tests elsewhere."""
+        if check not in self._sharing:
+            processes = signals = self.how.namespaced and not check
+            table = seccomp.policy(processes=processes, signals=signals, metadata=self._own_files)
+            table.update(dict.fromkeys(table.keys() & seccomp.LINKS, seccomp.EPERM))
+            self._sharing[check] = seccomp.Filter(table)
+        return self._sharing[check]
 
 
 def run(order: Order, fds: list[int], ready: int, steps: Steps) -> None:
@@ -132,6 +160,8 @@ def run(order: Order, fds: list[int], ready: int, steps: Steps) -> None:
         ready: pipe to the zygote; gets READY, or the text of why confinement failed.
     """
     try:
+        if order.partner >= 0:
+            namespaces.join(order.partner)
         if steps.rules >= 0:
             landlock.restrict(steps.rules)
         ready = _arrange(fds, ready)

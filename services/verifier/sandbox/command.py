@@ -26,6 +26,7 @@ class Command:
         tool: may start processes and reserve address space (compilers, other languages' runtimes).
         argv: with "exec": the command; the working folder is empty but for `file`.
         file: with "exec": (name, content) of an executable file.
+        files: a program and its tests see the files that the other one writes.
     """
 
     mode: str
@@ -35,6 +36,7 @@ class Command:
     tool: bool = False
     argv: tuple[str, ...] = ()
     file: tuple[str, bytes] = ("", b"")
+    files: bool = False
 
 
 @dataclass

@@ -51,8 +51,10 @@ _BY_METHOD += " __floor__ __ceil__ __exit__ __call__ __fspath__"
 SPECIALS = frozenset((*_BY_FUNCTION, *_BY_METHOD.split()))
 _OBJECTS = frozenset(("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__str__", "__repr__"))
 _OBJECTS |= {"__format__", "__dir__"}
+_NO_BASES = ("builtins", "typing", "unittest.mock")
 _DATA = (bool, int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset)
-_KINDS = frozenset(("function", "builtin_function_or_method", "method", "generator", "coroutine", "async_generator"))
+_KINDS = frozenset(("function", "builtin_function_or_method", "method", "code"))
+_KINDS |= {"generator", "coroutine", "async_generator"}
 
 
 def perform(special: str, value: Any, args: list[Any]) -> Any:
@@ -110,6 +112,11 @@ def describe(kind: type, reference: Callable[[type], Any]) -> dict[str, Any]:
         described["x"] = [known.__module__, known.__qualname__, builtin_base(known)]
     if any((c.__module__, c.__name__) == ("enum", "Enum") for c in kind.__mro__):
         described["kind"] = "enum"
+    ancestors = [[c.__module__, c.__qualname__] for c in kind.__mro__ if _is_of_library(c)]
+    if ancestors and not issubclass(kind, BaseException):
+        described["lib"] = ancestors
+    if _defines(_proper(type(kind)), "__instancecheck__"):
+        described["say"] = True
     if kind.__module__ == "builtins" and kind.__name__ in _KINDS:
         described["kind"] = kind.__name__
     dataclass_fields = kind.__dict__.get("__dataclass_fields__")
@@ -137,6 +144,11 @@ def _is_own(kind: type) -> bool:
     """Made by the program or the tests, not by the interpreter or its library."""
     module = kind.__module__
     return kind is not object and not (type(module) is str and module.partition(".")[0] in sys.stdlib_module_names)
+
+
+def _is_of_library(kind: type) -> bool:
+    """A class of a standard module in Python, which may be derived from: not a value's, not one that only types."""
+    return not (_is_own(kind) or kind.__module__ in _NO_BASES or kind in _DATA or library.knows(kind))
 
 
 def _proper(meta: type) -> Sequence[type]:

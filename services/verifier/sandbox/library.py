@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterable
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
+REPLACED: dict[tuple[str, str], Any] = {}
+"""(module, name) -> what a library's module called so before tests put something else there."""
+
 Each = Callable[[Any], Any]
 """Encodes or decodes a part."""
 
@@ -160,13 +163,13 @@ def _decode_date(body: Any, each: Each) -> Any:
         return zoneinfo.ZoneInfo(str(parts[0]))
     if kind == "timezone":
         offset = each(parts[0])
-        if type(offset) is not datetime.timedelta or type(parts[1]) is not str:
+        if type(offset) is not original(datetime, "timedelta") or type(parts[1]) is not str:
             raise ValueError("no offset")
         plain_name = datetime.timezone(offset)
         return plain_name if parts[1] == plain_name.tzname(None) else datetime.timezone(offset, parts[1])
     if kind not in _DATES:
         raise ValueError("no date")
-    made: type = getattr(datetime, kind)
+    made: type = original(datetime, kind)
     if kind in ("date", "timedelta"):
         return made(*map(int, parts))
     *numbers, fold, zone = parts
@@ -288,5 +291,10 @@ def class_of(module: str, name: str) -> type | None:
     if (module, name) not in _ENCODERS:
         return None
     __import__(module)
-    found = getattr(sys.modules[module], name, None)
+    found = original(sys.modules[module], name)
     return found if isinstance(found, type) else None
+
+
+def original(module: Any, name: str) -> Any:
+    """What a module calls by that name, whatever tests have put in its place; None: nothing."""
+    return REPLACED.get((module.__name__, name)) or getattr(module, name, None)

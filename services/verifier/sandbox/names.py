@@ -117,19 +117,19 @@ def derived(name: str, bases: tuple[type, ...], body: dict[str, Any]) -> type:
     Args:
         body: name -> (kind, value); kind "method", "static", "class", "property" or "value".
     """
-    makers: dict[str, Any] = {"static": staticmethod, "class": lambda f: classmethod(_bound(f))}
+    makers: dict[str, Any] = {"static": staticmethod, "class": lambda f: classmethod(bound(f))}
     made = {}
     for key, (kind, value) in body.items():
         if kind == "method":
-            made[key] = _bound(value)
+            made[key] = bound(value)
         elif kind == "property":
-            made[key] = property(*(None if part is None else _bound(part) for part in value))
+            made[key] = property(*(None if part is None else bound(part) for part in value))
         else:
             made[key] = makers[kind](value) if kind in makers else value
     return type(bases[0])(name, bases, made)
 
 
-def _bound(function: Any) -> Any:
+def bound(function: Any) -> Any:
     """A function, so that instances bind it: a stand-in is none."""
 
     def method(*args: Any, **kwargs: Any) -> Any:

@@ -95,11 +95,12 @@ class Fresh:
         file_mb: size of the tmpfs, which bounds all the files of one check together.
         uid: owner of /tmp; None: whoever mounts it.
         zygote_has_proc: the inherited /proc shows the zygote and must be covered.
+        shared: the tests will join; links in /tmp are not followed.
     """
 
-    def __init__(self, file_mb: int, uid: int | None, zygote_has_proc: bool) -> None:
+    def __init__(self, file_mb: int, uid: int | None, zygote_has_proc: bool, *, shared: bool = False) -> None:
         owner = "" if uid is None else f",uid={uid},gid={uid}"
-        flags = kernel.MS_NOSUID | kernel.MS_NODEV
+        flags = kernel.MS_NOSUID | kernel.MS_NODEV | (kernel.MS_NOSYMFOLLOW if shared else 0)
         self._world = [
             kernel.unshare_call(kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS),
             kernel.mount_call("tmp", "/tmp", "tmpfs", flags, f"mode=0700,size={file_mb}m,nr_inodes=4096{owner}"),
@@ -116,6 +117,15 @@ class Fresh:
             kernel.make(self._proc)
         except OSError:
             kernel.make(self._without_proc)
+
+
+def join(pidfd: int) -> None:
+    """Enter the mount namespace of a process: its files, its /proc. Stays outside where the process has ended."""
+    try:
+        kernel.setns(pidfd, kernel.CLONE_NEWNS)
+        os.chdir("/tmp")
+    except OSError:
+        return
 
 
 def _proc(target: str, options: str | None) -> kernel.Call:

@@ -17,8 +17,10 @@ from rgopd.verifier.sandbox import plain
 from rgopd.verifier.sandbox.crossing import Crossing
 from rgopd.verifier.sandbox.describe import perform
 from rgopd.verifier.sandbox.mirror import Mirrors, Rules
+from rgopd.verifier.sandbox.world import World
 
 _DEEPEST = 100
+_read, _write = os.read, os.write  # tests put others in their places
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make one for every message
 
 
@@ -48,6 +50,7 @@ class Peer:
         self.mirrors = Mirrors(self.ask, rules)
         self.crossing = Crossing(sign, self.mirrors, guard.exportable, lambda on, name: guard.serving("get", on, name))
         self.asked = 0
+        self.world = World([], of_tests=False)
         self.lock = _thread.RLock()  # tests start threads
         self._busy = False
         self._depth = 0
@@ -73,12 +76,14 @@ class Peer:
             message["n"] = details["name"]
         if "value" in details:
             message["w"] = encode(details["value"])
-        if operation not in ("get", "set", "del", "name") and (replaced := self.guard.replaced()):
-            message["s"] = {name: encode(thing) for name, thing in replaced.items()}
+        if operation != "name" and (replaced := self.guard.replaced()):
+            message["s"] = self._encoded(replaced)
         if details.get("args"):
             message["a"] = [encode(x) for x in details["args"]]
         if details.get("kwargs"):
             message["k"] = {name: encode(x) for name, x in details["kwargs"].items()}
+        if changes := self.world.changes():
+            message["z"] = changes
         del details, target
         self._depth += 1
         was, self._busy = self._busy, True
@@ -88,6 +93,15 @@ class Peer:
         finally:
             self._depth -= 1
             self._busy = was
+
+    def _encoded(self, replaced: dict[str, Any]) -> dict[str, Any]:
+        found = {}
+        for name, thing in replaced.items():
+            try:
+                found[name] = self.crossing.encode(thing)
+            except plain.NotPlain:
+                continue
+        return found
 
     def _answer(self) -> Any:
         while True:
@@ -105,10 +119,18 @@ class Peer:
                         value = self.crossing.decode(reply.get("v"))
             except plain.NotPlain as problem:
                 self.lost(str(problem))
+            self._adopt(reply)
             if isinstance(error, BaseException):
                 self.guard.raised(error)
                 raise error
             return value
+
+    def _adopt(self, message: dict[str, Any]) -> None:
+        if "z" in message:
+            try:
+                self.world.adopt(message["z"])
+            except plain.MALFORMED as problem:
+                self.lost(f"malformed message: {type(problem).__name__}: {problem}"[:200])
 
     # --- answering
 
@@ -121,12 +143,15 @@ class Peer:
             self._busy = was
 
     def _served(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._adopt(request)
         try:
-            return {"v": self.crossing.encode(self._perform(request))}
+            answer = {"v": self.crossing.encode(self._perform(request))}
         except Gone:
             raise
         except BaseException as error:  # noqa: BLE001 - foreign code raises anything
-            return {"e": self.exception(error)}
+            answer = {"e": self.exception(error)}
+        changes = self.world.changes()
+        return answer | {"z": changes} if changes else answer
 
     def exception(self, error: BaseException) -> Any:
         """The form in which an exception crosses, whatever it is."""
@@ -144,7 +169,9 @@ class Peer:
             args = [decode(x) for x in request.get("a", ())]
             kwargs = {str(k): decode(x) for k, x in request.get("k", {}).items()}
             replaced = {str(k): decode(x) for k, x in request.get("s", {}).items()}
-        with self.guard.within(replaced):
+        if not (replaced or self.world.says):
+            return self._carry_out(operation, on, name, value, args, kwargs)
+        with self.guard.within(replaced), self.world.listening():
             return self._carry_out(operation, on, name, value, args, kwargs)
 
     def _carry_out(
@@ -159,8 +186,10 @@ class Peer:
             return getattr(on, name)(*args)
         if operation == "get":
             return getattr(on, name)
+        if operation in ("isinstance", "issubclass"):
+            return (isinstance if operation == "isinstance" else issubclass)(value, on)
         if operation == "set":
-            return setattr(on, name, value)
+            return self.guard.set(on, name, value)
         if operation == "del":
             return delattr(on, name)
         return self.guard.other(operation, on, name, value)
@@ -177,7 +206,7 @@ class Peer:
         view = memoryview(line)
         try:
             while view:
-                view = view[os.write(self.channel, view) :]
+                view = view[_write(self.channel, view) :]
         except (BrokenPipeError, ConnectionResetError):
             self.lost("the program ended")
 
@@ -187,7 +216,7 @@ class Peer:
             if len(self._incoming) > self.limit:
                 self.lost("a value is over the size limit")
             try:
-                part = os.read(self.channel, 1 << 16)
+                part = _read(self.channel, 1 << 16)
             except ConnectionResetError:
                 part = b""
             if not part:
@@ -219,6 +248,10 @@ class Guard:
     def within(self, replaced: dict[str, Any]) -> Iterator[None]:
         """While one request is carried out, with these in place."""
         yield
+
+    def set(self, on: Any, name: str, value: Any) -> None:
+        """Set an attribute."""
+        setattr(on, name, value)
 
     def asking(self, count: int) -> None:
         """Before a request; how many there have been."""

@@ -14,6 +14,7 @@ from typing import Any
 from rgopd.verifier.sandbox import library
 
 _SMALL = 1 << 53
+_loads = json.loads
 MALFORMED = (TypeError, ValueError, ArithmeticError, AttributeError, LookupError)
 """What the decoders raise where the bytes are no encoding."""
 
@@ -101,7 +102,7 @@ def loads(line: bytes, handle: Callable[[dict[str, Any]], Any] | None = None) ->
 def parse(line: bytes) -> Any:
     """json.loads that says NotPlain for whatever is wrong with the bytes."""
     try:
-        return json.loads(line)
+        return _loads(line)
     except (ValueError, RecursionError) as error:
         raise NotPlain(f"not a plain value: {type(error).__name__}") from None
 

@@ -67,7 +67,10 @@ class Processes:
             "tool": command.tool,
             "argv": command.argv,
             "file": command.file[0],
+            "files": command.files,
         }
+        if command.files and self.order:
+            order["with"] = self.order[0]
         with ExitStack() as closing:
             fds = [memfd(command.stdin, closing), out.write_fd, err.write_fd, memfd(content, closing)]
             if command.mode in ("calls", "check"):

@@ -58,6 +58,8 @@ _FCNTLS = Rule(1, (8, 10, 15, 1024, 1026), invert=True)
 _STREAM_PAIRS = Both(Rule(0, (1,)), Rule(1, (1,), mask=0xF))  # asyncio's self-pipe; datagrams could be addressed
 
 
+LINKS = frozenset(("symlink", "symlinkat", "mknod", "mknodat"))
+"""Calls that make links and special files."""
 _METADATA = ("chmod", "fchmod", "fchmodat", "fchmodat2", "utime", "utimes", "utimensat", "flock")
 
 

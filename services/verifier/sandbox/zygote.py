@@ -27,6 +27,7 @@ from rgopd.verifier.sandbox.watch import Watch, descendants
 # What programs import most, and no more: every page of the zygote is copied into, and torn down with, each child.
 PREIMPORT = "bisect collections collections.abc functools heapq itertools json math operator random re string typing"
 _TICK_MS = 20
+_SETTLED_S = 5.0
 
 
 class Running:
@@ -120,6 +121,8 @@ class Zygote:
             tool=message.get("tool", False),
             argv=tuple(message.get("argv", ())),
             file=message.get("file", ""),
+            files=message.get("files", False),
+            partner=self._settled(message["with"]) if "with" in message else -1,
         )
         ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
         try:
@@ -141,6 +144,14 @@ class Zygote:
         run = Running(order, pid, ready_read, Watch(summed, self.how.scratch))
         self.poll.register(run.pidfd, select.POLLIN)
         self.running[order.number] = run
+
+    def _settled(self, number: int) -> int:
+        """The pidfd of a process, once it is in the namespaces that it is to have; -1 where there are none."""
+        run = self.running.get(number)
+        if run is None or not self.how.namespaced:
+            return -1
+        select.select([run.ready], [], [], _SETTLED_S)  # it says so, or its end of the pipe closes
+        return run.pidfd
 
     def _fork(self, order: Order) -> int:
         pid = -1
