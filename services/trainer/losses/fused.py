@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from rgopd.trainer.losses.buckets import TailMode, bucket_logprobs, tail_logprob
 from rgopd.trainer.losses.choice import choose
 from rgopd.trainer.losses.divergences import reverse_kl
+from rgopd.trainer.losses.eager import outside_graphs
 from rgopd.trainer.losses.head import DEFAULT_CHUNK, HeadStats
 from rgopd.trainer.losses.inputs import check_inputs
 from rgopd.trainer.losses.kept import Gradients, HeadTiles, by_tiles, named_ids, row_stats
@@ -56,6 +57,7 @@ class _Plan:
     soft_cap: float
 
 
+@outside_graphs
 def fused_head_loss(
     hidden_ND: Tensor,
     weight_VD: Tensor,
@@ -107,6 +109,7 @@ def fused_head_loss(
     )
 
 
+@outside_graphs
 def fused_topk_kl(
     hidden_ND: Tensor,
     weight_VD: Tensor,

@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from rgopd.trainer.losses.buckets import tail_logprob
 from rgopd.trainer.losses.choice import choose
+from rgopd.trainer.losses.eager import outside_graphs
 from rgopd.trainer.losses.inputs import check_inputs
 from rgopd.trainer.losses.kept import Gradients, HeadTiles, by_tiles, named_ids, row_stats
 from rgopd.trainer.losses.plan import plan_tiles, tile_width
@@ -57,6 +58,7 @@ class HeadStats:
         )
 
 
+@outside_graphs
 def head_stats(
     hidden_ND: Tensor,
     weight_VD: Tensor,

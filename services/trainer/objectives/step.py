@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rgopd.trainer.gating.gate import GateConfig, GateDecision, decide_gate
+from rgopd.trainer.losses.eager import outside_graphs
 from rgopd.trainer.losses.fused import fused_head_loss
 from rgopd.trainer.losses.head import HeadStats, head_stats
 from rgopd.trainer.losses.normalise import RawSums, raw_sums
@@ -27,6 +28,7 @@ class HeadLoss:
     stats: HeadStats
 
 
+@outside_graphs
 def head_loss(
     hidden_ND: Tensor,
     weight_VD: Tensor,
