@@ -1,9 +1,9 @@
 """Several rollouts in one row without padding: positions per rollout, and attention that stays inside each.
 
 Everything of the body that works a token at a time (projections, MLP, norms: nearly all of its time) then sees real
-tokens alone. Attention is computed by flash-attn's variable-length kernel where that is installed (the model gets the
-cumulative lengths that it asks for), and elsewhere by scaled-dot-product attention over groups of rollouts of like
-length: a mask of the whole row would cost the square of its length.
+tokens alone. Attention is computed by one variable-length kernel on a GPU (`varlen`), and elsewhere, or where that
+kernel does not know what the model wants, by scaled-dot-product attention over groups of rollouts of like length: a
+mask of the whole row would cost the square of its length.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import itertools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,9 +21,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
-from transformers.utils import is_flash_attn_2_available
 
 from rgopd.common.errors import ConfigError
+from rgopd.trainer.batch.varlen import Kernel, kernel_for
 
 GROUPED, GROUPED_EAGER = "rgopd_packed", "rgopd_packed_eager"
 """Names of our attention among those of transformers: for models that would use SDPA, and for those that cannot."""
@@ -44,44 +45,53 @@ class PackedRow:
     """int64, from 0 in each rollout."""
     cumulative_R1: Tensor
     """int32: where each rollout starts, and S: what variable-length kernels call cu_seqlens."""
-    groups: tuple[Tensor, ...]
-    """int64 [b, T] a group: the places in the row of its b rollouts, right-padded with their own last place."""
-    inverse_S: Tensor
-    """int64: where each token of the row is in the groups' outputs laid end to end."""
     asked: set[str] = field(default_factory=set, compare=False)
-    """Kinds of attention that worked on it."""
+    """Kinds of attention that worked on it, and by what."""
 
     @classmethod
     def of(cls, lengths: Sequence[int]) -> PackedRow:
         """For rollouts of these lengths, in their order in the row."""
-        starts = [0, *itertools.accumulate(lengths)]
-        groups, inverse_S, offset = [], torch.empty(starts[-1], dtype=torch.int64), 0
-        for members in _like_lengths(lengths):
-            width = lengths[members[0]]
-            for place, member in enumerate(members):
-                span = torch.arange(lengths[member])
-                inverse_S[starts[member] + span] = offset + place * width + span
-            groups.append(torch.stack([starts[m] + torch.arange(width).clamp(max=lengths[m] - 1) for m in members]))
-            offset += width * len(members)
         return cls(
             tuple(lengths),
             torch.cat([torch.arange(n) for n in lengths])[None],
-            torch.tensor(starts, dtype=torch.int32),
-            tuple(groups),
-            inverse_S,
+            torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32),
         )
 
     def to(self, device: torch.device) -> PackedRow:
         """The same on another device."""
-        groups = tuple(g.to(device) for g in self.groups)
-        return PackedRow(
-            self.lengths,
-            self.position_ids_1S.to(device),
-            self.cumulative_R1.to(device),
-            groups,
-            self.inverse_S.to(device),
-            self.asked,
+        places = self.position_ids_1S.to(device), self.cumulative_R1.to(device)
+        return PackedRow(self.lengths, *places, self.asked)
+
+    @cached_property
+    def groups(self) -> tuple[Tensor, ...]:
+        """int64 [b, T] a group: the places in the row of its b rollouts, right-padded with their own last place."""
+        starts, lengths = [0, *itertools.accumulate(self.lengths)], self.lengths
+        return tuple(
+            torch.stack([starts[m] + torch.arange(lengths[some[0]]).clamp(max=lengths[m] - 1) for m in some]).to(
+                self.position_ids_1S.device
+            )
+            for some in _like_lengths(lengths)
         )
+
+    @cached_property
+    def inverse_S(self) -> Tensor:
+        """int64: where each token of the row is in the groups' outputs laid end to end."""
+        starts = [0, *itertools.accumulate(self.lengths)]
+        inverse_S, offset = torch.empty(starts[-1], dtype=torch.int64), 0
+        for members in _like_lengths(self.lengths):
+            width = self.lengths[members[0]]
+            for place, member in enumerate(members):
+                span = torch.arange(self.lengths[member])
+                inverse_S[starts[member] + span] = offset + place * width + span
+            offset += width * len(members)
+        return inverse_S.to(self.position_ids_1S.device)
+
+    @property
+    def longest_T(self) -> Tensor:
+        """int64: the places of the longest rollout."""
+        index = max(range(len(self.lengths)), key=lambda i: self.lengths[i])
+        start = sum(self.lengths[:index])
+        return torch.arange(start, start + self.lengths[index], device=self.position_ids_1S.device)
 
     def arguments(self) -> dict[str, Any]:
         """What a decoder's forward passes on to its attention."""
@@ -107,8 +117,8 @@ def _like_lengths(lengths: Sequence[int]) -> list[list[int]]:
     return groups
 
 
-def enable_packing(model: Any, device: torch.device) -> None:
-    """Give a causal LM the attention that packed rows need on `device`; padded batches still work.
+def enable_packing(model: Any) -> None:
+    """Give a causal LM the attention that packed rows need; padded batches still work.
 
     Attention that differs from plain causal attention in its mask alone (sliding windows) or in what the model's own
     function does with the scores (soft-capping, sinks) is computed by the model's own function, group by group.
@@ -121,9 +131,6 @@ def enable_packing(model: Any, device: torch.device) -> None:
     if strange := layer_kinds(config) - PACKABLE:
         raise ConfigError(f"layers of type {', '.join(sorted(strange))} are not plain attention within a rollout")
     own = config._attn_implementation
-    if device.type == "cuda" and own == "sdpa" and is_flash_attn_2_available():
-        model.set_attn_implementation("flash_attention_2")
-        return
     if own not in _NAMES:
         raise ConfigError(f"attention of kind {own!r} is not known to packed rows")
     for name, attention, mask in ((GROUPED, packed_attention, _mask), (GROUPED_EAGER, packed_eager, _mask_eager)):
@@ -167,6 +174,9 @@ def packed_attention(
     if attention_mask is None and kwargs.get("sliding_window") is not None:
         raise ConfigError("its windows are in no mask that packed rows could read")
     packed_row.asked.add(type(module).__name__)
+    scale = query_BHSD.shape[-1] ** -0.5 if scaling is None else scaling
+    if dropout == 0.0 and (done := _at_once(query_BHSD, key_BHSD, value_BHSD, attention_mask, packed_row, scale)):
+        return done[0], None
     parts, shared_heads = [], key_BHSD.shape[1] < query_BHSD.shape[1]
     for places_bT in packed_row.groups:
         # [H, b, T, D] -> [b, H, T, D]. What follows a rollout's end is invisible to it: attention is causal.
@@ -211,6 +221,10 @@ def packed_eager(
         )
         return output
     packed_row.asked.add(type(module).__name__)
+    if set(kwargs) <= _CAPPED and kwargs.get("softcap") and kwargs.get("scaling") and not kwargs.get("dropout"):
+        of_scores = (packed_row, kwargs["scaling"], kwargs["softcap"])
+        if done := _at_once(query_BHSD, key_BHSD, value_BHSD, attention_mask, *of_scores):
+            return done[0], None
     parts = []
     for places_bT in packed_row.groups:
         query, key, value = (x[0][:, places_bT].transpose(0, 1) for x in (query_BHSD, key_BHSD, value_BHSD))
@@ -224,6 +238,30 @@ def packed_eager(
     return torch.cat(parts)[packed_row.inverse_S][None], None
 
 
+_CAPPED = {"dropout", "scaling", "softcap", "sliding_window", "position_ids", "use_cache", "cache_position"}
+_CAPPED |= {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "output_attentions", "is_causal"}
+"""What a model may hand to its own attention that says nothing of the scores beyond scale, cap and window."""
+
+
+def _at_once(
+    query_1HSD: Tensor,
+    key_1HSD: Tensor,
+    value_1HSD: Tensor,
+    mask: Tensor | RowMask | None,
+    row: PackedRow,
+    scale: float,
+    cap: float = 0.0,
+) -> tuple[Tensor] | None:
+    """``[1, S, H, D]`` by a variable-length kernel; None where there is none, or none for what is asked."""
+    kernel: Kernel | None = kernel_for(query_1HSD)
+    window = mask.window(row) if kernel is not None and isinstance(mask, RowMask) else 0 if mask is None else None
+    if kernel is None or window is None or not kernel.fits(window, cap):
+        return None
+    row.asked.add(kernel.name)
+    query, key, value = (x[0].transpose(0, 1) for x in (query_1HSD, key_1HSD, value_1HSD))
+    return (kernel.run(query, key, value, row.cumulative_R1, max(row.lengths), scale, window, cap)[None],)
+
+
 class RowMask:
     """Which tokens of a packed row see which, for one kind of layer: asked group by group, never for the whole row.
 
@@ -234,6 +272,21 @@ class RowMask:
     def __init__(self, function: Callable[..., Tensor]) -> None:
         self.function = function
         self.groups: dict[int, Tensor | None] = {}
+        self._windows: dict[int, int | None] = {}
+
+    def window(self, row: PackedRow) -> int | None:
+        """How many tokens one sees, itself included; 0: all before it; None: something else than a sliding window.
+
+        Read off what the last two tokens of the longest rollout see: the last tokens, and as many each.
+        """
+        if (key := id(row)) not in self._windows:
+            places_T = row.longest_T
+            seen_2T = self._seen(places_T[-2:], places_T)[0, 0]
+            *_, before, last = [0, *seen_2T.sum(-1).tolist()]
+            tail = bool(seen_2T[-1, len(places_T) - last :].all())
+            whole = last == len(places_T)
+            self._windows[key] = 0 if whole else last if tail and before == last else None
+        return self._windows[key]
 
     def of(self, places_bT: Tensor) -> Tensor | None:
         """[1, 1, T, T] bool, of any rollout of a group: they start at 0, and are as long as the first or shorter.

@@ -118,7 +118,6 @@ def load_student(config: TrainConfig, mesh: DeviceMesh, device: torch.device, *,
         shared_vocab_size=config.shared_vocab_size,
         gradient_checkpointing=config.gradient_checkpointing,
         packing=packing,
-        device=device,
         lora=config.lora,
         compile_backend=config.compile_backend,
     )

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from rgopd.common.errors import ConfigError
 from rgopd.common.head import after_head
-from rgopd.trainer.batch.packing import GROUPED, GROUPED_EAGER, PackedRow, enable_packing
+from rgopd.trainer.batch.packing import PackedRow, enable_packing
 from rgopd.trainer.student.anatomy import decoder_of, head_of, layers_of
 from rgopd.trainer.student.fsdp_options import FsdpConfig, mixed_precision, offload
 from rgopd.trainer.student.lora import LoraOptions, add_adapters, merged
@@ -44,8 +44,6 @@ class Student(nn.Module):
         self.packing = False
         """Whether it takes packed rows; where it does not, `unpacked` says why."""
         self.unpacked = "not asked for"
-        self.grouped = False
-        """Packed rows go through `rgopd.trainer.batch.packing`'s own attention, and not through flash-attn's."""
 
     @classmethod
     def load(
@@ -55,7 +53,6 @@ class Student(nn.Module):
         shared_vocab_size: int = 0,
         gradient_checkpointing: bool = False,
         packing: bool = False,
-        device: torch.device = CPU,
         lora: LoraOptions | None = None,
         compile_backend: str = "",
     ) -> Student:
@@ -63,7 +60,6 @@ class Student(nn.Module):
 
         Args:
             packing: accept packed rows too.
-            device: where it will compute; it is `shard` that moves it there.
             compile_backend: of torch.compile ("inductor") for the decoder's MLPs and norms; empty: none.
         """
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
@@ -73,20 +69,19 @@ class Student(nn.Module):
             _checkpoint_without_dropout(model)
         student = cls(model, shared_vocab_size=shared_vocab_size, lora=lora)
         if packing:
-            student.pack(device)
+            student.pack()
         if compile_backend:
             _compile(student, compile_backend)
         return student
 
-    def pack(self, device: torch.device) -> None:
+    def pack(self) -> None:
         """Take packed rows from now on, if the architecture can be packed; `packing` and `unpacked` say."""
         try:
-            enable_packing(self.hf, device)
+            enable_packing(self.hf)
         except ConfigError as error:
             self.unpacked = str(error)
         else:
             self.packing, self.unpacked = True, ""
-            self.grouped = self.hf.config.get_text_config()._attn_implementation in (GROUPED, GROUPED_EAGER)
 
     def head_options(self, temperature: float) -> dict[str, Any]:
         """What `head_stats` and `head_loss` must know of this student's head, as their keywords.

@@ -119,7 +119,7 @@ def _check_packed(student: Student, micro: MicroBatch, temperature: float, dtype
         packed = _compare(student, micro, temperature, kernels)
     except _UNUSABLE as error:
         raise Unpackable(str(error)) from error
-    if student.grouped and not micro.packed.asked:
+    if not micro.packed.asked:
         raise Unpackable("its attention is not among those that can be exchanged")
     if not packed.within(dtype):
         raise Unpackable(f"its rollouts would see each other in a packed row (off by {packed.drift:.3g} nats a token)")
