@@ -150,6 +150,19 @@ def doctor(
 
 
 @app.command()
+def fetch(
+    config: Config = None,
+    overrides: Set = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what there is to fetch, and fetch nothing.")] = False,
+) -> None:
+    """Fetch a config's models and datasets from the hub: sizes first, goes on where it ended, verified."""
+    from rgopd.cli.fetch import run_fetch
+    from rgopd.cli.sections import read_sections
+
+    run_fetch(read_sections(config, overrides or []), typer.echo, dry_run=dry_run)
+
+
+@app.command()
 def resume(
     run: Annotated[Path, typer.Argument(help="The folder of a run that `rgopd up` or `demo` started.")],
     overrides: Set = None,

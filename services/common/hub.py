@@ -33,6 +33,13 @@ class Repo:
 
         return Path(HF_HUB_CACHE) / repo_folder_name(repo_id=self.name, repo_type=self.kind)
 
+    def snapshot(self) -> Path | None:
+        """Its files in the cache, as its branch, tag or commit was when they came; None where there are none."""
+        wanted = self.revision or "main"
+        ref = self.folder / "refs" / wanted
+        found = self.folder / "snapshots" / (ref.read_text().strip() if ref.is_file() else wanted)
+        return found if found.is_dir() else None
+
 
 def hub_repo(name: str, revision: str = "") -> Repo | None:
     """The hub repository that a model setting names; None for a local folder and for what is no id."""

@@ -90,6 +90,11 @@ def _is_a_file_name(path: Path) -> bool:
     return path.is_absolute() or len(path.parts) != 2 or bool(re.search(r"\.[a-z]{2,8}$", path.name))
 
 
+def split_name(given: str) -> str:
+    """A split without its slice: train of train[:1000]."""
+    return _split(given)[0]
+
+
 def _split(text: str) -> tuple[str, int, int | None]:
     match = _SPLIT.fullmatch(text)
     if match is None:

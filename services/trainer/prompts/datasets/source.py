@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from rgopd.common.errors import ConfigError
-from rgopd.common.hub import hub_errors
+from rgopd.common.hub import Repo, hub_errors
 from rgopd.trainer.prompts.datasets.base import Row
 from rgopd.trainer.prompts.files import read_rows
 
@@ -37,11 +37,16 @@ def open_rows(
         names = sorted(f.relative_to(path).as_posix() for f in path.rglob("*") if f.is_file())
         for name in choose_files(names, source, split, subset, what):
             yield from _rows_of(path / name)
-    elif _HUB_ID.fullmatch(source) and not source.endswith(SUFFIXES):
+    elif is_hub_id(source):
         for file in _download(source, split, subset, revision, what):
             yield from _rows_of(file)
     else:
         raise ConfigError(f"{what} {source}: no such file or folder, and not a hub id like openai/gsm8k")
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a dataset's path means a repository on the hub: nothing of that name is here."""
+    return bool(_HUB_ID.fullmatch(source)) and not source.endswith(SUFFIXES) and not Path(source).exists()
 
 
 def choose_files(names: Sequence[str], source: str, split: str, subset: str, what: str = "--input") -> list[str]:
@@ -90,6 +95,13 @@ def _download(repo: str, split: str, subset: str, revision: str, what: str) -> I
         ) from error
     wanted = revision or None
     try:
+        if hub.constants.HF_HUB_OFFLINE:  # what `rgopd fetch` brought: the hub's list cannot be asked for
+            folder = Repo(repo, "dataset", revision).snapshot()
+            if folder is None:
+                raise OSError("HF_HUB_OFFLINE is set, and it is not in the cache")
+            here = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file())
+            yield from (folder / name for name in choose_files(here, repo, split, subset, what))
+            return
         names = hub.list_repo_files(repo, repo_type="dataset", revision=wanted)
         chosen = choose_files(names, repo, split, subset, what)
         for name in chosen:
