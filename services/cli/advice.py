@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def knobs(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
     """(how to write it, the change) for settings that save memory, gentlest first."""
     train = plan.train
-    longest = train.dataset.max_prompt_tokens + train.sampling.longest
+    longest = train.dataset.max_prompt_tokens + train.longest_response
     if not train.gradient_checkpointing:
         yield "train.gradient_checkpointing=true", {"train": {"gradient_checkpointing": True}}
     tokens = train.batch.micro_batch_tokens

@@ -160,7 +160,7 @@ def _with_full_micro_batch(train: TrainConfig) -> TrainConfig:
     rollouts = train.sampling.prompts_per_step * train.sampling.n
     if train.batch.packing:  # packed ones are dealt out evenly; padded ones are cut by length, in halves where need be
         rollouts = -(-rollouts // train.nproc)
-    longest = train.dataset.max_prompt_tokens + train.sampling.longest
+    longest = train.dataset.max_prompt_tokens + train.longest_response
     most = longest * min(rollouts, train.batch.micro_batch_rollouts)
     tokens = min(train.batch.micro_batch_tokens, most)
     return train.model_copy(update={"batch": train.batch.model_copy(update={"micro_batch_tokens": tokens})})

@@ -17,8 +17,9 @@ from rgopd.common.models import hub_problem
 from rgopd.sampler.config import SamplerConfig
 from rgopd.teacher.config import TeacherConfig
 from rgopd.trainer.config import TrainConfig
+from rgopd.trainer.prompts.bad_row import BadRow
 from rgopd.trainer.prompts.config import DatasetConfig
-from rgopd.trainer.prompts.maker import BadRow, check_of, column, domain_of, messages_of
+from rgopd.trainer.prompts.maker import check_of, column, domain_of, messages_of
 from rgopd.trainer.prompts.problems import Problems
 from rgopd.trainer.prompts.rows import dataset_rows
 from rgopd.verifier.config import VerifierConfig

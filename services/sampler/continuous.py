@@ -27,6 +27,7 @@ from rgopd.common.telemetry import log_context
 from rgopd.protos import rollout_pb2
 from rgopd.sampler.engine import ContinuousEngine, SamplingOptions
 from rgopd.sampler.publish import Policy, Publisher, Slot, options_of, read_request, slots_of
+from rgopd.sampler.turns import Conversations, Round, converses
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ class Job:
     future: Future[Outcome] = field(default_factory=Future)
     open: set[str] = field(default_factory=set)
     error: RgopdError | RedisError | None = None
+    turn: Round | None = None
+    """Of its conversations, where it has some."""
 
 
 class Room:
@@ -99,6 +102,7 @@ class ContinuousWorker:
         self.policies = PolicyStore(streams)
         self.policy = Policy(engine, self.policies, registry)
         self.publisher = Publisher(streams, engine.decode, registry)
+        self.conversations = Conversations(streams, self.publisher, engine)
         self.policy_timeout_s = policy_timeout_s
         self.sleeps = sleeps
         self._awake = not sleeps
@@ -185,8 +189,12 @@ class ContinuousWorker:
         return True
 
     def _start(self, job: Job) -> None:
+        if converses(job.request):
+            job.turn = self.conversations.next(job.request, job.options)
+            job.slots = job.turn.slots if job.turn is not None else []
         for slot in job.slots:
-            if self.publisher.repeat(job.request, slot):  # an earlier holder of this message sampled it
+            there = self.publisher.repeat(job.request, slot) if job.turn is None else job.turn.has(slot)
+            if there:  # an earlier holder of this message sampled it
                 continue
             name = self.engine.admit(slot.spec, job.options)
             job.open.add(name)
@@ -199,7 +207,10 @@ class ContinuousWorker:
             job.open.discard(name)
             self._space.note(job, len(sample.response_ids_T))
             with self._failing(job):
-                self.publisher.publish(job.request, slot, sample)
+                if job.turn is None:
+                    self.publisher.publish(job.request, slot, sample)
+                else:
+                    self.conversations.store(job.request, job.turn, slot, sample)
         self.running.set(len(self._rows))
 
     def _settle(self) -> None:
@@ -212,8 +223,12 @@ class ContinuousWorker:
             self._awake = False
         self._working = [job for job in self._working if job.open]
         for job in ended:
+            with self._failing(job):
+                outcome = Outcome()
+                if job.turn is not None and job.error is None:
+                    outcome = self.conversations.after(job.request, job.turn)
             if job.error is None:
-                job.future.set_result(Outcome())
+                job.future.set_result(outcome)
             else:
                 job.future.set_exception(job.error)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,12 @@ class SampleSpec:
 
     prompt_ids_C: NDArray[np.int32]
     seed: int
+    max_new_tokens: int = 0
+    """Of this rollout alone, no more than the options'; 0: theirs."""
+
+    def most(self, options: SamplingOptions) -> int:
+        """Tokens that it may have."""
+        return self.max_new_tokens or options.max_new_tokens
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,11 @@ OnSample = Callable[[int, Sample], None]
 
 class SamplerEngine(Protocol):
     """A student that samples. Not thread-safe: one caller at a time."""
+
+    tokenizer: Any
+    """Of transformers."""
+    max_context: int
+    """Tokens of prompt and response together."""
 
     def generate(self, specs: Sequence[SampleSpec], options: SamplingOptions, on_sample: OnSample) -> None:
         """Sample all, reporting each as it ends. The same specs in the same order give the same samples."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from rgopd.common import wire
+from rgopd.common.conversation import check_of
 from rgopd.common.deadlines import for_response
 from rgopd.common.errors import InvalidInput, Malformed
 from rgopd.common.identity import derive_seed, rollout_id
@@ -82,22 +83,29 @@ class Publisher:
     def publish(self, request: rollout_pb2.GenerateRequest, slot: Slot, sample: Sample) -> None:
         """Store a finished rollout, unless there is one under its name, and announce the one that stands."""
         self.tokens.inc(len(sample.response_ids_T))
-        header = wire.header(request.header.run_id, slot.rollout_id, trace_id=request.header.trace_id)
-        rollout = rollout_pb2.Rollout(
-            header=header,
+        rollout = self.rollout(request, slot)
+        rollout.response_ids.CopyFrom(wire.to_tensor(sample.response_ids_T))
+        rollout.sampled_logprobs.CopyFrom(wire.to_tensor(sample.sampled_logprobs_T))
+        rollout.support_ids.CopyFrom(wire.to_tensor(sample.support_ids_TK))
+        rollout.response_text = self.decode(sample.response_ids_T)
+        rollout.finish_reason = rollout_pb2.FINISH_STOP if sample.finished else rollout_pb2.FINISH_LENGTH
+        self.finish(request, slot, rollout)
+
+    def rollout(self, request: rollout_pb2.GenerateRequest, slot: Slot) -> rollout_pb2.Rollout:
+        """A slot's rollout without its response."""
+        return rollout_pb2.Rollout(
+            header=wire.header(request.header.run_id, slot.rollout_id, trace_id=request.header.trace_id),
             group_id=slot.group.group_id,
             index=slot.index,
             policy_version=request.policy_version,
             prompt_ids=wire.to_tensor(np.ascontiguousarray(slot.spec.prompt_ids_C)),
-            response_ids=wire.to_tensor(sample.response_ids_T),
-            sampled_logprobs=wire.to_tensor(sample.sampled_logprobs_T),
-            support_ids=wire.to_tensor(sample.support_ids_TK),
-            response_text=self.decode(sample.response_ids_T),
-            finish_reason=rollout_pb2.FINISH_STOP if sample.finished else rollout_pb2.FINISH_LENGTH,
             prompt_id=slot.group.prompt.prompt_id,
             messages_json=slot.group.prompt.messages_json,
             temperature=request.sampling.temperature,
         )
+
+    def finish(self, request: rollout_pb2.GenerateRequest, slot: Slot, rollout: rollout_pb2.Rollout) -> None:
+        """Store a whole rollout, unless there is one under its name, and announce the one that stands."""
         if not self.repeat(request, slot):
             self._store(request, slot, rollout)
 
@@ -127,9 +135,7 @@ def _next(request: rollout_pb2.GenerateRequest, slot: Slot, rollout: rollout_pb2
     header, group_id = rollout.header, slot.group.group_id
     messages: list[tuple[str, bytes]] = []
     if request.verify:
-        check = verifier_pb2.Check()
-        check.CopyFrom(slot.group.prompt.check)
-        check.response = rollout.response_text
+        check = check_of(slot.group.prompt.check, rollout)
         verify = verifier_pb2.VerifyJob(header=header, group_id=group_id, check=check)
         messages.append((VERIFY, verify.SerializeToString()))
     if request.HasField("score_job"):

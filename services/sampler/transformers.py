@@ -45,7 +45,7 @@ class TransformersSampler:
         self.eos_ids = eos_ids(getattr(loaded, "generation_config", None), loaded.config, self.tokenizer)
         text = loaded.config.get_text_config()
         self.vocab_size = shared_vocab_size or int(text.vocab_size)
-        self.max_positions = int(getattr(text, "max_position_embeddings", None) or 1 << 30)
+        self.max_context = int(getattr(text, "max_position_embeddings", None) or 1 << 30)
         # Purely recurrent models take a mask of what they are given now, and generate with none once that is one token.
         self._recurrent = "position_ids" not in inspect.signature(type(loaded).forward).parameters
         self.pads = can_pad(self.model, self._decode, self.vocab_size)
@@ -89,12 +89,13 @@ class TransformersSampler:
         """See `SamplerEngine`. Prompts are left-padded; equal prompts are prefilled once."""
         if not specs:
             return
-        longest = max(len(s.prompt_ids_C) for s in specs)
-        if longest + options.max_new_tokens > self.max_positions:
-            raise ConfigError(
-                f"prompt of {longest} tokens + max_new_tokens {options.max_new_tokens} is over the student's "
-                f"context of {self.max_positions}; lower sampling.max_new_tokens or dataset.max_prompt_tokens"
-            )
+        for spec in specs:
+            if len(spec.prompt_ids_C) + spec.most(options) > self.max_context:
+                raise ConfigError(
+                    f"prompt of {len(spec.prompt_ids_C)} tokens + max_new_tokens {spec.most(options)} is over the "
+                    f"student's context of {self.max_context}; lower sampling.max_new_tokens or "
+                    "dataset.max_prompt_tokens"
+                )
         for chosen in [range(len(specs))] if self.pads else _by_length(specs):
             some = [specs[i] for i in chosen]
             self._generate(some, options, lambda i, sample, chosen=chosen: on_sample(chosen[i], sample))  # type: ignore[misc]
@@ -192,6 +193,7 @@ class _Batch:
 
     def __init__(self, specs: Sequence[SampleSpec], options: SamplingOptions, device: torch.device) -> None:
         self.options = options
+        self.most = [spec.most(options) for spec in specs]
         self.device = device
         count, steps = len(specs), options.max_new_tokens
         # All random numbers of a rollout are drawn from its own seed, before anything else can matter.
@@ -242,7 +244,7 @@ class _Batch:
             self.logprobs[spec].append(logprob)
             self.support[spec].append(support_BK[row])
             self.finished[spec] = token in eos_ids
-            if self.finished[spec] or self.length == self.options.max_new_tokens:
+            if self.finished[spec] or self.length == self.most[spec]:
                 self.alive[spec] = False
                 ended.append(row)
         return ended

@@ -53,7 +53,7 @@ class VllmSampler:
         self.eos_ids = eos_ids(_generation_config(model), config, self.tokenizer)
         self._llm = _start(model, dtype, tensor_parallel_size, sleeps, arguments or {})
         self._asleep = False
-        self._max_len = int(self._llm.llm_engine.model_config.max_model_len)
+        self.max_context = int(self._llm.llm_engine.model_config.max_model_len)
         self._ids = itertools.count()
         self._running: set[str] = set()
         cache = self._llm.llm_engine.vllm_config.cache_config
@@ -78,11 +78,11 @@ class VllmSampler:
         Raises:
             ConfigError: prompt and response do not fit vLLM's context.
         """
-        longest = len(spec.prompt_ids_C) + options.max_new_tokens
-        if longest > self._max_len:
+        longest = len(spec.prompt_ids_C) + spec.most(options)
+        if longest > self.max_context:
             raise ConfigError(
-                f"prompt of {len(spec.prompt_ids_C)} tokens + max_new_tokens {options.max_new_tokens} is over vLLM's "
-                f"max_model_len of {self._max_len}; lower sampling.max_new_tokens or dataset.max_prompt_tokens, or "
+                f"prompt of {len(spec.prompt_ids_C)} tokens + max_new_tokens {spec.most(options)} is over vLLM's "
+                f"max_model_len of {self.max_context}; lower sampling.max_new_tokens or dataset.max_prompt_tokens, or "
                 "raise vllm.max_model_len"
             )
         self._set_temperature(options.temperature or 1.0)
@@ -171,7 +171,7 @@ class VllmSampler:
             top_p=options.top_p,
             top_k=options.top_k,
             seed=spec.seed,
-            max_tokens=options.max_new_tokens,
+            max_tokens=spec.most(options),
             stop_token_ids=sorted(self.eos_ids),
             logprobs=min(options.support_k, self.vocab_size),
             flat_logprobs=True,

@@ -13,8 +13,9 @@ from rgopd.common.policies import PolicyStore
 from rgopd.common.streams import Delivery, Outcome, Streams
 from rgopd.common.telemetry import log_context
 from rgopd.protos import rollout_pb2
-from rgopd.sampler.engine import SamplerEngine
+from rgopd.sampler.engine import SamplerEngine, SamplingOptions
 from rgopd.sampler.publish import Policy, Publisher, options_of, read_request, slots_of
+from rgopd.sampler.turns import Conversations, converses
 
 
 class SamplerWorker:
@@ -36,6 +37,7 @@ class SamplerWorker:
         self.policies = PolicyStore(streams)
         self.policy = Policy(engine, self.policies, registry)
         self.publisher = Publisher(streams, engine.decode, registry)
+        self.conversations = Conversations(streams, self.publisher, engine)
         self.policy_timeout_s = policy_timeout_s
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="sampler")
 
@@ -46,13 +48,30 @@ class SamplerWorker:
     def _generate(self, request: rollout_pb2.GenerateRequest) -> Outcome:
         with log_context(request_id=request.request_id, policy_version=request.policy_version), self._awake():
             self.policy.load(self.policies.wait(request.policy_version, self.policy_timeout_s), self.policy_timeout_s)
+            options = options_of(request.sampling)
+            if converses(request):
+                return self._turn(request, options)
             slots = slots_of(request)
             self.engine.generate(
                 [slot.spec for slot in slots],
-                options_of(request.sampling),
+                options,
                 lambda i, sample: self.publisher.publish(request, slots[i], sample),
             )
         return Outcome()
+
+    def _turn(self, request: rollout_pb2.GenerateRequest, options: SamplingOptions) -> Outcome:
+        """One turn of its conversations. Half of one that an earlier holder sampled is sampled again with the other
+        half: a batch is part of the numbers."""
+        turn = self.conversations.next(request, options)
+        if turn is None:
+            return Outcome()
+        if not turn.sampled:
+            self.engine.generate(
+                [slot.spec for slot in turn.slots],
+                options,
+                lambda i, sample: self.conversations.store(request, turn, turn.slots[i], sample),
+            )
+        return self.conversations.after(request, turn)
 
     @contextmanager
     def _awake(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from rgopd.trainer.objectives import Objective, get_objective
 from rgopd.trainer.objectives.registry import names, option_names
 from rgopd.trainer.objectives.weighted_sum import WeightedSum
 from rgopd.trainer.prompts.config import DatasetConfig
+from rgopd.trainer.prompts.environments import environments_named
 from rgopd.trainer.records.monitors import MonitorConfig
 from rgopd.trainer.records.watch import WatchConfig
 from rgopd.trainer.student.fsdp_options import FsdpConfig
@@ -127,6 +128,18 @@ class SamplingConfig(Part):
     def longest(self) -> int:
         """The longest response of any domain."""
         return max([self.max_new_tokens, *(d.max_new_tokens or 0 for d in self.domains.values())])
+
+
+class TurnsConfig(Part):
+    """Bounds of rollouts with an environment, which are conversations (docs/environments.md)."""
+
+    word_key: ClassVar[str] = "max_turns"
+
+    max_turns: int = Field(8, ge=1, description="The student's turns; sampling.max_new_tokens bounds each of them.")
+    max_total_tokens: int = Field(
+        4096, ge=1, description="Tokens after the prompt, observations included; no turn begins beyond them."
+    )
+    max_observation_tokens: int = Field(1024, ge=1, description="Longer observations are cut.")
 
 
 class OptimConfig(Part):
@@ -264,6 +277,7 @@ class TrainConfig(Settings):
     )
     distillation: DistillationConfig = DistillationConfig()
     sampling: SamplingConfig = SamplingConfig()
+    turns: TurnsConfig = TurnsConfig()
     optim: OptimConfig = OptimConfig()
     batch: BatchConfig = BatchConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -361,6 +375,13 @@ class TrainConfig(Settings):
                 "score=immediately"
             )
         return self
+
+    @property
+    def longest_response(self) -> int:
+        """Most tokens after a prompt: of a response, or of a conversation where the first rows name environments."""
+        if not environments_named(self.dataset):
+            return self.sampling.longest
+        return max(self.sampling.longest, self.turns.max_total_tokens)
 
     def gate_config(self) -> GateConfig:
         """The gate in force."""

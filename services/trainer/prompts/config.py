@@ -31,6 +31,9 @@ class DatasetPart(Part):
     domain: str = Field(
         "", description="Domain of all rows; empty: by their column `domain`, or their kind. See sampling.domains."
     )
+    environment: str = Field(
+        "", description="Environment of rows that name none, which makes them conversations (docs/environments.md)."
+    )
     prompt_column: str = Field("prompt", description="Column of the prompt: text, or chat messages.")
     kind_column: str = Field("kind", description="Column that names the kind of check (docs/verifier.md).")
     limit: int = Field(0, ge=0, description="Use only the first rows; 0: all.")

@@ -8,9 +8,10 @@ from typing import Any
 
 from rgopd.common.errors import ConfigError
 from rgopd.protos import rollout_pb2
+from rgopd.trainer.prompts.bad_row import BadRow
 from rgopd.trainer.prompts.config import DatasetConfig
 from rgopd.trainer.prompts.files import read_rows
-from rgopd.trainer.prompts.maker import CHECK_COLUMNS, BadRow, PromptMaker
+from rgopd.trainer.prompts.maker import CHECK_COLUMNS, PromptMaker
 from rgopd.trainer.prompts.order import mixed, shuffled
 from rgopd.trainer.prompts.problems import Problems
 from rgopd.trainer.prompts.rows import dataset_rows

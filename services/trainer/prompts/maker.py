@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 
 from rgopd.common import wire
-from rgopd.common.errors import InvalidInput, RgopdError
+from rgopd.common.between import Between
+from rgopd.common.conversation import KIND
+from rgopd.common.errors import InvalidInput
 from rgopd.common.teacher_client import choose_teacher, score_stream
 from rgopd.protos import rollout_pb2, verifier_pb2
+from rgopd.trainer.prompts.bad_row import BadRow
 from rgopd.trainer.prompts.config import DatasetConfig, DatasetPart
+from rgopd.trainer.prompts.environments import environment_of, tools_of
 from rgopd.trainer.prompts.files import Row
 
 CHECK_COLUMNS = frozenset(
@@ -22,12 +26,6 @@ CHECK_COLUMNS = frozenset(
 """Columns handed to the verifier as they are. A column `check` holding an object does the same for any key."""
 
 _NEEDS = {"math": ("reference",), "code": ("tests", "test", "checker")}
-
-
-class BadRow(RgopdError):
-    """A row that makes no prompt; the text goes on after "row N"."""
-
-    kind = "bad_row"
 
 
 def column(row: Row, name: str, setting: str) -> Any:
@@ -43,7 +41,9 @@ def check_of(row: Row, part: DatasetPart) -> tuple[str, dict[str, Any]]:
     Raises:
         BadRow: no kind, or not what the kind needs.
     """
-    kind = str(column(row, part.kind_column, "dataset.kind_column, or give all rows one with dataset.kind"))
+    judged_by_environment = row.get(part.kind_column) is None and environment_of(row, part) is not None
+    setting = "dataset.kind_column, or give all rows one with dataset.kind"
+    kind = KIND if judged_by_environment else str(column(row, part.kind_column, setting))
     check = {k: v for k, v in row.items() if k in CHECK_COLUMNS and v is not None}
     extra = row.get("check")
     if isinstance(extra, str):
@@ -96,6 +96,7 @@ class PromptMaker:
     def __init__(self, config: DatasetConfig, tokenizer: Any) -> None:
         self.config = config
         self.tokenizer = tokenizer
+        self._roles: set[str] = set()
 
     def make(self, row: Row, name: str, part: DatasetPart) -> rollout_pb2.Prompt | None:
         """The prompt of a row; None where it is over `max_prompt_tokens`.
@@ -105,11 +106,14 @@ class PromptMaker:
 
         Raises:
             BadRow: the row cannot be used.
+            ConfigError: it names an environment, and the chat template cannot go on after a turn.
         """
         kind, check = check_of(row, part)
         prompt = column(row, part.prompt_column, "dataset.prompt_column")
         messages = messages_of(prompt, self.config.system_prompt)
-        text = self._render(messages)
+        environment = environment_of(row, part)
+        tools = tools_of(row) if environment is not None else None
+        text = self._render(messages, tools)
         ids = self.tokenizer(text, add_special_tokens=not self.tokenizer.chat_template)["input_ids"]
         if not ids:
             raise BadRow(": the prompt is empty")
@@ -121,6 +125,9 @@ class PromptMaker:
             score_stream(teacher)  # a name that can have no stream is found here, not by a sampler hours later
         except InvalidInput as error:
             raise BadRow(f": {error}") from error
+        if environment is not None and environment.role not in self._roles:
+            Between(self.tokenizer, environment.role)
+            self._roles.add(environment.role)
         return rollout_pb2.Prompt(
             prompt_id=str(row.get("id", name)),
             prompt_ids=wire.to_tensor(np.array(ids, dtype=np.int32)),
@@ -128,10 +135,12 @@ class PromptMaker:
             teacher=teacher,
             domain=domain,
             messages_json=json.dumps(messages, ensure_ascii=False, default=str),
+            environment=environment,
         )
 
-    def _render(self, messages: list[dict[str, Any]]) -> str:
+    def _render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
         """Under the chat template; without one, the bare text."""
         if not self.tokenizer.chat_template:
             return "\n".join(str(m["content"]) for m in messages)
-        return str(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+        shown = {"tools": tools} if tools else {}
+        return str(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **shown))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rgopd.common.errors import ConfigError, RgopdError
-from rgopd.common.streams import GENERATE, Streams
+from rgopd.common.streams import ENVIRONMENT, GENERATE, Streams
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,8 @@ class Claim:
                 )
         # Requests of an earlier life may ask for policy versions that this one has yet to make again, and would block
         # the samplers; what is missing is asked for again. Finished rollouts, verdicts and scores stay.
-        self.streams.reset(GENERATE)
+        for stream in (GENERATE, ENVIRONMENT):
+            self.streams.reset(stream)
         self._mark()
 
     def holds(self) -> bool:

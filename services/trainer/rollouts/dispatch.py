@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rgopd.common import wire
+from rgopd.common.conversation import check_of
 from rgopd.common.errors import RgopdError
-from rgopd.common.streams import GENERATE, SCORE, VERIFY, Streams, stream_depths
+from rgopd.common.streams import ENVIRONMENT, GENERATE, SCORE, VERIFY, Streams, stream_depths
 from rgopd.protos import rollout_pb2, teacher_pb2, verifier_pb2
 from rgopd.trainer.batch.stored import read_rollouts
 from rgopd.trainer.config import TrainConfig
@@ -98,7 +99,9 @@ class Dispatch:
     def send(self, batch: Sequence[Group], request: rollout_pb2.GenerateRequest) -> None:
         """Wait for the groups of one request from now on, and send it unless all of them are there already."""
         payload = request.SerializeToString()
-        self._ensure(group.stream(SCORE) for group in batch)  # before the sampler writes to it, so that all can see it
+        self._ensure(
+            stream for group in batch for stage in (SCORE, GENERATE) for stream in group.streams(stage)
+        )  # before the sampler writes to it, so that all can see it
         for group in batch:
             self.join.expect(group)
             self._payloads[group.group_id] = payload
@@ -121,9 +124,7 @@ class Dispatch:
                 message.temperature = rollout.temperature or message.temperature
                 message.tokens = rollout.prompt_ids.shape[0] + rollout.response_ids.shape[0]
             else:
-                check = verifier_pb2.Check()
-                check.CopyFrom(group.prompt.check)
-                check.response = rollout.response_text
+                check = check_of(group.prompt.check, rollout)
                 message = verifier_pb2.VerifyJob(header=rollout.header, group_id=group.group_id, check=check)
             self._add(group.stream(stage), message.SerializeToString())
 
@@ -163,6 +164,7 @@ class Dispatch:
             purpose="train",
             verify=True,
             score_job=self.score_job(groups[0]) if at_once else None,
+            turns=turn_limits(self.config, groups),
         )
 
     def _sampling(self, group: Group) -> tuple[float, int]:
@@ -216,10 +218,13 @@ class Dispatch:
         """
         self.join.sweep(waiting)
         ready = _streams_of_ready(waiting)
-        empty = {stream for stream in set(ready.values()) if self.streams.depth(stream)["backlog"] == 0}
+        # A request with conversations goes to and fro between two streams: looked at there, here, and there again.
+        streams = sorted({stream for found in ready.values() for stream in found}, key=lambda s: s == ENVIRONMENT)
+        empty = {stream for stream in streams if self.streams.depth(stream)["backlog"] == 0}
+        empty -= {stream for stream in empty & {GENERATE} if self.streams.depth(stream)["backlog"]}
         self.join.sweep(waiting)
         open_now = {(stage, item) for stage in STAGES for group in waiting for item in group.open(stage)}
-        missed = {key for key in ready.keys() & open_now if ready[key] in empty}
+        missed = {key for key in ready.keys() & open_now if set(ready[key]) <= empty}
         lost, self._missed = missed & self._missed, missed
         return lost
 
@@ -229,10 +234,10 @@ class Dispatch:
         if not self.patience.redispatch_s(VERIFY):
             return late
         owed = _streams_of_ready(waiting)
-        depths = stream_depths(self.streams, set(owed.values()))
-        for key, stream in owed.items():
+        depths = stream_depths(self.streams, {stream for streams in owed.values() for stream in streams})
+        for key, streams in owed.items():
             entry = self._late.setdefault(key, _Late(now))
-            if depths[stream]["backlog"] > depths[stream]["leased"]:
+            if any(depths[stream]["backlog"] > depths[stream]["leased"] for stream in streams):
                 entry.since = now  # still in the queue: its clock has not started
             elif now - entry.since > self.patience.redispatch_s(key[0]) * 2**entry.twins and entry.twins < MAX_TWINS:
                 entry.twins += 1
@@ -254,6 +259,18 @@ class Dispatch:
                 self.announce(group, stage, [item for item in group.entries if (stage, item) in owed])
 
 
+def turn_limits(config: TrainConfig, groups: Iterable[Group]) -> rollout_pb2.TurnLimits | None:
+    """The bounds of a request's conversations; None where it has none."""
+    if not any(group.prompt.HasField("environment") for group in groups):
+        return None
+    turns = config.turns
+    return rollout_pb2.TurnLimits(
+        max_turns=turns.max_turns,
+        max_tokens=turns.max_total_tokens,
+        max_observation_tokens=turns.max_observation_tokens,
+    )
+
+
 def alike(groups: Sequence[Group], sampling: Callable[[Group], Any], size: int) -> Iterator[list[Group]]:
     """Batches of up to `size` groups that are sampled alike, in the order in which each kind first stands."""
     kinds: dict[Any, list[Group]] = {}
@@ -269,6 +286,6 @@ def _ready(group: Group, stage: str) -> list[str]:
     return items if stage == GENERATE else [i for i in items if GENERATE in group.entries[i].done]
 
 
-def _streams_of_ready(groups: Iterable[Group]) -> dict[tuple[str, str], str]:
-    """(stage, rollout) that could be in work now, and the stream where each was asked for."""
-    return {(stage, item): group.stream(stage) for group in groups for stage in STAGES for item in _ready(group, stage)}
+def _streams_of_ready(groups: Iterable[Group]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """(stage, rollout) that could be in work now, and the streams where each may be."""
+    return {(stage, i): group.streams(stage) for group in groups for stage in STAGES for i in _ready(group, stage)}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rgopd.common import wire
+from rgopd.common.conversation import own_length
 from rgopd.common.errors import Unavailable
 from rgopd.common.identity import derive_seed, eval_group_id
 from rgopd.common.streams import GENERATE, ROLLOUT, VERDICT, VERIFY, Streams
@@ -22,8 +23,8 @@ from rgopd.protos import rollout_pb2, verifier_pb2
 from rgopd.trainer.batch.stored import Vanished, read_rollouts, read_verdicts
 from rgopd.trainer.config import EvalConfig, TrainConfig
 from rgopd.trainer.prompts.data import PromptSource
-from rgopd.trainer.rollouts.dispatch import Dispatch, alike
-from rgopd.trainer.rollouts.join import Group, Join
+from rgopd.trainer.rollouts.dispatch import Dispatch, alike, turn_limits
+from rgopd.trainer.rollouts.join import Group, Join, forget_turns
 from rgopd.trainer.rollouts.patience import patience_of
 
 Verdicts = Mapping[str, verifier_pb2.Verdict | None]
@@ -115,6 +116,7 @@ class Evaluator:
                 ),
                 purpose="eval",
                 verify=True,
+                turns=turn_limits(self.config, batch),
             )
             self.dispatch.send(batch, request)
 
@@ -155,7 +157,7 @@ class Evaluator:
             rollouts.append(rollout)
         count = max(1, len(rollouts))
         return {
-            "response_length_mean": sum(r.response_ids.shape[0] for r in rollouts) / count,
+            "response_length_mean": sum(map(own_length, rollouts)) / count,
             "truncated_fraction": sum(r.finish_reason == rollout_pb2.FINISH_LENGTH for r in rollouts) / count,
         }
 
@@ -167,6 +169,7 @@ class Evaluator:
         self.dispatch.forget(groups)
         for stage in (ROLLOUT, VERDICT):
             self.streams.blobs.delete(stage, ids)
+        forget_turns(self.streams.blobs, groups, self.config.turns.max_turns)
 
 
 def _passed(groups: Sequence[Group], verdicts: Verdicts) -> list[tuple[str, list[bool | None]]]:

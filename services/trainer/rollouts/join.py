@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from rgopd.common import wire
+from rgopd.common.blobs import Blobs
+from rgopd.common.conversation import OBSERVATION, TURN, turn_keys
 from rgopd.common.errors import InvalidInput, RolloutGone, Unavailable
 from rgopd.common.identity import rollout_id
 from rgopd.common.streams import (
+    ENVIRONMENT,
     GENERATE,
     RESULTS,
     ROLLOUT,
@@ -73,6 +76,11 @@ class Group:
     def stream(self, stage: str) -> str:
         """Where a stage's work for this group is asked for: each named teacher has a stream of its own."""
         return score_stream(self.prompt.teacher) if stage == SCORE else stage
+
+    def streams(self, stage: str) -> tuple[str, ...]:
+        """Where that work may be: a conversation's is now with a sampler, now with an environment."""
+        talks = stage == GENERATE and self.prompt.HasField("environment")
+        return (GENERATE, ENVIRONMENT) if talks else (self.stream(stage),)
 
     @property
     def complete(self) -> bool:
@@ -174,7 +182,8 @@ class Join:
             return True
         if self._looked + SWEEP_S <= time.monotonic():
             self._looked = time.monotonic()
-            streams = {g.stream(stage) for g in waiting for stage in g.wanted if _can_be_worked_on(g, stage)}
+            owed = ((g, stage) for g in waiting for stage in g.wanted if _can_be_worked_on(g, stage))
+            streams = {stream for group, stage in owed for stream in group.streams(stage)}
             self._attended = all(self._alive(stream) for stream in streams)
         return not self._attended
 
@@ -233,13 +242,15 @@ class Join:
     def diagnosis(self, waiting: list[Group]) -> str:
         """Who owes what, and whether anybody is there to answer."""
         lines = []
-        for stage, service in SERVICE.items():
+        for stage in SERVICE:
             missing: Counter[tuple[str, str]] = Counter()
             for group in waiting:
-                missing[group.stream(stage), group.prompt.teacher if stage == SCORE else ""] += len(group.open(stage))
+                for stream in group.streams(stage):
+                    missing[stream, group.prompt.teacher if stage == SCORE else ""] += len(group.open(stage))
             for (stream, teacher), count in missing.items():
                 if not count:
                     continue
+                service = SERVICE[stage] if stream != ENVIRONMENT else "verifier with environments"
                 depth = self.streams.depth(stream)
                 alive = self._alive(stream)
                 with_name = f" with teacher_name={teacher}" if teacher else ""
@@ -249,6 +260,14 @@ class Join:
                     f"({depth['backlog']} messages wait, {depth['leased']} of them leased; {who}{with_name})"
                 )
         return f"no stage answered for {self.quiet_s:.0f} s: " + "; ".join(lines)
+
+
+def forget_turns(blobs: Blobs, groups: Iterable[Group], max_turns: int) -> None:
+    """Delete what is stored of the turns of finished conversations."""
+    talking = (item for group in groups if group.prompt.HasField("environment") for item in group.entries)
+    keys = turn_keys(talking, max_turns)
+    for stage in (TURN, OBSERVATION):
+        blobs.delete(stage, keys)
 
 
 def _owed(groups: Iterable[Group]) -> int:

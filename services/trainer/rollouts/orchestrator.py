@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from rgopd.common.conversation import own_length
 from rgopd.common.errors import RgopdError, Unavailable
 from rgopd.common.identity import derive_seed, group_id
 from rgopd.common.streams import GENERATE, ROLLOUT, SCORE, TEACHER_SCORE, VERDICT, VERIFY, Streams
@@ -28,10 +28,11 @@ from rgopd.trainer.prompts.data import PromptSource
 from rgopd.trainer.records.ledger import rollout_digest
 from rgopd.trainer.rollouts.dispatch import Dispatch, Interrupted
 from rgopd.trainer.rollouts.evaluation import Evaluator
-from rgopd.trainer.rollouts.join import Group, Join
+from rgopd.trainer.rollouts.join import Group, Join, forget_turns
 from rgopd.trainer.rollouts.observed import NOT_ASKED, Observed
 from rgopd.trainer.rollouts.pass_rates import PassRates
 from rgopd.trainer.rollouts.patience import patience_of, rows_of
+from rgopd.trainer.rollouts.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -44,51 +45,6 @@ class BrokenStage(RgopdError):
 
     kind = "broken_stage"
     retryable = False
-
-
-@dataclass
-class Tally:
-    """What happened to a step's rollouts; becomes metrics."""
-
-    rewards: list[float] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
-    truncated: int = 0
-    verdicts: Counter[str] = field(default_factory=Counter)
-    unscored: int = 0
-    unscored_tokens: int = 0
-    failures: Counter[str] = field(default_factory=Counter)
-    redraws: int = 0
-    dropped_groups: int = 0
-    by_domain: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-
-    @property
-    def total(self) -> int:
-        """Rollouts that were asked for."""
-        # One that the teacher failed on has its verdict, and is counted there.
-        return sum(self.verdicts.values()) + self.failures[GENERATE] + self.failures[VERIFY]
-
-    @property
-    def error_fraction(self) -> float:
-        """Share of rollouts that a stage could not tell or make."""
-        return (self.verdicts["error"] + sum(self.failures.values())) / self.total if self.total else 0.0
-
-    def metrics(self) -> dict[str, Any]:
-        """Flat scalars for metrics.jsonl."""
-        count = max(1, len(self.rewards))
-        return {
-            "rollouts": self.total,
-            "reward_mean": sum(self.rewards) / count,
-            "pass_rate": self.verdicts["passed"] / max(1, self.verdicts["passed"] + self.verdicts["failed"]),
-            "verdicts": {s: self.verdicts[s] for s in ("passed", "failed", "error")},
-            "response_length_mean": sum(self.lengths) / max(1, len(self.lengths)),
-            "truncated_fraction": self.truncated / max(1, len(self.lengths)),
-            "unscored_rollouts": self.unscored,
-            "unscored_tokens": self.unscored_tokens,
-            "stage_failures": dict(self.failures),
-            "redrawn_groups": self.redraws,
-            "dropped_groups": self.dropped_groups,
-            "reward_by_domain": {d: sum(r) / len(r) for d, r in sorted(self.by_domain.items())},
-        }
 
 
 class Orchestrator:
@@ -300,14 +256,15 @@ class Orchestrator:
         for item, rollout, reward, advantage in zip(ids, rollouts, rewards, advantages, strict=True):
             if rollout is None or reward is None:
                 continue
-            tokens = rollout.response_ids.shape[0]
+            tokens = own_length(rollout)
             if self.objective.needs_teacher and SCORE not in group.entries[item].done:
                 tally.unscored += 1
                 tally.unscored_tokens += tokens
                 continue
             prompt_tokens = rollout.prompt_ids.shape[0]
             version, digest, at = rollout.policy_version, rollout_digest(rollout), rollout.temperature or None
-            usable.append(RolloutPlan(item, prompt_tokens, tokens, reward, advantage, version, digest, at))
+            between = rollout.response_ids.shape[0] - tokens
+            usable.append(RolloutPlan(item, prompt_tokens, tokens, reward, advantage, version, digest, at, between))
         self.observed.note(group, rollouts, verdicts, advantages, {plan.rollout_id for plan in usable})
         return usable, []
 
@@ -326,8 +283,7 @@ class Orchestrator:
             tally.verdicts[statuses.get(verdict.status, "error")] += 1
             if entry.failed.get(SCORE, NOT_ASKED) != NOT_ASKED:
                 tally.failures[SCORE] += 1
-            tally.lengths.append(rollout.response_ids.shape[0])
-            tally.truncated += rollout.finish_reason == rollout_pb2.FINISH_LENGTH
+            tally.note(rollout)
             reward = _reward(verdict)
             if reward is not None:
                 tally.rewards.append(reward)
@@ -374,6 +330,7 @@ class Orchestrator:
         self.dispatch.forget(groups)
         for stage in (ROLLOUT, VERDICT, TEACHER_SCORE):
             self.streams.blobs.delete(stage, ids)
+        forget_turns(self.streams.blobs, groups, self.config.turns.max_turns)
         self.streams.blobs.expire()
 
     # -- evaluation -----------------------------------------------------------------------------------------------

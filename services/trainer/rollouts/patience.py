@@ -44,7 +44,7 @@ def rows_of(config: TrainConfig) -> int:
 
 def patience_of(config: TrainConfig, rows: int) -> Patience:
     """That of a run, for requests of `rows` rollouts."""
-    return Patience(config.fault, config.sampling.max_new_tokens, rows)
+    return Patience(config.fault, config.longest_response, rows)
 
 
 def longest_wait_s(config: TrainConfig) -> float:

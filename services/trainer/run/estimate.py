@@ -115,7 +115,7 @@ def adapter_parameters(shape: ModelShape, r: int) -> int:
 def trainer_need(config: TrainConfig, shape: ModelShape, *, on_gpu: bool) -> Need:
     """One trainer rank at the end of the backward pass of its fullest micro-batch."""
     ranks, b = config.nproc, BYTES[config.dtype]
-    longest = config.dataset.max_prompt_tokens + config.sampling.longest
+    longest = config.dataset.max_prompt_tokens + config.longest_response
     tokens = max(config.batch.micro_batch_tokens, longest)  # a longer rollout makes a micro-batch of its own
     trained = shape.parameters if config.lora is None else adapter_parameters(shape, config.lora.r)
     on_device = not (on_gpu and config.fsdp.cpu_offload)
@@ -157,7 +157,7 @@ def sampler_need(config: TrainConfig, shape: ModelShape, dtype: str, *, on_gpu: 
     groups = sampling.groups_per_request * sampling.n
     evaluation = config.eval.groups_per_request if config.eval.dataset else 0
     rows = max(groups, evaluation)
-    length = config.dataset.max_prompt_tokens + sampling.longest
+    length = config.dataset.max_prompt_tokens + config.longest_response
     return Need(
         "sampler",
         {

@@ -103,7 +103,7 @@ def test_surplus_ids_are_never_sampled(student_folder: Path) -> None:
 
 def test_a_response_that_cannot_fit_is_refused_before_sampling(engine: TransformersSampler) -> None:
     with pytest.raises(ConfigError, match=r"over the student's context of \d+; lower sampling\.max_new_tokens"):
-        run(engine, specs(engine, TEXTS[:1]), max_new_tokens=engine.max_positions)
+        run(engine, specs(engine, TEXTS[:1]), max_new_tokens=engine.max_context)
 
 
 def test_weights_of_another_shape_are_refused(engine: TransformersSampler, teacher_folder: Path) -> None:
