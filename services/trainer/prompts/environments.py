@@ -82,7 +82,7 @@ def environments_named(config: DatasetConfig) -> dict[str, str]:
             found.setdefault(part.environment, "user")
         if part.path.exists():
             stamp = part.path.stat().st_mtime_ns
-            found.update(_named(part.model_dump_json(), stamp))
+            found.update(_named(part.model_dump_json(include=set(DatasetPart.model_fields)), stamp))
     return found
 
 
