@@ -62,6 +62,7 @@ def checks(sections: dict[str, Any]) -> Iterator[tuple[str, Check]]:
     if student:
         yield "dataset", lambda: check_dataset(train)
         yield "student", lambda: check_student_rows(train)
+        yield "mismatch", lambda: check_mismatch(sections)
         yield "loss", lambda: check_zero_loss(student, shared)
     across = aligned_checks(sections) if student and teacher else []
     here = served.get("engine") not in ELSEWHERE
@@ -294,6 +295,36 @@ def check_student_rows(train: dict[str, Any]) -> str:
     rows = "packed rows" if student.packing else "padded rows"
     why = f" ({student.unpacked})" if packing and not student.packing else ""
     return f"{type(student.hf).__name__} on {rows}{why}, {found.drift:.1e} nats a token off the model's own log-probs"
+
+
+def check_mismatch(sections: dict[str, Any]) -> str:
+    """The run's sampler (its engine, its dtype) and the trainer give the same log-probs to the same rollouts."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from rgopd.cli.mismatch import ROLLOUTS, mismatch
+    from rgopd.cli.up import check_sections
+    from rgopd.common import wire
+    from rgopd.trainer.prompts.data import PromptSource
+
+    disable_progress_bar()
+    checked = check_sections(sections)
+    train, sampler = checked["train"], checked["sampler"]
+    source = PromptSource(train.dataset, _tokenizer(train.student))
+    drawn = source.of_step(train.seed, 0, ROLLOUTS, 0)
+    prompts = [wire.from_tensor(prompt.prompt_ids, "prompt_ids", dtype="int32", ndim=1) for prompt in drawn]
+    found = mismatch(train, sampler, prompts)
+    limit = train.fault.drift_limit(train.dtype)
+    text = (
+        f"sampler and trainer are {found.drift:.1e} nats a token apart (at most {found.largest:.1e}; mean ratio "
+        f"{found.ratio_mean:.4f}, effective fraction {found.effective_fraction:.4f}; {found.tokens} tokens)"
+    )
+    if not found.drift <= limit:
+        raise Failed(
+            f"{text}, over the {limit:g} at which the first step stops (fault.max_drift): give both the same model, "
+            "shared_vocab_size and dtype, or sampler.engine=transformers; where they differ on purpose (fp8), raise it "
+            "and set train.importance_correction=always"
+        )
+    return text
 
 
 def check_zero_loss(student: str, shared_vocab_size: int) -> str:

@@ -295,6 +295,11 @@ class TrainConfig(Settings):
     importance_clip: float | None = Field(
         2.0, gt=0, description="Truncation of the importance weights of stale rollouts; null: no correction."
     )
+    importance_correction: Literal["stale", "always"] = Field(
+        "stale",
+        description="Which tokens get those weights: where rollouts may be stale, or on policy too, against what "
+        "sampler and trainer differ by (vLLM's kernels, 16 bits; `rgopd doctor` measures it).",
+    )
     gate_prefilter: Literal["off", "behaviour"] = Field(
         "off", description="behaviour: rollouts that the gate wholly drops on behaviour log-probs get no forward."
     )
@@ -392,7 +397,7 @@ class TrainConfig(Settings):
     def build_objective(self) -> Objective:
         """The objective in force, with the run's settings in those of its options that were not given.
 
-        `distillation.tail`; and, where rollouts may be stale, `importance_clip`: a token weighs
+        `distillation.tail`; and, where rollouts may be stale (or always), `importance_clip`: a token weighs
         min(pi_theta / mu, clip), truncated importance sampling (Ionides 2008; with the token's ratio as in IMPALA,
         arXiv 1802.01561). Objectives with a ratio of their own have no such option. The parts of a weighted sum are
         filled in the same way.
@@ -401,7 +406,8 @@ class TrainConfig(Settings):
 
     def _filled(self, name: str, options: dict[str, Any]) -> dict[str, Any]:
         settings: dict[str, Any] = {"tail": self.distillation.tail}
-        if self.max_staleness and self.importance_clip is not None:
+        corrects = self.max_staleness or self.importance_correction == "always"
+        if corrects and self.importance_clip is not None:
             settings["importance_clip"] = self.importance_clip
         filled = {key: value for key, value in settings.items() if key in option_names(name)} | options
         if name == WeightedSum.name:

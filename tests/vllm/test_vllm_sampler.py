@@ -12,9 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from rgopd.cli.mismatch import mismatch
 from rgopd.common.errors import ConfigError, Unavailable
+from rgopd.sampler.config import SamplerConfig
 from rgopd.sampler.engine import Sample, SampleSpec, SamplingOptions
 from rgopd.sampler.vllm import VllmSampler
+from rgopd.trainer.config import TrainConfig
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default")]  # vLLM imports what torch deprecates
 
@@ -177,3 +180,16 @@ def test_a_cache_of_the_old_policy_is_never_served(engine: VllmSampler, monkeypa
     monkeypatch.setattr(engine._llm, "reset_prefix_cache", lambda: False)
     with pytest.raises(Unavailable, match="keeps cached prefixes of the old policy"):
         engine.load_weights(STUDENT)
+
+
+def test_doctor_measures_its_mismatch_with_the_trainer(tmp_path: Path) -> None:
+    """Another engine's kernels, the same model: rounding apart, far below what stops a run."""
+    train = TrainConfig.from_mapping(
+        {"student": str(STUDENT), "device": "cpu", "dataset": {"path": "d"}, "sampling": {"max_new_tokens": 24}}
+    )
+    sampler = SamplerConfig(student=str(STUDENT), engine="vllm", vllm=ENGINE)
+    prompts = [np.arange(5, 5 + length, dtype=np.int32) for length in (4, 9, 6, 7)]
+    found = mismatch(train, sampler, prompts)
+    assert found.tokens > 4
+    assert 0 < found.drift < 1e-4
+    assert found.effective_fraction == pytest.approx(1.0, abs=1e-4)
