@@ -56,7 +56,7 @@ def checks(sections: dict[str, Any]) -> Iterator[tuple[str, Check]]:
     yield "sandbox", lambda: check_sandbox(sections.get("verifier", {}))
     common = sections.get("common", {})
     train, served = ({**common, **sections.get(name, {})} for name in ("train", "teacher"))
-    yield "disk", lambda: check_disk(Path(train.get("output_dir", "runs/run")), train.get("student", ""))
+    yield "disk", lambda: check_disk(sections)
     student, teacher = train.get("student", ""), served.get("model", "")
     shared = int(train.get("shared_vocab_size", 0))
     if student:
@@ -136,21 +136,25 @@ def check_sandbox(section: dict[str, Any]) -> str:
     return f"rung {rung} ({NAMES[rung]}) withstood its attacks"
 
 
-def check_disk(folder: Path, student: str) -> str:
-    """Room for checkpoints (12 bytes a parameter each) and policy versions."""
-    existing = next(p for p in [folder.resolve(), *folder.resolve().parents] if p.exists())
-    probe = existing / ".rgopd-doctor"
+def check_disk(sections: dict[str, Any]) -> str:
+    """Room for the checkpoints at their peak, policy versions, exported students and what the hub has to send."""
+    from rgopd.cli.disk import download_needs, existing, run_needs, shortages
+    from rgopd.cli.up import check_sections
+    from rgopd.trainer.run.estimate import ModelShape
+
+    train = check_sections(sections)["train"]
+    probe = existing(train.output_dir) / ".rgopd-doctor"
     probe.write_bytes(b"x")
     probe.unlink()
-    free = shutil.disk_usage(existing).free
-    weights = sum(f.stat().st_size for f in Path(student).glob("*.safetensors")) if student else 0
-    needed = 12 * weights + (1 << 30)
-    if free < needed:
+    needs = [*run_needs(train, ModelShape.of(train.student)), *download_needs(sections)]
+    if short := shortages(needs):
         raise Failed(
-            f"{free >> 20} MiB are free at {existing}, a run needs about {needed >> 20} MiB; free some, move "
-            "train.output_dir, or lower checkpoint.keep"
+            "; ".join(short) + ". Free some, move train.output_dir, train.policies_dir or HF_HOME, lower "
+            "train.checkpoint.keep, or train adapters (train.lora)"
         )
-    return f"{free >> 30} GiB free at {existing}"
+    free = shutil.disk_usage(existing(train.output_dir)).free
+    wanted = "; ".join(need.what for need in needs if need.size)
+    return f"{free >> 30} GiB free at {existing(train.output_dir)}, for {wanted}"
 
 
 def _tokenizer(path: str) -> Any:

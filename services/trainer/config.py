@@ -177,9 +177,15 @@ class CheckpointConfig(Part):
         description="false: start over, once: earlier checkpoints are put aside as checkpoints.abandoned-N, and later "
         "lives of the run with the same settings resume it.",
     )
-    asynchronous: bool = Field(
-        False, description="Copy the state and write it while training goes on; needs its size in memory once more."
+    asynchronous: bool | None = Field(
+        None,
+        description="Copy the state and write it while training goes on; needs its size in the host's memory. null: "
+        "on a GPU.",
     )
+
+    def is_asynchronous(self, on_gpu: bool) -> bool:
+        """What is in force on a device."""
+        return on_gpu if self.asynchronous is None else self.asynchronous
 
 
 class EvalConfig(Part):

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from torch.utils._pytree import tree_map_only
 
 from rgopd.common.errors import ConfigError
 from rgopd.trainer.run.collective import broadcast_bytes
+from rgopd.trainer.run.hashed_files import HashedWriter
 from rgopd.trainer.student.model import Student
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ class _Writing:
     done: Future[Any]
     partial: Path
     marker: dict[str, Any]
+    sums: dict[str, str]
+    """Digests of the files that this rank has written so far."""
 
 
 class Checkpoints:
@@ -107,15 +110,16 @@ class Checkpoints:
         dist.barrier()
         marker = {**state, "step": step, "schedule": scheduler.state_dict()}
         content = {"run": _Sharded(student, optimizer).state_dict()}
+        writer = HashedWriter(partial)
         if self._group is None:
-            save(content, checkpoint_id=str(partial))
-            self._publish(partial, marker)
+            save(content, storage_writer=writer)
+            self._publish(partial, marker, writer.sums)
             return
         # On a GPU, DCP copies to the CPU itself; what is on the CPU already it would write while it changes.
         content = tree_map_only(torch.Tensor, lambda t: t.clone() if t.device.type == "cpu" else t, content)
-        done = async_save(content, checkpoint_id=str(partial), process_group=self._group)
+        done = async_save(content, storage_writer=writer, process_group=self._group)
         assert isinstance(done, Future)
-        self._writing = _Writing(done, partial, marker)
+        self._writing = _Writing(done, partial, marker, writer.sums)
 
     def settle(self, *, wait: bool = False) -> None:
         """Make a checkpoint of what the background has written, once all ranks have; `wait` for it if need be."""
@@ -127,7 +131,7 @@ class Checkpoints:
             return
         writing, self._writing = self._writing, None
         writing.done.result()
-        self._publish(writing.partial, writing.marker)
+        self._publish(writing.partial, writing.marker, writing.sums)
 
     def whole(self) -> list[Path]:
         """Checkpoints with a marker, oldest first."""
@@ -204,10 +208,11 @@ class Checkpoints:
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
 
-    def _publish(self, partial: Path, marker: dict[str, Any]) -> None:
-        """Checksums by those who wrote the files, marker last, one rename."""
+    def _publish(self, partial: Path, marker: dict[str, Any], written: Mapping[str, str]) -> None:
+        """Checksums by those who wrote the files, as they wrote them; marker last, one rename."""
         rank = dist.get_rank()
-        sums = {p.name: _sha256(p) for p in partial.iterdir() if _belongs(p.name, rank)}
+        mine = [p for p in partial.iterdir() if _belongs(p.name, rank)]
+        sums = {p.name: written.get(p.name) or _sha256(p) for p in mine}
         _write(partial / f"sums-{rank:05d}.json", json.dumps(sums))
         dist.barrier()
         if rank == 0:

@@ -86,7 +86,8 @@ def compose(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False
     total_steps = _agree_on_steps(config, prompts)
     step = _train_step(config, student, objective, total_steps, mesh, device)
     saving = config.checkpoint
-    checkpoints = Checkpoints(config.output_dir / "checkpoints", saving.keep, asynchronous=saving.asynchronous)
+    in_background = saving.is_asynchronous(device.type == "cuda")
+    checkpoints = Checkpoints(config.output_dir / "checkpoints", saving.keep, asynchronous=in_background)
     anew = not saving.resume and checkpoints.may_start_over()
     state = None if anew else checkpoints.load_latest(student, step.optimizer, step.scheduler)
     start = int(state["step"]) if state else 0

@@ -4,6 +4,7 @@ import json
 import shutil
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from rgopd.cli import doctor
 from rgopd.cli.doctor import Failed
 from rgopd.common.embedded import EmbeddedValkey
 from rgopd.common.errors import ConfigError, RgopdError
+from rgopd.trainer.run.estimate import ModelShape
 
 CHECKPOINTS = Path(str(files("rgopd.trainer.demo") / "checkpoints"))
 
@@ -113,12 +115,45 @@ def test_a_redis_that_evicts_is_refused(tmp_path: Path) -> None:
         server.stop()
 
 
+def disk_sections(folder: Path, student: str, **train: Any) -> dict[str, Any]:
+    given = {"student": student, "dataset": {"path": "d"}, "output_dir": str(folder), **train}
+    return {"teacher": {"model": str(CHECKPOINTS / "teacher")}, "sampler": {"student": student}, "train": given}
+
+
 def test_a_full_disk_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "GiB free" in doctor.check_disk(tmp_path / "runs" / "x", str(CHECKPOINTS / "student"))
+    student = str(CHECKPOINTS / "student")
+    found = doctor.check_disk(disk_sections(tmp_path / "runs" / "x", student))
+    assert "GiB free" in found
+    assert "3 checkpoints of 0.0 GB: 2 kept, one being written" in found
     # A full disk cannot be caused here without filling the machine's.
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 30, 1 << 30, 1000))
-    with pytest.raises(Failed, match=r"move train\.output_dir, or lower checkpoint\.keep"):
-        doctor.check_disk(tmp_path, str(CHECKPOINTS / "student"))
+    with pytest.raises(Failed, match=r"move train\.output_dir, .*lower train\.checkpoint\.keep"):
+        doctor.check_disk(disk_sections(tmp_path, student))
+
+
+def test_the_disk_a_7b_run_needs_is_counted_from_its_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qwen2.5-7B: 7.62e9 parameters, 91.4 GB a checkpoint, three at the peak; its files and the teacher's to come."""
+    shape = ModelShape(7_615_616_512, 28, 3584, 18944, 3584, 512, 152_064, 233_057_792)
+    monkeypatch.setattr(ModelShape, "of", lambda _: shape)
+    monkeypatch.setattr("rgopd.cli.disk.size_of", lambda repo: 15_200_000_000 if "7B" in repo.name else 145_400_000_000)
+    monkeypatch.setattr("rgopd.cli.disk.bytes_here", lambda repo: 200_000_000)
+    sections = disk_sections(tmp_path, "Qwen/Qwen2.5-7B-Instruct", dtype="bfloat16", max_staleness=1)
+    sections["teacher"]["model"] = "Qwen/Qwen2.5-72B-Instruct"
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 42, 1 << 42, 200_000_000_000))
+    with pytest.raises(Failed) as failed:
+        doctor.check_disk(sections)
+    text = str(failed.value)
+    assert "3 checkpoints of 91.4 GB: 2 kept, one being written" in text
+    assert "6 policy versions of 15.2 GB" in text
+    assert "145.2 GB of Qwen/Qwen2.5-72B-Instruct to download" in text
+    assert text.count("GB of Qwen/Qwen2.5-7B-Instruct to download") == 1, "sampler and trainer share the cache"
+    (tmp_path / "checkpoints").mkdir()
+    with (tmp_path / "checkpoints" / "shard").open("wb") as file:
+        file.truncate(182_800_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 42, 1 << 42, 400_000_000_000))
+    assert "GiB free" in doctor.check_disk(sections), "a resumed run has two of them already"
+    lora = disk_sections(tmp_path / "l", "Qwen/Qwen2.5-7B-Instruct", lora={"r": 16})
+    assert "3 checkpoints of 0.5 GB" in doctor.check_disk(lora)
 
 
 def test_a_model_against_itself_gives_no_loss() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -19,7 +20,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from rgopd.common.embedded import free_port
 from rgopd.common.errors import ConfigError
+from rgopd.trainer.config import CheckpointConfig
 from rgopd.trainer.run.checkpoint import MARKER, STARTED_OVER, Checkpoints, disk_trouble, torn
+from rgopd.trainer.run.hashed_files import HashedFile
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -237,3 +240,43 @@ def test_torn_checkpoints_after_starting_over_name_the_note_to_delete(tmp_path: 
         damage(path, "a flipped bit")
     with pytest.raises(ConfigError, match=rf"resume=false \(delete .*/{STARTED_OVER} first"):
         checkpoints.load_latest(*Training().parts)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_files_are_hashed_as_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asynchronous: bool
+) -> None:
+    def read_back(path: Path) -> str:
+        raise AssertionError(f"{path} was read again")
+
+    training = Training()
+    training.step(0)
+    with monkeypatch.context() as patch:
+        patch.setattr("rgopd.trainer.run.checkpoint._sha256", read_back)
+        checkpoints = Checkpoints(tmp_path, 2, asynchronous=asynchronous)
+        checkpoints.save(1, *training.parts, {})
+        checkpoints.settle(wait=True)
+    [path] = checkpoints.whole()
+    assert torn(path) is None, "the digests are those of the files"
+    named = json.loads((path / MARKER).read_text())["files"]
+    assert set(named) == {file.name for file in path.iterdir()} - {MARKER}
+    assert any(name.endswith(".distcp") for name in named)
+    assert ".metadata" in named
+
+
+def test_a_file_that_is_not_written_in_order_has_no_digest(tmp_path: Path) -> None:
+    with HashedFile(tmp_path / "a") as plain, HashedFile(tmp_path / "b") as patched:
+        for file in (plain, patched):
+            file.write(b"abc")
+            file.seek(file.tell())
+        patched.seek(0)
+        patched.write(b"x")
+        assert plain.digest == hashlib.sha256(b"abc").hexdigest()
+        assert patched.digest is None
+
+
+def test_in_the_background_on_a_gpu_unless_told_otherwise() -> None:
+    assert CheckpointConfig().is_asynchronous(on_gpu=True)
+    assert not CheckpointConfig().is_asynchronous(on_gpu=False)
+    assert not CheckpointConfig(asynchronous=False).is_asynchronous(on_gpu=True)
+    assert CheckpointConfig(asynchronous=True).is_asynchronous(on_gpu=False)
