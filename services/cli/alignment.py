@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from rgopd.cli.turns import ALIGNED, has_turns
 from rgopd.common.errors import ConfigError
+from rgopd.trainer.prompts.environments import environments_named
 
 if TYPE_CHECKING:
     from rgopd.teacher.alignment import Aligner
@@ -47,6 +49,8 @@ def aligns(train: TrainConfig, teacher: TeacherConfig) -> bool:
     """
     if aligner_of(teacher, train.student) is None:
         return False
+    if environments_named(train.dataset):
+        raise ConfigError(ALIGNED)
     objective = train.build_objective()
     reason = ""
     if not objective.aligns:
@@ -131,6 +135,12 @@ def aligned_checks(sections: dict[str, Any]) -> list[tuple[str, Callable[[], str
         return [("tokenizer", refused)]
     if aligner is None:
         return []
+    if has_turns(sections["train"]):
+
+        def across() -> str:
+            raise ConfigError(ALIGNED)
+
+        return [("tokenizer", across)]
     return [
         ("tokenizer", lambda: measured(sections, aligner)),
         ("eos", lambda: _ends(aligner)),

@@ -13,6 +13,7 @@ from rich.console import Console
 from rgopd.cli.alignment import aligned_checks
 from rgopd.cli.sections import read_sections
 from rgopd.cli.teacher_server import ELSEWHERE, check_teacher_server
+from rgopd.cli.turns import check_turns, has_turns
 from rgopd.common.connection import connect, redact
 from rgopd.common.embedded import EmbeddedValkey
 from rgopd.common.errors import RgopdError
@@ -61,6 +62,8 @@ def checks(sections: dict[str, Any]) -> Iterator[tuple[str, Check]]:
     shared = int(train.get("shared_vocab_size", 0))
     if student:
         yield "dataset", lambda: check_dataset(train)
+        if has_turns(train):
+            yield "turns", lambda: check_turns(sections)
         yield "student", lambda: check_student_rows(train)
         yield "mismatch", lambda: check_mismatch(sections)
         yield "loss", lambda: check_zero_loss(student, shared)
@@ -259,7 +262,7 @@ def check_dataset(train: dict[str, Any]) -> str:
         return "the first rows make prompts; the others are read while it trains"
     if not train.get("eval"):
         sampling.check_domains({prompt.domain for prompt in source.prompts})
-    context = int(getattr(_config(train["student"]), "max_position_embeddings", None) or 1 << 30)
+    context = context_of(train["student"])
     lengths = [(len(p.prompt_ids.data) // 4, sampling.length_of(p.domain), p.domain) for p in source.prompts]
     prompt, response, domain = max(lengths, key=lambda each: each[0] + each[1])
     if prompt + response > context:
@@ -271,6 +274,16 @@ def check_dataset(train: dict[str, Any]) -> str:
     return (
         f"{len(source)} prompts, {source.too_long} too long; with its answer the longest has {prompt + response} tokens"
     )
+
+
+def context_of(model: str) -> int:
+    """Tokens that a model can read; very many where its config names no bound."""
+    return int(getattr(_config(model), "max_position_embeddings", None) or 1 << 30)
+
+
+def tokenizer_of(model: str) -> Any:
+    """A model's tokenizer."""
+    return _tokenizer(model)
 
 
 def check_student_rows(train: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rgopd.cli.hardware import GIB, total_memory
+from rgopd.cli.turns import check_environments, check_templates
 from rgopd.common.errors import ConfigError, RgopdError
 from rgopd.common.models import hub_problem
 from rgopd.sampler.config import SamplerConfig
@@ -19,6 +20,7 @@ from rgopd.teacher.config import TeacherConfig
 from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.prompts.bad_row import BadRow
 from rgopd.trainer.prompts.config import DatasetConfig
+from rgopd.trainer.prompts.environments import environments_named
 from rgopd.trainer.prompts.maker import check_of, column, domain_of, messages_of
 from rgopd.trainer.prompts.problems import Problems
 from rgopd.trainer.prompts.rows import dataset_rows
@@ -48,8 +50,22 @@ def preflight(settings: Settings) -> None:
     kinds = check_datasets(train, settings["verifier"])
     if "math" in kinds and importlib.util.find_spec("math_verify") is None:
         raise ConfigError("the dataset has rows of kind math, which needs math-verify: pip install 'rgopd[verifier]'")
+    named = environments_named(train.dataset)
+    if named:
+        check_environments(named, settings["verifier"].environments)
+        check_templates(named, doctor_tokenizer(train.student))
     if train.build_objective().needs_teacher:
         check_tokenizers(train, teacher)
+
+
+def doctor_tokenizer(student: str) -> Any:
+    """The student's tokenizer; ConfigError where there is none."""
+    from rgopd.cli import doctor
+
+    try:
+        return doctor.tokenizer_of(student)
+    except (OSError, ValueError) as error:
+        raise ConfigError(hub_problem("student", student, error)) from error
 
 
 def check_extras(train: TrainConfig, verifier: VerifierConfig) -> None:

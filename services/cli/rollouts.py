@@ -137,8 +137,12 @@ def _response(step: KeptStep, rollout: KeptRollout, vocabulary: Vocabulary, toke
     status = verdict["status"]
     text = Text(f"\n{rollout.rollout_id}  ")
     text.append(status, style={"passed": "green", "failed": "red"}.get(status, "yellow"))
-    text.append(f"  {'  '.join(numbers)}  {len(rollout.response_ids)} tokens")
+    text.append(f"  {'  '.join(numbers)}  {rollout.own_tokens} tokens")
+    if rollout.own is not None:
+        text.append(f" in {rollout.turns} turns")
+        text.append(f" + {len(rollout.own) - rollout.own_tokens} of its environment, not trained on", style="dim")
     text.append("  cut at max_new_tokens" if rollout.finish == "length" else "")
+    text.append("  out of turns" if rollout.finish == "turns" else "")
     yield text
     if verdict["reason"]:
         yield Text(f"  verdict: {clean(verdict['reason'])}")
@@ -153,10 +157,15 @@ def _response(step: KeptStep, rollout: KeptRollout, vocabulary: Vocabulary, toke
 
 def _coloured(rollout: KeptRollout, vocabulary: Vocabulary) -> Text:
     gap = rollout.tokens.gap if rollout.tokens is not None else None
-    if gap is None:
+    if gap is None and rollout.own is None:
         return Text(clean(rollout.response_text))
-    text = Text()
+    text, gap = Text(), gap or []
     for number, piece in enumerate(vocabulary.pieces(rollout.response_ids)):
+        if rollout.own is not None and not rollout.own[number]:
+            begins = not number or rollout.own[number - 1]
+            ends = number + 1 == len(rollout.own) or rollout.own[number + 1]
+            text.append(f"{'⟦' if begins else ''}{clean(piece)}{'⟧' if ends else ''}", style="dim italic")
+            continue
         text.append(clean(piece), style=_colour(gap[number]) if number < len(gap) else "dim")
     return text
 
@@ -170,6 +179,9 @@ def _tokens(rollout: KeptRollout, vocabulary: Vocabulary) -> Iterator[Text]:
         f"  {'token':<14}{'student':>9}{'teacher':>9}{'gap':>9}{'loss':>9}  kept  student's likeliest, student|teacher"
     )
     for n, keep in enumerate(figures.keep):
+        if rollout.own is not None and not rollout.own[n]:
+            yield Text(f"  {_label(vocabulary, rollout.response_ids[n]):<14}  its environment's", style="dim italic")
+            continue
         teacher = figures.teacher[n] if figures.teacher is not None else float("nan")
         there = figures.support_teacher[n] if figures.support_teacher is not None else [float("nan")] * 99
         rows = zip(figures.support_ids[n], figures.support_student[n], there, strict=False)

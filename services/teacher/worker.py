@@ -89,6 +89,11 @@ class ScoreWorker:
             support_ids = tensor_ids(rollout.support_ids, rollout_id, "support_ids", 2)
         response_ids = tensor_ids(rollout.response_ids, rollout_id, "response_ids", 1)
         if (aligner := self._service.aligner) is not None:
+            if rollout.HasField("own"):
+                raise InvalidInput(
+                    f"rollout {rollout_id!r} is a conversation, which a teacher with another tokenizer cannot score: "
+                    "take a teacher of the student's family"
+                )
             return aligner.item(rollout_id, rollout.messages_json, response_ids, support_ids, scoring, info)
         prompt_ids = tensor_ids(rollout.prompt_ids, rollout_id, "prompt_ids", 1)
         return make_item(rollout_id, prompt_ids, response_ids, support_ids, scoring, info)

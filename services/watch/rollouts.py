@@ -118,7 +118,9 @@ def brief(rollout: KeptRollout) -> dict[str, Any]:
         "id": rollout.rollout_id,
         "index": rollout.index,
         "response_text": rollout.response_text,
-        "length": len(rollout.response_ids),
+        "length": rollout.own_tokens,
+        "turns": rollout.turns,
+        "told": len(rollout.response_ids) - rollout.own_tokens,
         "finish": rollout.finish,
         "verdict": plain(rollout.verdict),
         "reward": plain(rollout.reward),
@@ -150,7 +152,9 @@ def rollout_of(run: Run, step: int, rollout_id: str) -> dict[str, Any]:
             "keep": [int(keep) for keep in tokens.keep],
             "cut": tokens.cut,
         }
-    return {"pieces": known.pieces(rollout.response_ids), "ids": rollout.response_ids, "special": special, **figures}
+    told = [] if rollout.own is None else [i for i, own in enumerate(rollout.own) if not own]
+    ids = rollout.response_ids
+    return {"pieces": known.pieces(ids), "ids": ids, "special": special, "told": told, **figures}
 
 
 def support_of(run: Run, step: int, rollout_id: str, first: int, count: int) -> dict[str, Any]:

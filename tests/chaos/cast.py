@@ -83,7 +83,7 @@ class Nursery:
 
 
 def sections(folder: Path, redis_url: str, *, steps: int, ranks: int, samplers: int, **train: Any) -> dict[str, Any]:
-    """The smallest run that has everything: math and code prompts, evaluation, checkpoints, two ranks."""
+    """The smallest run that has everything: math, code, conversations, evaluation, checkpoints, two ranks."""
     settings: dict[str, Any] = {
         "student": str(MODELS / "student"),
         "output_dir": str(folder),
@@ -93,7 +93,8 @@ def sections(folder: Path, redis_url: str, *, steps: int, ranks: int, samplers: 
         "seed": 7,
         "gate": "paper",
         "distillation": {"k": 8},
-        "sampling": {"prompts_per_step": 4, "n": 3, "max_new_tokens": 24, "groups_per_request": 2},
+        "sampling": {"prompts_per_step": 4, "n": 3, "max_new_tokens": 32, "groups_per_request": 2},
+        "turns": {"max_turns": 3, "max_total_tokens": 90, "max_observation_tokens": 8},
         "optim": {"lr": 1e-3, "warmup_steps": 2},
         "batch": {"micro_batch_rollouts": 4},
         "checkpoint": {"every": 2, "keep": 2},
@@ -114,9 +115,11 @@ def sections(folder: Path, redis_url: str, *, steps: int, ranks: int, samplers: 
 
 
 def write_data(folder: Path) -> None:
-    """Prompts out of the demo's task."""
+    """Prompts out of the demo's task; every other one is a conversation with the check's own feedback."""
     (folder / "data").mkdir(parents=True)
     for name, rows in (("train", generate(1, 200, "train")), ("eval", generate(0, 20, "eval"))):
+        for row in rows[::2]:
+            row["environment"] = {"name": "feedback", "args": {"message": "no; "}}
         (folder / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

@@ -33,7 +33,7 @@ def explain(step: KeptStep, rollout: KeptRollout) -> Explanation:
         return Explanation(kept, f"{text}: {rollout.reason}" if rollout.reason else f"{text}.")
     if rollout.kept_tokens is None:
         return Explanation("", "Trained on, but its rank wrote no figures (it was stopped before it could).")
-    total = len(rollout.response_ids)
+    total = rollout.own_tokens
     kept = "all" if rollout.kept_tokens == total else "part" if rollout.kept_tokens else "none"
     return Explanation(kept, f"{_share(kept, rollout.kept_tokens, total)} {_why(step.header, rollout, kept)}")
 
@@ -43,6 +43,8 @@ def explain_token(step: KeptStep, rollout: KeptRollout, position: int) -> str:
     tokens, gate = rollout.tokens, step.header["gate"]
     if tokens is None or position >= len(tokens.keep):
         return "No figures are kept of this token."
+    if rollout.own is not None and not rollout.own[position]:
+        return "Said by its environment: context for what follows, and not trained on."
     decided = "kept" if tokens.keep[position] else "dropped"
     gap = tokens.gap
     if gap is None:

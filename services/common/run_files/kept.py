@@ -24,6 +24,8 @@ from rgopd.common.run_files.kept_files import FORMAT, kept_files, unpack
 class Tokens:
     """Per-token figures of one rollout: T response tokens (fewer where `cut`), K named support ids.
 
+    Of a conversation's tokens that its environment said there are none: NaN, never kept, and -1 as support ids.
+
     Log-probs in nats at the rollout's temperature. `tail_*`: log of the mass outside the named ids, so that they and
     the tail sum to 1; -inf where nothing is left. Teacher fields are None where the objective asks no teacher.
     """
@@ -64,7 +66,8 @@ class KeptRollout:
     response_text: str
     response_ids: list[int]
     finish: str
-    """`stop`, `length` (cut at max_new_tokens), or empty where there is no response."""
+    """`stop`, `length` (cut at max_new_tokens), `turns` (its environment had not ended after max_turns), or empty where
+    there is no response."""
     verdict: dict[str, Any] | None
     """status, reason, extracted, tests (status, reason, duration_ms each), duration_ms."""
     reward: float | None
@@ -78,9 +81,22 @@ class KeptRollout:
     """L_T: sum of the teacher's log-probs of the response, nats (Eq. 1)."""
     l_student: float | None = None
     kept_tokens: int | None = None
-    """Tokens that the gate kept, of `len(response_ids)`."""
+    """Tokens that the gate kept, of `own_tokens`."""
     rank: int | None = None
     tokens: Tokens | None = None
+    own: list[bool] | None = None
+    """Of a conversation: which tokens are the student's. The others, its environment's, are not trained on."""
+
+    @property
+    def own_tokens(self) -> int:
+        """How many response tokens the student sampled."""
+        return len(self.response_ids) if self.own is None else sum(self.own)
+
+    @property
+    def turns(self) -> int:
+        """The student's."""
+        own = self.own or [True]
+        return int(own[0]) + sum(now and not before for before, now in zip(own, own[1:], strict=False))
 
     @property
     def sign(self) -> str:
@@ -203,6 +219,7 @@ def _rollout(row: Mapping[str, Any], figures: Mapping[str, Any] | None) -> KeptR
         outcome, reason = "prefiltered", "the gate keeps nothing of it on the behaviour log-probs: no forward was spent"
         figures = None
     sums = figures or {}
+    own = unpack(row["own"]).astype(bool).tolist() if "own" in row else None
     return KeptRollout(
         row["id"],
         row["index"],
@@ -219,31 +236,49 @@ def _rollout(row: Mapping[str, Any], figures: Mapping[str, Any] | None) -> KeptR
         sums.get("l_student"),
         sums.get("kept_tokens"),
         sums.get("rank"),
-        None if figures is None or "student" not in figures else _tokens(figures),
+        None if figures is None or "student" not in figures else _tokens(figures, own),
+        own,
     )
 
 
-def _tokens(row: Mapping[str, Any]) -> Tokens:
+def _tokens(row: Mapping[str, Any], own: list[bool] | None) -> Tokens:
+    places = _places(own, len(unpack(row["student"])), bool(row.get("cut")))
+
+    def spread(values: Any, fill: float) -> Any:
+        if places is None:
+            return values.tolist()
+        index, length = places
+        wide = np.full((length, *values.shape[1:]), fill, values.dtype)
+        wide[index] = values
+        return wide.tolist()
+
     def flat(name: str) -> Any:
-        return unpack(row[name]).astype(np.float64).tolist() if name in row else None
+        return spread(unpack(row[name]).astype(np.float64), math.nan) if name in row else None
 
-    def table(name: str) -> Any:
-        return unpack(row[name]).reshape(len(student), row["k"]).tolist() if name in row else None
+    def table(name: str, fill: float = -math.inf) -> Any:
+        return spread(unpack(row[name]).reshape(-1, row["k"]), fill) if name in row else None
 
-    student = flat("student")
     return Tokens(
-        student,
+        flat("student"),
         flat("behaviour"),
         flat("teacher"),
         flat("loss"),
-        unpack(row["keep"]).astype(bool).tolist(),
-        table("support_ids"),
+        spread(unpack(row["keep"]).astype(bool), False),
+        table("support_ids", -1),
         table("support_student"),
         table("support_teacher"),
         flat("tail_student"),
         flat("tail_teacher"),
         bool(row.get("cut")),
     )
+
+
+def _places(own: list[bool] | None, figures: int, cut: bool) -> tuple[Any, int] | None:
+    """Where among the response tokens the figures belong, and how far they reach; None: one after the other."""
+    if own is None:
+        return None
+    index = np.flatnonzero(own)[:figures]
+    return index, (int(index[-1]) + 1 if len(index) else 0) if cut else len(own)
 
 
 def _finite(value: Any) -> Any:

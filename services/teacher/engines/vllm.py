@@ -23,7 +23,7 @@ from rgopd.teacher.engines import EngineFault, EngineInfo, settings_digest
 from rgopd.teacher.engines.columns import score_from_columns, score_from_full
 from rgopd.teacher.engines.loading import check_teacher_architecture, folder_digest
 from rgopd.teacher.engines.loop import LoopThread
-from rgopd.teacher.items import Float, Int, Score, ScoreItem
+from rgopd.teacher.items import PAD_ID, Float, Int, Score, ScoreItem
 
 if TYPE_CHECKING:
     from rgopd.teacher.config import TeacherConfig
@@ -247,9 +247,14 @@ def _columns(score: Score) -> list[np.ndarray[Any, Any]]:
 def _columns_wanted(item: ScoreItem) -> dict[str, Any]:
     if item.scoring.support == "student":
         assert item.support_ids_TK is not None, "validated before it was queued"
-        ids = np.concatenate([item.support_ids_TK, item.response_ids_T[:, None]], axis=1)
+        ids = np.concatenate([_named(item.support_ids_TK, item.response_ids_T), item.response_ids_T[:, None]], axis=1)
         return {"prompt_logprob_token_ids": ids, "prompt_logprob_start": len(item.prompt_ids_C) - 1}
     return {"prompt_logprobs": item.scoring.k, "flat_logprobs": True}
+
+
+def _named(support_TK: Int, response_T: Int) -> Int:
+    """The support with the sampled id in place of pads, which vLLM does not know; `score_from_columns` masks them."""
+    return np.where(support_TK == PAD_ID, response_T[:, None], support_TK)
 
 
 def _read(item: ScoreItem, output: Any) -> Score | None:

@@ -111,7 +111,8 @@ class VllmServerEngine:
         assert support_TK is not None, "validated before it was queued"
         rows, k = support_TK.shape
         surplus = np.arange(self.info.vocab_size, self._own_vocab, dtype=np.int32)
-        ids = np.concatenate([support_TK, item.response_ids_T[:, None], np.tile(surplus, (rows, 1))], axis=1)
+        named_TK = np.where(support_TK == PAD_ID, item.response_ids_T[:, None], support_TK)  # vLLM knows no pads
+        ids = np.concatenate([named_TK, item.response_ids_T[:, None], np.tile(surplus, (rows, 1))], axis=1)
         columns = await self._fixed_ids(item.input_ids.tolist(), ids.tolist(), len(item.prompt_ids_C) - 1)
         if len(surplus):
             shared_T = np.log1p(-np.exp(columns[:, k + 1 :].astype(np.float64)).sum(-1))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rgopd.common import wire
+from rgopd.common.conversation import own_tokens
 from rgopd.common.identity import derive_seed
 from rgopd.common.run_files.kept_files import FORMAT, pack
 from rgopd.common.streams import GENERATE, SCORE, VERIFY
@@ -25,7 +26,11 @@ MAX_TEXT, MAX_LIST = 2_000, 32
 MAX_RESPONSE = 1 << 18
 
 _STATUS = {verifier_pb2.VERDICT_PASSED: "passed", verifier_pb2.VERDICT_FAILED: "failed"}
-_FINISH = {rollout_pb2.FINISH_STOP: "stop", rollout_pb2.FINISH_LENGTH: "length"}
+_FINISH = {
+    rollout_pb2.FINISH_STOP: "stop",
+    rollout_pb2.FINISH_LENGTH: "length",
+    rollout_pb2.FINISH_TURNS: "turns",
+}
 
 
 @dataclass(frozen=True)
@@ -179,8 +184,9 @@ def _groups(seen: Sequence[_Seen], text: Callable[[list[int]], str]) -> list[dic
 
 def _rollout(seen: _Seen) -> dict[str, Any]:
     rollout, verdict = seen.rollout, seen.verdict
-    ids_T = np.zeros(0, np.int32)
+    ids_T, own_T = np.zeros(0, np.int32), None
     if rollout is not None:
+        own_T = own_tokens(rollout)
         ids_T = wire.from_tensor(rollout.response_ids, "response_ids", dtype="int32", ndim=1)
     return {
         "kind": "rollout",
@@ -189,6 +195,7 @@ def _rollout(seen: _Seen) -> dict[str, Any]:
         "index": seen.index,
         "response_text": "" if rollout is None else rollout.response_text[:MAX_RESPONSE],
         "response_ids": pack(ids_T, "i4"),
+        **({} if own_T is None else {"own": pack(own_T, "u1")}),
         "finish": "" if rollout is None else _FINISH.get(rollout.finish_reason, ""),
         "verdict": None if verdict is None else _verdict(verdict),
         "reward": verdict.reward if verdict is not None and verdict.HasField("reward") else None,

@@ -262,3 +262,35 @@ def test_a_completions_server_as_teacher_wants_a_loss_on_sampled_tokens(
     jsd = train | {"objective": "jsd"}
     error = fails("up", {**config, "teacher": teacher, "train": jsd})
     assert "objective 'jsd' cannot use distillation.support='none'; it takes ['student', 'teacher']" in error
+
+
+def test_environments_that_cannot_work(
+    config: dict[str, Any], fails: Fails, tmp_path: Path, teacher_folder: Path
+) -> None:
+    row = {"prompt": "1+1=", "kind": "math", "reference": "2"}
+    rows(config, {**row, "environment": "calculater"}, row)
+    path = tmp_path / "calculator.py"
+    path.write_text("class Calculator:\n    def reset(self): ...\n")
+    text = fails("up", changed(config, verifier={"environments": {"calculator": str(path)}}))
+    assert "environment 'calculater', which the verifier does not have" in text
+    assert "did you mean 'calculator'" in text
+    path.write_text("class Calculator: ...\n")
+    rows(config, {**row, "environment": "calculator"}, row)
+    text = fails("up", changed(config, verifier={"environments": {"calculator": str(path)}}))
+    assert "must define a class with reset" in text
+    rows(config, {**row, "environment": "feedback"}, row)
+    other = tmp_path / "other"
+    shutil.copytree(teacher_folder, other)
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    a, b = list(vocabulary)[20:22]
+    vocabulary[a], vocabulary[b] = vocabulary[b], vocabulary[a]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    text = fails("up", changed(config, teacher={"model": str(other)}))
+    assert "rows name environments" in text
+    assert "take a teacher of the student's family" in text
+    student = tmp_path / "rewrites"
+    shutil.copytree(config["train"]["student"], student)
+    (student / "chat_template.jinja").write_text("{% for m in messages[-1:] %}{{ m.content }}{% endfor %}")
+    here = {"student": str(student)}
+    assert "not prefix-stable" in fails("up", changed(config, train=here, sampler=here))

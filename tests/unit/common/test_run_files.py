@@ -17,10 +17,12 @@ from rgopd.common.run_files import (
     RunFolder,
     StatusFile,
     Vocabulary,
+    explain,
     kept_steps,
     read_status,
     read_step,
 )
+from rgopd.common.run_files.explain import explain_token
 from rgopd.common.run_files.kept_files import pack, step_path, thin, write_step
 
 
@@ -260,3 +262,37 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"instance": "x", "run_id": "r"}')
     folder = RunFolder(tmp_path)
     assert (folder.config(), folder.run_id, folder.status(), folder.kept_steps()) == ({"steps": 3}, "r", None, [])
+
+
+def test_a_conversations_figures_lie_where_its_own_tokens_are(tmp_path: Path) -> None:
+    rows = kept_rows()
+    own = np.array([1, 0, 0, 1, 1])
+    for row in rows:
+        if row["kind"] == "rollout" and row["id"] == "g0-n000":
+            row |= {"own": pack(own, "u1"), "response_ids": pack(np.arange(5), "i4"), "finish": "turns"}
+    write_step(step_path(tmp_path, 3), rows)
+    step = read_step(tmp_path, 3)
+    talk, plain = (rollout for _, rollout in step.rollouts)
+    assert (talk.own_tokens, talk.turns, plain.own_tokens, plain.turns) == (3, 2, 3, 1)
+    assert talk.tokens is not None
+    assert talk.tokens.keep == [True, False, False, True, False]
+    assert talk.tokens.support_ids == [[0, 1], [-1, -1], [-1, -1], [1, 2], [2, -1]]
+    shown = talk.to_json()["tokens"]
+    assert shown["student"] == [-1.0, None, None, -0.5, -1.5]
+    assert shown["gap"] == [0.0, None, None, 0.0, 0.0]
+    assert explain(step, talk).kept == "all"
+    assert "not trained on" in explain_token(step, talk, 1)
+    assert "not trained on" not in explain_token(step, talk, 3)
+
+
+def test_figures_that_are_cut_reach_to_the_last_own_token_that_has_some(tmp_path: Path) -> None:
+    rows = kept_rows()
+    for row in rows:
+        if row["kind"] == "rollout":
+            row |= {"own": pack(np.array([0, 1, 1, 0, 1, 1, 1]), "u1"), "response_ids": pack(np.arange(7), "i4")}
+        if row["kind"] == "tokens":
+            row["cut"] = True
+    write_step(step_path(tmp_path, 3), rows)
+    [(_, rollout), *_] = read_step(tmp_path, 3).rollouts
+    assert rollout.tokens is not None
+    assert rollout.tokens.keep == [False, True, True, False, False]

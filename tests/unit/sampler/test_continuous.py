@@ -16,9 +16,10 @@ from prometheus_client import CollectorRegistry
 from safetensors.torch import save_file
 
 from rgopd.common import wire
+from rgopd.common.conversation import OBSERVATION, TURN, turn_key
 from rgopd.common.errors import ConfigError, InvalidInput, Unavailable
-from rgopd.common.streams import RESULTS, ROLLOUT, Delivery, Outcome, Streams
-from rgopd.protos import rollout_pb2
+from rgopd.common.streams import ENVIRONMENT, RESULTS, ROLLOUT, Delivery, Outcome, Streams
+from rgopd.protos import environment_pb2, rollout_pb2
 from rgopd.sampler.continuous import ContinuousWorker, Job, Room
 from rgopd.sampler.engine import OnSample, Sample, SampleSpec, SamplingOptions
 from rgopd.sampler.publish import options_of, slots_of
@@ -29,6 +30,7 @@ class Scripted:
 
     def __init__(self, kv_tokens: int = 1000) -> None:
         self.kv_tokens = kv_tokens
+        self.tokenizer, self.max_context = None, 1000
         self.rows: dict[str, tuple[SampleSpec, int]] = {}
         self.temperature = 1.0
         self.weights = ""
@@ -289,3 +291,39 @@ def test_expected_lengths_follow_what_ended() -> None:
 def _sampling(request: rollout_pb2.GenerateRequest) -> rollout_pb2.SamplingParams:
     request.sampling.max_new_tokens = 1000
     return request.sampling
+
+
+def test_conversations_take_a_turn_a_delivery(bench: Bench, streams: Streams) -> None:
+    """What an earlier holder stored of a turn is not sampled again; the acknowledgement asks the environments."""
+    request = wire.parse(rollout_pb2.GenerateRequest, bench.request("q", [1, 2], 0, 1.0))
+    for group in request.groups:
+        group.prompt.environment.name = "game"
+    request.turns.max_turns = 2
+    payload = request.SerializeToString()
+    [first, *_] = slots_of(request)
+    stored = rollout_pb2.Turn(
+        response_ids=wire.to_tensor(np.array([5], np.int32)),
+        sampled_logprobs=wire.to_tensor(np.array([-1.0], np.float32)),
+        support_ids=wire.to_tensor(np.zeros((1, 2), np.int32)),
+        text="stored",
+        finish_reason=rollout_pb2.FINISH_STOP,
+    )
+    streams.blobs.put(TURN, turn_key(first.rollout_id, 0), stored.SerializeToString())
+    future = bench.worker.submit(Delivery("generate", "q", payload, 1))
+    for _ in range(4):
+        bench.engine.go.release()
+    [(stream, data)] = future.result(10).announce
+    job = wire.parse(environment_pb2.StepJob, data)
+    assert stream == ENVIRONMENT
+    assert job.request == payload
+    slots = slots_of(request)
+    assert [episode.id for episode in job.episodes] == [slot.rollout_id for slot in slots]
+    assert job.episodes[0].actions == ["stored"]
+    assert bench.engine.count == len(slots) - 1
+    assert not any(streams.blobs.present(ROLLOUT, [slot.rollout_id for slot in slots]))
+    for episode in job.episodes:
+        said = environment_pb2.Observation(id=episode.id, done=True, reward=1.0)
+        streams.blobs.put(OBSERVATION, turn_key(episode.id, 0), said.SerializeToString())
+    assert bench.worker.submit(Delivery("generate", "q", payload, 1)).result(10).announce == []
+    assert all(streams.blobs.present(ROLLOUT, [slot.rollout_id for slot in slots]))
+    assert bench.engine.count == len(slots) - 1

@@ -183,6 +183,7 @@ function rolloutBody(rollout, at, gap) {
   const verdict = rollout.verdict || {};
   const failed = (verdict.tests || []).map((test, i) => [test, i]).filter(([test]) => test.status && test.status !== "passed");
   const facts = [["Reward", num(rollout.reward)], ["Advantage", signed(rollout.advantage)], ["L_T", num(rollout.l_teacher, 5)], ["L_S", num(rollout.l_student, 5)], ["L_T − L_S", signed(gap)], ["Kept tokens", rollout.kept_tokens === null ? "–" : `${num(rollout.kept_tokens)} of ${num(rollout.length)}`], ["Ended by", rollout.finish || "–"]];
+  if (rollout.told) facts.push(["Turns", num(rollout.turns)], ["Environment", `${num(rollout.told)} tokens, not trained on`]);
   const strip = h("div", {}, h("p", { class: "muted" }, "Loading tokens…"));
   get("rollout", { run: at.run, step: at.step, id: rollout.id }).then((tokens) => put(strip, new Strip({ run: at.run, step: at.step, id: rollout.id }, tokens).element), (error) => {
     put(strip, h("div", { class: "prompt", dir: "auto" }, rollout.response_text), h("p", { class: "muted" }, error.message));

@@ -50,19 +50,20 @@ export class Strip {
       gap: [cell("d3", `< −${GAP[2]}`), cell("d2", `−${GAP[1]}`), cell("d1", `−${GAP[0]}`), cell("u1", `+${GAP[0]}`), cell("u2", `+${GAP[1]}`), cell("u3", `> +${GAP[2]}`), " log πT − log πθ; orange: the student likes it better, blue: the teacher"],
       loss: [cell("l1", `> ${LOSS[0]}`), cell("l2", `> ${LOSS[1]}`), cell("l3", `> ${LOSS[2]}`), " nats"], none: [],
     };
-    put(this.scale, scales[this.mode], this.tokens.keep.includes(0) ? h("span", {}, h("span", { class: "tok dropped" }, "dotted"), " dropped by the gate") : null);
+    put(this.scale, scales[this.mode], this.tokens.keep.some((kept, i) => !kept && !(this.tokens.told || []).includes(i)) ? h("span", {}, h("span", { class: "tok dropped" }, "dotted"), " dropped by the gate") : null,
+      this.tokens.told?.length ? h("span", {}, h("span", { class: "tok told" }, "grey"), " said by its environment, not trained on") : null);
   }
 
   paint() {
     const { pieces, special, ids } = this.tokens;
-    const marks = new Set(special);
+    const marks = new Set(special), told = this.told = new Set(this.tokens.told || []);
     const chunks = [];
     for (let first = 0; first < pieces.length; first += CHUNK) {
       const chunk = h("span", { class: "chunk" });
       for (let i = first; i < Math.min(first + CHUNK, pieces.length); i++) {
         const text = marks.has(i) ? pieces[i] || `⟨${ids[i]}⟩` : pieces[i].replaceAll("\n", "⏎\n") || "·";
         const token = document.createElement("span");
-        token.className = "tok " + this.tone(i) + (marks.has(i) ? " special" : pieces[i] === "" ? " part" : "") + (this.tokens.keep && this.tokens.keep[i] === 0 ? " dropped" : "");
+        token.className = "tok " + this.tone(i) + (marks.has(i) ? " special" : pieces[i] === "" ? " part" : "") + (told.has(i) ? " told" : this.tokens.keep && this.tokens.keep[i] === 0 ? " dropped" : "");
         token.dataset.i = i;
         token.dir = "auto";
         token.textContent = text;
@@ -92,7 +93,7 @@ export class Strip {
     event.preventDefault();
     const next = Math.max(0, Math.min(this.tokens.pieces.length - 1, (this.here ?? -1) + move));
     this.open(next);
-    announce(`token ${next + 1} ${visible(this.tokens.pieces[next])}` + (this.tokens.gap ? `, teacher minus student ${signed(this.tokens.gap[next])}` : ""));
+    announce(`token ${next + 1} ${visible(this.tokens.pieces[next])}` + (this.told?.has(next) ? ", said by its environment" : this.tokens.gap ? `, teacher minus student ${signed(this.tokens.gap[next])}` : ""));
     this.body.querySelector(`[data-i="${next}"]`)?.scrollIntoView({ block: "nearest" });
   }
 
@@ -121,6 +122,7 @@ export class Strip {
     const rows = top.map(([label, student, teacher, id]) => line(visible(label), student, teacher, "", id === mark));
     if (!sampled) rows.unshift(line(visible(t.pieces[i]) + " (sampled)", t.student[i], teachers ? t.teacher[i] : null, "", true));
     rows.push(line("all others (tail)", tail[0], tail[1], "", false));
+    if (this.told?.has(i)) return [h("p", {}, h("strong", { class: "mono", dir: "auto" }, visible(t.pieces[i])), ` token ${i + 1} of ${t.pieces.length}, id ${mark} · said by its environment: context, not trained on`)];
     const why = t.keep[i] ? h("span", { class: "good" }, "kept") : h("span", { class: "bad" }, "dropped");
     return [
       h("p", {}, h("strong", { class: "mono", dir: "auto" }, visible(t.pieces[i])), ` token ${i + 1} of ${t.pieces.length}, id ${mark} · `, why,

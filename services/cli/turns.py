@@ -1,0 +1,72 @@
+"""Rows with environments, before a run: are those there, can the student's template go on, does a conversation fit?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rgopd.common.errors import ConfigError
+from rgopd.common.explain import did_you_mean
+from rgopd.trainer.config import TurnsConfig
+from rgopd.trainer.prompts.config import DatasetConfig
+from rgopd.trainer.prompts.environments import environments_named
+from rgopd.verifier.environment_config import FEEDBACK, EnvironmentConfig, read_sources
+
+ALIGNED = (
+    "student and teacher tokenizers differ, and rows name environments: what stands between two turns cannot be scored "
+    "across tokenizers; take a teacher of the student's family, or rows without environments"
+)
+
+
+def check_environments(named: dict[str, str], configured: dict[str, EnvironmentConfig]) -> None:
+    """Those that rows name are the verifier's, and can be read.
+
+    Raises:
+        ConfigError: one is not; says which setting wants it.
+    """
+    read_sources(configured)
+    known = [FEEDBACK, *configured]
+    for name in named:
+        if name not in known:
+            raise ConfigError(
+                f"the dataset names the environment {name!r}, which the verifier does not have (it has "
+                f"{', '.join(known)}){did_you_mean(name, known)}; set verifier.environments={{{name}: FILE or URL}}"
+            )
+
+
+def check_templates(named: dict[str, str], tokenizer: Any) -> None:
+    """The student's chat template can go on after a turn; ConfigError says why it cannot."""
+    from rgopd.common.between import Between
+
+    for role in sorted(set(named.values())):
+        Between(tokenizer, role)
+
+
+def has_turns(train: dict[str, Any]) -> bool:
+    """Whether a raw section `train` has rows with environments."""
+    return bool(train.get("dataset")) and bool(environments_named(DatasetConfig.model_validate(train["dataset"])))
+
+
+def check_turns(sections: dict[str, Any]) -> str:
+    """Doctor's: all of it, and what the longest conversation needs."""
+    from rgopd.cli.doctor import Failed, context_of, tokenizer_of
+    from rgopd.verifier.config import VerifierConfig
+
+    train, teacher = sections["train"], sections.get("teacher", {}).get("model", "")
+    dataset = DatasetConfig.model_validate(train["dataset"])
+    turns = TurnsConfig.model_validate(train.get("turns", {}))
+    named = environments_named(dataset)
+    check_environments(named, VerifierConfig.from_mapping(sections.get("verifier", {})).environments)
+    check_templates(named, tokenizer_of(train["student"]))
+    longest = dataset.max_prompt_tokens + turns.max_total_tokens
+    context = context_of(train["student"])
+    reached = min(longest, context)
+    if teacher and context_of(teacher) < reached:
+        raise Failed(
+            f"a conversation may have {reached} tokens, and the teacher's context is {context_of(teacher)}: lower "
+            "turns.max_total_tokens or dataset.max_prompt_tokens"
+        )
+    ends = f"; the student's context of {context} ends them there" if context < longest else ""
+    return (
+        f"{', '.join(sorted(named))}: up to {turns.max_turns} turns and {longest} tokens with the prompt{ends}; the "
+        "chat template goes on after each"
+    )
