@@ -101,6 +101,8 @@ def _in_box(reference: str, response: str, judge: Judge) -> dict[str, Any]:
 def _in_prose(reference: str, response: str, judge: Judge) -> dict[str, Any]:
     """No box: the letter, where the reference has one; what the response ends in or announces; at last whatever
     math-verify finds."""
+    if (said := _says(reference, response)) is not None:
+        return _outcome(said, response[:200])
     choice = option(reference)
     found = phrases(response)
     both = _lettered(found) if choice is not None else None
@@ -118,6 +120,20 @@ def _in_prose(reference: str, response: str, judge: Judge) -> dict[str, Any]:
         if _plain_speech(phrase.text) or (phrase.announced and (mathy or quantity(phrase.text) is not None)):
             return _outcome(False, phrase.text)
     return _outcome(same_symbols(reference, "", response, judge.tolerance), response[-200:])
+
+
+_BREAKS = str.maketrans(",.*_?!:;()", " " * 10)
+_OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
+
+
+def _says(reference: str, response: str) -> bool | None:
+    """Yes or no, true or false, where a short response begins with it: "Yes, it is." """
+    wanted = tidy.words(reference) or ""
+    words = response.casefold().translate(_BREAKS).split()
+    if wanted not in _OPPOSITES or not words or len(words) > 30 or words[0] not in (wanted, _OPPOSITES[wanted]):
+        return None
+    other = _OPPOSITES[words[0]]
+    return None if other in words else words[0] == wanted
 
 
 def _plain_speech(phrase: str) -> bool:

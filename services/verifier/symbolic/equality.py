@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from rgopd.verifier.symbolic import bases, clock, lists
+from rgopd.verifier.symbolic import bases, clock, lists, notation
 from rgopd.verifier.symbolic import text as tidy
 from rgopd.verifier.symbolic.numbers import Plain, numeric_readings, same_plain
 from rgopd.verifier.symbolic.options import same_option
@@ -38,6 +38,8 @@ class Judge:
         """
         if self.depth >= _MAX_DEPTH:
             return False
+        if not self.depth:
+            gold, answer = notation.paired(notation.written(gold), notation.written(answer))
         self.depth += 1
         try:
             certain = self.certain(gold, answer)

@@ -90,7 +90,8 @@ def same_several(gold: Many, answer: Many, equal: Equal) -> bool:
     if any(kind[0] in "[(]" for kind in kinds) and len(kinds) > 1:
         return False  # half-open
     if len(gold.items) != len(answer.items):
-        return False
+        once = [_without_repeated(many) for many in (gold, answer)]
+        return len(once[0].items) == len(once[1].items) and once != [gold, answer] and same_several(once[0], once[1], equal)
     dots = [[_DOTS.fullmatch(i.strip()) is not None for i in many.items] for many in (gold, answer)]
     if dots[0] != dots[1]:
         return False
@@ -102,6 +103,13 @@ def same_several(gold: Many, answer: Many, equal: Equal) -> bool:
     if any(dots[0]) or not kinds <= {"set", "list"}:
         return all(d or equal(g, a) for g, a, d in zip(gold.items, answer.items, dots[0], strict=True))
     return _matched(list(gold.items), list(answer.items), equal)
+
+
+def _without_repeated(many: Many) -> Many:
+    """A list of tuples with each of them once: nobody counts a solution twice."""
+    if many.names or many.kind not in ("set", "list") or not all(item.startswith("(") for item in many.items):
+        return many
+    return many._replace(items=tuple({item.replace(" ", ""): item for item in many.items}.values()))
 
 
 def _matched(gold: list[str], answer: list[str], equal: Equal) -> bool:

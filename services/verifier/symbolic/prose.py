@@ -15,8 +15,12 @@ _ANNOUNCED = re.compile(
     r"\W{0,6}(?:\b(?:is|are|be|equals|es|est|ist|lautet|é|è)\b|应该是|是|为|為|は|:|=|—|-|\n)\s{0,3}:?\s{0,3}"
 )
 _LINKS = re.compile(
-    r"(?i)\b(?:is|are|was|were|be|at|equals|equal to|on|has|have|had|get|gives?|obtain|only|than|exactly)\s|[:=]\s"
+    r"(?i)\b(?:it's|is|are|was|were|be|at|equals|equal to|on|has|have|had|get|gives?|obtain|only|than|exactly)\s|[:=]\s"
 )
+_HAN = re.compile(r"[\u4e00-\u9fff]")
+_HAN_LINKS = re.compile(r"[为是有得]|等于|需要|[:=]\s")
+_HAN_SENTENCE = re.compile(r"[。！；，]|(?<!\d)\.|\.(?!\d)|,\s|;")
+_MEASURE = re.compile(r"[\u4e00-\u9fff]{1,8}$")
 _END = re.compile(r"(?<!\bp\.m)(?<!\ba\.m)(?:\.(?=\s|$)|\n)", re.IGNORECASE)
 _MAX = 300
 _TAIL = 4000
@@ -47,9 +51,20 @@ def _candidates(text: str) -> Iterator[Phrase]:
     line = last_line(text) or ""
     if len(line) > 2 * _MAX:
         return
+    if _HAN.search(line):
+        yield from _in_chinese(line)
     if len(line.split()) <= 8:
         yield Phrase(line, announced=False)
     links = list(_LINKS.finditer(line))
     signs = [link for link in links if link[0][0] in ":="]
     for link in (*[link for link in links if link[0][0] not in ":="][:-3:-1], *signs[:-2:-1]):
         yield Phrase(line[link.end() :], announced=False)
+
+
+def _in_chinese(line: str) -> Iterator[Phrase]:
+    """What the last sentence ends in, without a measure word."""
+    sentence = [part for part in _HAN_SENTENCE.split(line) if part.strip(" *")][-1:]
+    links = list(_HAN_LINKS.finditer(sentence[0])) if sentence else []
+    if links:
+        rest = sentence[0][links[-1].end() :].strip(" *")
+        yield Phrase(_MEASURE.sub("", rest).strip(" *") or rest, announced=False)

@@ -7,7 +7,7 @@ import re
 
 _STYLE = re.compile(
     r"\\(?:displaystyle|textstyle|scriptstyle|limits|bigl?|bigr|Bigl?|Bigr|biggl?|biggr|left|right|,|;|!|:|>|quad|qquad)"
-    r"(?![A-Za-z])|\\ |~|(?<!\\)\$"
+    r"(?![A-Za-z])|(?<!\\)\\ |~|(?<!\\)\$"
 )
 _WRAPPED = re.compile(r"\\(?:mathbf|boldsymbol|bm|textbf|textit|emph|mathit|underline)\s{0,3}\{([^{}]{0,200})\}")
 _TEXT_NUMBER = re.compile(r"\\(?:text|mathrm|textrm|mbox)\s{0,3}\{\s{0,5}([-+]?[\d.,/ ]{1,60}|e|i)\s{0,5}\}")

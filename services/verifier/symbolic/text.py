@@ -11,7 +11,7 @@ MAX_ANSWER = 20_000
 
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:(?:\s|\\,|\\;|\\!|\\ |~|\{,\}|,\\!|,)\d{3})+(?:\.\d+)?")
 _ANNOUNCEMENT = re.compile(r"(?i)\b(?:final )?answer is\b")
-_JOINT = re.compile(r"(?:[\s$,;.{}]|and|or|\\text|\\q?quad){0,40}")
+_JOINT = re.compile(r"(?:[\s$,;.{}]|\\[()]|and|or|\\text|\\q?quad){0,40}")
 _SENTENCE = re.compile(r"(?:[^.\n]|\.(?=\S)){0,300}")
 _PLAIN_NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)?%?")  # one separator: 1,2,7 is no number anywhere
 _SEPARATOR = re.compile(r"\s|\\,|\\;|\\!|\\ |~|\{,\}|,\\!|,")
