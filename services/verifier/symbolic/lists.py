@@ -91,7 +91,11 @@ def same_several(gold: Many, answer: Many, equal: Equal) -> bool:
         return False  # half-open
     if len(gold.items) != len(answer.items):
         once = [_without_repeated(many) for many in (gold, answer)]
-        return len(once[0].items) == len(once[1].items) and once != [gold, answer] and same_several(once[0], once[1], equal)
+        return (
+            len(once[0].items) == len(once[1].items)
+            and once != [gold, answer]
+            and same_several(once[0], once[1], equal)
+        )
     dots = [[_DOTS.fullmatch(i.strip()) is not None for i in many.items] for many in (gold, answer)]
     if dots[0] != dots[1]:
         return False
