@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from prometheus_client import CollectorRegistry
+from redis.exceptions import NoPermissionError
 
 from rgopd.common.errors import ConfigError, Unavailable
 from rgopd.common.http import ServiceState
@@ -133,12 +134,15 @@ class VerifierService:
         if streams is not None:
             inflight = min(self.config.queue_size, 16 * self._engine.tools.sandbox.size)
             longest_s = self.config.max_wall_s
-            self._workers = [
-                stream_worker(streams, self._engine, self.metrics, inflight, longest_s),
-                environment_worker(streams, self._environments, self.metrics),
-            ]
-            for worker in self._workers:
-                worker.start()
+            self._start(stream_worker(streams, self._engine, self.metrics, inflight, longest_s))
+            try:
+                self._start(environment_worker(streams, self._environments, self.metrics))
+            except NoPermissionError as refused:  # a server whose users are from before environments
+                log.warning("no environments on streams: %s; see deploy/redis/redis-start.sh", refused)
+
+    def _start(self, worker: StreamWorker) -> None:
+        worker.start()
+        self._workers.append(worker)
 
     def drain(self) -> None:
         """Finish what was accepted."""
