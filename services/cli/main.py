@@ -7,13 +7,13 @@ import platform
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from rgopd.cli.eval_commands import register
 from rgopd.cli.extras import missing_extra
-from rgopd.common.errors import RgopdError
+from rgopd.common.errors import RgopdError, told
 from rgopd.common.settings import Settings
 
 app = typer.Typer(help="Reward-Gated On-Policy Distillation.", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -393,15 +393,34 @@ def simulate(
 register(app)
 
 
+USAGE: Any = typer.BadParameter.__bases__[0]
+"""What is wrong with a command line itself: click's UsageError, which typer brings under a name of its own."""
+
+
 def main() -> None:
     """Entry point: our own errors are one line on stderr, not a traceback."""
     if platform.system() == "Windows":
         sys.stderr.write("rgopd: runs on Linux, on macOS in parts, and on Windows in WSL 2: wsl --install\n")
         sys.exit(2)
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
+    except USAGE as error:  # one line instead of a box of five
+        context = getattr(error, "ctx", None)
+        if context is not None and not error.format_message():  # `rgopd` alone
+            typer.echo(context.get_help())
+            sys.exit(2)
+        command = context.command_path if context is not None else "rgopd"
+        sys.stderr.write(f"rgopd: {error.format_message()}; `{command} --help` lists what it takes\n")
+        sys.exit(2)
+    except typer.Abort:
+        sys.exit(130)
     except RgopdError as error:
         sys.stderr.write(f"rgopd: {error}\n")
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:  # a full disk, a folder that is none, a file that may not be read
+        sys.stderr.write(f"rgopd: {told(error)}\n")
         sys.exit(2)
     except ModuleNotFoundError as error:
         if (advice := missing_extra(error)) is None:

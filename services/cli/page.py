@@ -57,7 +57,7 @@ class Page:
             return
         if self.restarts.due is None and not self.restarts.died(time.monotonic() - self.child.started):
             self.given_up = True
-            tail = self.child.tail(3)
+            tail = self.child.tail()
             self.say(
                 f"The page is gone, the run goes on; `rgopd watch {self.folder}` starts it again. Its log ends:\n{tail}"
             )

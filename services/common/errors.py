@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class RgopdError(Exception):
     """Base of every error that rgopd raises on purpose.
@@ -89,3 +91,25 @@ class StoreDown(Unavailable):
     """The blob store did not answer for as long as one waits for it."""
 
     kind = "store_down"
+
+
+_ADVICE = {
+    errno.EACCES: "give this user the right to it, or name another place",
+    errno.EPERM: "give this user the right to it, or name another place",
+    errno.EROFS: "name a place that can be written to",
+    errno.ENOSPC: "free some space there, or name another place",
+    errno.EDQUOT: "free some of your quota, or name another place",
+    errno.ENOTDIR: "a file stands where a folder is needed: name another place",
+    errno.EEXIST: "a file stands where a folder is needed: name another place",
+    errno.EISDIR: "a folder stands where a file is needed: name the file",
+    errno.ENOENT: "check the path",
+    errno.ENAMETOOLONG: "name a shorter path",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+}
+
+
+def told(error: OSError) -> str:
+    """What the system refused, where, and what to do about it: one line."""
+    where = f"{error.filename}: " if error.filename else ""
+    advice = _ADVICE.get(error.errno or 0)
+    return f"{where}{error.strerror or error}" + (f"; {advice}" if advice else "")

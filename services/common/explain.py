@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from rgopd.common.parts import parts_in
+from rgopd.common.parts import parts_in, parts_within
 
 Location = tuple[int | str, ...]
 
@@ -84,9 +84,9 @@ def keys_at(model: type[BaseModel], loc: Location) -> set[str]:
     current = [model]
     for part in loc:
         found = [m for m in current if part in m.model_fields]
-        if not found:
-            return set()
-        current = parts_in(found[0].model_fields[str(part)].annotation)
+        if found:
+            annotation = found[0].model_fields[str(part)].annotation
+            current = parts_in(annotation) or parts_within(annotation)
     return {key for m in current for key in m.model_fields}
 
 

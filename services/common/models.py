@@ -33,6 +33,8 @@ def check_model(name: str, setting: str) -> None:
     Raises:
         ConfigError: names the setting and what is wrong there.
     """
+    if not name.strip():
+        raise ConfigError(f"{setting} is empty: give a Hugging Face folder, or a hub id like ORG/MODEL")
     looks_like_a_path = name.startswith(("/", ".", "~")) or name.count("/") > 1
     folder = Path(name)
     if not folder.exists():

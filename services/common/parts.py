@@ -36,7 +36,9 @@ ALIASES = {
 class Part(BaseModel):
     """A nested group of settings: unknown keys are errors, and attribute docstrings are descriptions."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", protected_namespaces=(), use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     word_key: ClassVar[str] = ""
     """The key that a bare value in the group's place sets; empty: the group takes no bare value."""
@@ -86,6 +88,8 @@ def as_meant(model: type[BaseModel], data: Any) -> Any:
 def _value_as_meant(annotation: Any, value: Any) -> Any:
     if isinstance(value, (Mapping, list, tuple, BaseModel)):
         return value
+    if isinstance(value, bool) and (numbers := set(_members(annotation))) <= {int, float, type(None)}:
+        return str(value).lower() if value or type(None) not in numbers else None  # true is no 1
     words = [word for word in literals(annotation) if isinstance(word, str)]
     if words and (isinstance(value, str) or value is False or value is True):
         if value in words:
@@ -136,6 +140,11 @@ def _wants_list(members: list[Any]) -> bool:
 def parts_in(annotation: Any) -> list[type[BaseModel]]:
     """The models among an annotation's alternatives."""
     return [m for m in _members(annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
+
+
+def parts_within(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a list or mapping holds."""
+    return [m for member in _members(annotation) for held in typing.get_args(member) for m in parts_in(held)]
 
 
 def part_at(model: type[BaseModel], key: str) -> type[Part] | None:

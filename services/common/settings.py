@@ -66,6 +66,7 @@ class Settings(BaseSettings):
         env_prefix="RGOPD_",
         env_nested_delimiter="__",
         extra="forbid",
+        allow_inf_nan=False,
         validate_default=True,
         protected_namespaces=(),
         use_attribute_docstrings=True,

@@ -361,6 +361,8 @@ class TrainConfig(Settings):
     @model_validator(mode="after")
     def _buildable(self) -> TrainConfig:
         objective = self.objective.build()
+        if self.dataset.streaming and not self.steps:
+            raise ValueError("dataset.streaming does not count its rows, so an epoch has no length: set steps")
         if self.colocated and self.max_staleness:
             raise ValueError("colocated: trainer and samplers take turns on one device; set max_staleness=0")
         if objective.needs_teacher and self.distillation.support not in objective.supports:

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from rgopd.common.explain import did_you_mean
+from rgopd.common.explain import did_you_mean, explain
 from rgopd.trainer.objectives.base import Objective, ObjectiveOptions
 
 _ObjectiveClass = TypeVar("_ObjectiveClass", bound=type[ObjectiveOptions])
@@ -44,4 +44,4 @@ def get_objective(name: str, **options: object) -> Objective:
         return _KNOWN[name](**options)  # type: ignore[return-value]
     except ValidationError as error:
         known = ", ".join(_KNOWN[name].model_fields) or "none"
-        raise ValueError(f"objective {name!r}, options known: {known}; {error}") from error
+        raise ValueError(f"objective {name!r}: {explain(_KNOWN[name], error)}; its options are {known}") from error

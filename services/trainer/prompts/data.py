@@ -11,7 +11,7 @@ from rgopd.protos import rollout_pb2
 from rgopd.trainer.prompts.bad_row import BadRow
 from rgopd.trainer.prompts.config import DatasetConfig
 from rgopd.trainer.prompts.files import read_rows
-from rgopd.trainer.prompts.maker import CHECK_COLUMNS, PromptMaker
+from rgopd.trainer.prompts.maker import CHECK_COLUMNS, PromptMaker, known_rate
 from rgopd.trainer.prompts.order import mixed, shuffled
 from rgopd.trainer.prompts.problems import Problems
 from rgopd.trainer.prompts.rows import dataset_rows
@@ -97,6 +97,7 @@ class PromptSource:
         for number, row in dataset_rows(part, problems):
             try:
                 name = f"{dataset}.{number}" if dataset else str(number)
+                rate = known_rate(row)
                 prompt = self.maker.make(row, name, part)
             except BadRow as bad:
                 problems.row(number, str(bad))
@@ -106,8 +107,8 @@ class PromptSource:
             if prompt is None:
                 self.too_long += 1
                 continue
-            if (rate := row.get("pass_rate")) is not None:
-                self._known_rates[prompt.prompt_id] = float(rate)
+            if rate is not None:
+                self._known_rates[prompt.prompt_id] = rate
             yield prompt
         if self.config.bad_rows == "refuse":
             problems.raise_if_any()

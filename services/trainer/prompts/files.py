@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rgopd.common.errors import ConfigError
+from rgopd.common.errors import ConfigError, told
 
 Row = dict[str, Any]
 
@@ -30,12 +30,49 @@ def read_rows(path: Path, on_bad: OnBad | None = None) -> Iterator[Row]:
         return
     if not path.is_file():
         raise ConfigError(f"dataset {path} does not exist")
+    try:
+        yield from _rows_of(path, on_bad)
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"dataset {path} is no UTF-8 text ({error.reason}, byte {error.object[error.start]:#x}): convert it, "
+            "e.g. iconv -f latin1 -t utf-8"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"dataset {told(error)}") from error
+
+
+def _rows_of(path: Path, on_bad: OnBad | None) -> Iterator[Row]:
     if path.suffix in (".parquet", ".arrow"):
         yield from _columnar(path)
+    elif path.suffix == ".json" and _is_array(path):
+        yield from _json_array(path, on_bad)
     elif path.suffix in (".jsonl", ".ndjson", ".json"):
         yield from _json_lines(path, on_bad)
     else:
-        raise ConfigError(f"dataset {path}: use .jsonl, .parquet, or a folder saved by the datasets library")
+        raise ConfigError(
+            f"dataset {path}: use .jsonl, .parquet, .json, or a folder saved by the datasets library; pandas writes "
+            "lines with to_json(lines=True, orient='records')"
+        )
+
+
+def _is_array(path: Path) -> bool:
+    with path.open(encoding="utf-8-sig") as text:
+        return text.read(1024).lstrip().startswith("[")
+
+
+def _json_array(path: Path, on_bad: OnBad | None) -> Iterator[Row]:
+    """One array of objects, as many published datasets are."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"dataset {path} is not JSON: {error}") from error
+    for number, row in enumerate(rows):
+        if isinstance(row, dict):
+            yield row
+        elif on_bad is not None:
+            on_bad(f"entry {number} must be a JSON object")
+        else:
+            raise ConfigError(f"dataset {path}, entry {number} must be a JSON object")
 
 
 def _columnar(path: Path) -> Iterator[Row]:
@@ -55,7 +92,7 @@ def _columnar(path: Path) -> Iterator[Row]:
 
 
 def _json_lines(path: Path, on_bad: OnBad | None) -> Iterator[Row]:
-    with path.open(encoding="utf-8", errors="strict") as lines:
+    with path.open(encoding="utf-8-sig", errors="strict") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue

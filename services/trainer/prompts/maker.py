@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,9 @@ _NEEDS = {"math": ("reference",), "code": ("tests", "test", "checker")}
 
 def column(row: Row, name: str, setting: str) -> Any:
     """A column that must be there; raises `BadRow` naming the setting that says what it is called."""
-    if row.get(name) is None:
+    if name in row and row[name] is None:
+        raise BadRow(f" has null in the column {name!r} (beside {sorted(row.keys() - {name})})")
+    if name not in row:
         raise BadRow(f" lacks the column {name!r} (it has {sorted(row)}); name yours with {setting}")
     return row[name]
 
@@ -60,9 +63,37 @@ def check_of(row: Row, part: DatasetPart) -> tuple[str, dict[str, Any]]:
     return kind, check
 
 
+def known_rate(row: Row) -> float | None:
+    """The share of right answers that the row itself tells (column `pass_rate`), if it does.
+
+    Raises:
+        BadRow: it is no share.
+    """
+    rate = row.get("pass_rate")
+    if rate is None:
+        return None
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate <= 1:
+        raise BadRow(f": pass_rate must be a number from 0 to 1, not {rate!r}")
+    return float(rate)
+
+
 def domain_of(row: Row, part: DatasetPart, kind: str) -> str:
     """What its dataset is called, else the row itself, else its kind of check."""
     return part.domain or str(row.get("domain") or kind)
+
+
+def teacher_of(row: Row, part: DatasetPart, kind: str, teachers: Mapping[str, str]) -> str:
+    """The row's own teacher, or its domain's.
+
+    Raises:
+        BadRow: a name that can have no stream: found here, not by a sampler hours later.
+    """
+    teacher = choose_teacher(str(row.get("teacher") or ""), domain_of(row, part, kind), teachers)
+    try:
+        score_stream(teacher)
+    except InvalidInput as error:
+        raise BadRow(f": {error}") from error
+    return teacher
 
 
 def messages_of(prompt: Any, system_prompt: str) -> list[dict[str, Any]]:
@@ -119,12 +150,7 @@ class PromptMaker:
             raise BadRow(": the prompt is empty")
         if len(ids) > self.config.max_prompt_tokens:
             return None
-        domain = domain_of(row, part, kind)
-        teacher = choose_teacher(str(row.get("teacher") or ""), domain, self.config.teachers)
-        try:
-            score_stream(teacher)  # a name that can have no stream is found here, not by a sampler hours later
-        except InvalidInput as error:
-            raise BadRow(f": {error}") from error
+        domain, teacher = domain_of(row, part, kind), teacher_of(row, part, kind, self.config.teachers)
         if environment is not None and environment.role not in self._roles:
             Between(self.tokenizer, environment.role)
             self._roles.add(environment.role)

@@ -1,0 +1,69 @@
+"""Whether the places that a run's settings name can be had: its folder, its Redis, its devices."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rgopd.common.connection import connect
+from rgopd.common.errors import ConfigError, Unavailable
+from rgopd.trainer.config import TrainConfig
+
+REDIS_WAIT_S = 3.0
+_ROOM = 64 << 20
+
+
+def check_folder(train: TrainConfig) -> None:
+    """The run's folder can be made and written to, and its disk has room for one student.
+
+    `rgopd doctor` counts what all checkpoints need.
+    """
+    folder = train.output_dir.resolve()
+    existing = next(p for p in [folder, *folder.parents] if p.exists())
+    if not existing.is_dir():
+        raise ConfigError(f"train.output_dir={folder}: {existing} is a file, not a folder: name another place")
+    if not os.access(existing, os.W_OK | os.X_OK) or str(existing).startswith(("/proc", "/sys")):
+        raise ConfigError(f"train.output_dir={folder}: {existing} cannot be written to: name another place")
+    weights = sum(file.stat().st_size for file in Path(train.student).glob("*.safetensors"))
+    if (free := shutil.disk_usage(existing).free) < weights + _ROOM:
+        raise ConfigError(
+            f"train.output_dir={folder}: {free >> 20} MiB are free there, and the student alone needs "
+            f"{(weights + _ROOM) >> 20}: free some, or name another place"
+        )
+
+
+def check_redis(url: str) -> None:
+    """A server that the settings name answers now; without one `up` brings its own."""
+    if not url:
+        return
+    try:
+        connect(url, wait_s=REDIS_WAIT_S).close()
+    except Unavailable as error:
+        raise ConfigError(
+            f"{str(error).partition('; ')[0]}; start one there, or leave redis_url out: `rgopd up` brings its own"
+        ) from error
+
+
+def check_devices(settings: dict[str, Any]) -> None:
+    """torch knows the devices that are named, and this machine has them."""
+    import torch
+
+    for section in ("teacher", "sampler", "train"):
+        name = settings[section].device
+        if name == "auto":
+            continue
+        try:
+            device = torch.device(name)
+        except RuntimeError as error:
+            raise ConfigError(f"{section}.device={name}: torch knows no such device; use auto, cpu or cuda") from error
+        if device.type == "cuda" and (count := torch.cuda.device_count()) <= (device.index or 0):
+            seen = f"torch sees {count} GPUs" if count else "torch sees no GPU"
+            raise ConfigError(
+                f"{section}.device={name}: {seen} here: --set {section}.device=cpu, or a CUDA build of torch"
+            )
+        if device.type == "mps" and not torch.backends.mps.is_available():
+            raise ConfigError(f"{section}.device={name}: this machine has no Apple GPU: --set {section}.device=cpu")
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise ConfigError(f"{section}.device={name}: rgopd runs on cpu, cuda and mps: --set {section}.device=auto")
