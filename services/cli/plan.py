@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from rgopd.cli.advice import advise
+from rgopd.cli.devices import Wanted, place, shares
 from rgopd.cli.hardware import available_memory
-from rgopd.cli.sections import UpConfig, lay_sections, read_sections, up_config
+from rgopd.cli.sections import lay_sections, read_sections, up_config
 from rgopd.common.errors import ConfigError
 from rgopd.common.models import check_model
 from rgopd.common.settings import ConfigFiles, merge, nearest
@@ -69,8 +70,10 @@ class Plan:
 class Planner:
     """Makes plans of one config and of variations of it; reads each model's shape once."""
 
-    def __init__(self, sections: Sections, device: Device, *, on_gpu: bool) -> None:
+    def __init__(self, sections: Sections, device: Device, *, on_gpu: bool, count: int | None = None) -> None:
+        """`count`: GPUs of the machine; None: as many as it takes."""
         self.sections = sections
+        self.count = count
         self.device = device
         self.on_gpu = on_gpu
         self._shapes: dict[str, ModelShape] = {}
@@ -99,15 +102,20 @@ class Planner:
         rank = trainer_need(_with_full_micro_batch(train), student, on_gpu=self.on_gpu)
         needs = [("train", i, rank) for i in range(train.nproc)]
         engine = self.sampler_engine(sampler)
-        needs += self._samplers(train, sampler, engine, up.samplers)
-        setup = self._teacher(teacher)
+        served = bool(teacher.model) and train.build_objective().needs_teacher
+        width = teacher.tensor_parallel_size if served else 0
+        wanted = Wanted(train.nproc, width, sampler.tensor_parallel_size, up.samplers)
+        placed = place(up, wanted, self.count)
+        share = shares(placed, takes_turns=train.colocated)
+        needs += self._samplers(train, sampler, engine, up.samplers, share)
+        setup = self._teacher(teacher, share)
         if setup is not None and train.build_objective().needs_teacher:
             need = teacher_need(setup, self.device.memory, on_gpu=self.on_gpu)
             needs += [("teacher", i, need) for i in range(setup.tensor_parallel)]
         shapes = student, setup.shape if setup is not None else student
         width = setup.tensor_parallel if setup is not None else 0
-        train_gpus = _numbers(up, "train") or list(range(train.nproc))
-        loads = self._place(needs, up, train.nproc)
+        train_gpus = [int(gpu) for gpu in placed["train"] if gpu.isdigit()] or list(range(train.nproc))
+        loads = self._place(needs, placed, sampler.tensor_parallel_size)
         plan = Plan(self.device, self.on_gpu, loads, train, shapes, width, train_gpus, engine)
         return dataclasses.replace(
             plan,
@@ -122,21 +130,26 @@ class Planner:
         return sampler.pick_engine(cuda=self.on_gpu, vllm=True)
 
     def _samplers(
-        self, train: TrainConfig, sampler: SamplerConfig, engine: EngineName, count: int
+        self, train: TrainConfig, sampler: SamplerConfig, engine: EngineName, count: int, shares: dict[str, float]
     ) -> list[tuple[str, int, Need]]:
         student = self.shape(train.student)
         if engine == "transformers" or not self.on_gpu:
             need = sampler_need(train, student, sampler.dtype, on_gpu=self.on_gpu)
             return [("sampler", i, need) for i in range(count)]
-        share, width = float(sampler.vllm.get("gpu_memory_utilization", 0.9)), sampler.tensor_parallel_size
-        need = vllm_need("sampler", student, sampler.dtype, width, share, self.device.memory)
-        return [("sampler", i, need) for i in range(count * width)]
+        width, found = sampler.tensor_parallel_size, []
+        for number in range(count):
+            share = float(sampler.vllm.get("gpu_memory_utilization", shares[f"sampler-{number}"]))
+            need = vllm_need("sampler", student, sampler.dtype, width, share, self.device.memory)
+            found += [("sampler", number * width + i, need) for i in range(width)]
+        return found
 
-    def _teacher(self, config: TeacherConfig) -> TeacherSetup | None:
+    def _teacher(self, config: TeacherConfig, shares: dict[str, float]) -> TeacherSetup | None:
         if not config.model:
             return None
         dtype = "bfloat16" if config.dtype == "auto" else config.dtype
-        share = float(config.vllm.get("gpu_memory_utilization", 0.9)) if config.engine == "vllm" else 0.0
+        share = 0.0
+        if config.engine == "vllm":
+            share = float(config.vllm.get("gpu_memory_utilization", shares["teacher"]))
         return TeacherSetup(
             self.shape(config.model),
             dtype,
@@ -146,13 +159,17 @@ class Planner:
             share if self.on_gpu else 0.0,
         )
 
-    def _place(self, needs: list[tuple[str, int, Need]], up: UpConfig, ranks: int) -> dict[int, list[Need]]:
-        """By `up.gpus`; else trainer ranks from GPU 0 on, the teacher after them, samplers beside the ranks."""
+    def _place(
+        self, needs: list[tuple[str, int, Need]], placed: dict[str, list[str]], sampler_width: int
+    ) -> dict[int, list[Need]]:
+        """As `rgopd up` places them (`rgopd.cli.devices`); GPUs named by UUID are numbered as they come."""
         loads: dict[int, list[Need]] = defaultdict(list)
-        first = {"train": 0, "sampler": 0, "teacher": ranks}
+        others: dict[str, int] = {}
         for role, index, need in needs:
-            named = _numbers(up, role)
-            number = named[index % len(named)] if named else first[role] + index
+            name = f"sampler-{index // sampler_width}" if role == "sampler" else role
+            gpus = placed[name]
+            gpu = gpus[index % sampler_width % len(gpus) if role == "sampler" else index % len(gpus)]
+            number = int(gpu) if gpu.isdigit() else others.setdefault(gpu, len(others))
             loads[number if self.on_gpu else 0].append(need)
         return dict(loads)
 
@@ -166,12 +183,6 @@ def _with_full_micro_batch(train: TrainConfig) -> TrainConfig:
     most = longest * min(rollouts, train.batch.micro_batch_rollouts)
     tokens = min(train.batch.micro_batch_tokens, most)
     return train.model_copy(update={"batch": train.batch.model_copy(update={"micro_batch_tokens": tokens})})
-
-
-def _numbers(up: UpConfig, role: str) -> list[int]:
-    """The GPUs that `up.gpus` names for a role; none for names that are not numbers (UUIDs)."""
-    words = [str(devices).split(",") for name, devices in up.gpus.items() if name == role]
-    return [int(n) for n in words[0] if n.strip().isdigit()] if words else []
 
 
 def find_device(name: str, memory_gb: float) -> tuple[Device, bool]:
@@ -195,12 +206,19 @@ def find_device(name: str, memory_gb: float) -> tuple[Device, bool]:
     return found, on_gpu
 
 
+def _count() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def run_plan(
     config: ConfigFiles, overrides: list[str], device: str, memory_gb: float, mean_length: int, measured: Path | None
 ) -> int:
     """The command; 0 where it fits, 1 where it does not."""
     chosen, on_gpu = find_device(device, memory_gb)
-    planner = Planner(read_sections(config, overrides), chosen, on_gpu=on_gpu)
+    count = _count() if device == "auto" and on_gpu else None
+    planner = Planner(read_sections(config, overrides), chosen, on_gpu=on_gpu, count=count)
     plan = planner.plan()
     console = Console()
     for number in sorted(plan.loads):

@@ -50,7 +50,9 @@ class UpConfig(Part):
         "clock starts again while it writes.",
     )
     gpus: dict[Literal["teacher", "sampler", "train"], str | int] = Field(
-        default_factory=dict, description="CUDA_VISIBLE_DEVICES of a service's processes; unset: all of them."
+        default_factory=dict,
+        description="GPUs of a service's processes, as CUDA_VISIBLE_DEVICES names them; samplers share theirs out. "
+        "Unset: trainer ranks from 0 on, the teacher next, samplers on what is left or beside the ranks.",
     )
     watch: bool = Field(True, description="Serve the run's live page beside it (`--no-watch`: not); section `watch`.")
     maxmemory_mb: int = Field(0, ge=0, description="Limit of the embedded Redis; 0: none.")

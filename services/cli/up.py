@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from rgopd.cli.alignment import name_student_tokenizer
+from rgopd.cli.devices import SHARE, Wanted, named, place, shares, visible
 from rgopd.cli.display import Progress, RunSource
 from rgopd.cli.page import Page
 from rgopd.cli.preflight import preflight
@@ -52,6 +53,7 @@ class Machine:
         self.states: dict[str, str] = {}
         """Of processes that start, or died."""
         self.events = EventLog(folder, "up")
+        self.placed = self._place()
         self.restarts: dict[str, Restarts] = defaultdict(lambda: Restarts(self.up.max_restarts))
         self.redis_started = 0.0
 
@@ -75,8 +77,8 @@ class Machine:
         names = ["teacher", "verifier", *[f"sampler-{i}" for i in range(self.up.samplers)]]
         for name in names:
             role = name.partition("-")[0]
-            argv = [sys.executable, "-m", "rgopd.cli.main", role, *config]
-            child = Child(name, argv, self.folder / "logs", self._environment(role))
+            argv = [sys.executable, "-m", "rgopd.cli.main", role, *config, *self._share(name)]
+            child = Child(name, argv, self.folder / "logs", self._environment(name))
             child.start()
             self.states[name] = "loading"
             self.services.append(child)
@@ -112,14 +114,40 @@ class Machine:
         self.events.add("ready", f"{child.name} is ready", process=child.name)
         say(f"{child.name:<10} {url}")
 
-    def _environment(self, role: str) -> dict[str, str]:
+    def _place(self) -> dict[str, list[str]]:
+        """GPUs by process, as `rgopd plan` counts them; empty where there are none and none are named."""
+        import torch
+
+        count = torch.cuda.device_count()
+        if not count:
+            return {name: gpus for name, gpus in place(self.up, self._wanted()).items() if named(self.up, _role(name))}
+        return place(self.up, self._wanted(), count)
+
+    def _wanted(self) -> Wanted:
+        def width(role: str, key: str) -> int:
+            return int(self.sections.get(role, {}).get(key, 1))
+
+        teacher, sampler = (width(role, "tensor_parallel_size") for role in ("teacher", "sampler"))
+        elsewhere = self.sections.get("teacher", {}).get("engine") in ("vllm-server", "openai")
+        return Wanted(width("train", "nproc"), 0 if elsewhere else teacher, sampler, self.up.samplers)
+
+    def _share(self, name: str) -> list[str]:
+        """vLLM's part of a GPU that others compute on too, unless the settings say it."""
+        section = self.sections.get(_role(name), {})
+        if name not in self.placed or "gpu_memory_utilization" in section.get("vllm", {}):
+            return []
+        turns = bool({**self.sections.get("common", {}), **self.sections.get("train", {})}.get("colocated"))
+        share = shares(self.placed, takes_turns=turns)[name]
+        return [] if share == SHARE else ["--set", f"vllm.gpu_memory_utilization={share}"]
+
+    def _environment(self, name: str) -> dict[str, str]:
         """torch's thread pool is sized before our settings are read, so the settings' number goes in here too."""
+        role = _role(name)
         threads = self.sections.get(role, {}).get("threads")
         environment = {"OMP_NUM_THREADS": str(threads)} if threads else {}
         environment[OFF] = "off"  # this process tells
-        for name, devices in self.up.gpus.items():
-            if name == role:
-                environment["CUDA_VISIBLE_DEVICES"] = str(devices)
+        if gpus := self.placed.get(name):
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus) if named(self.up, role) else visible(gpus)
         return environment
 
     def watch(self, on_tick: Callable[[], None] = lambda: None) -> int:
@@ -206,6 +234,11 @@ class Machine:
             self.page.stop()
         if self.redis is not None:
             self.redis.stop()
+
+
+def _role(name: str) -> str:
+    """The section of a process."""
+    return name.partition("-")[0]
 
 
 def _killed(code: int) -> str:
