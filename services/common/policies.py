@@ -28,10 +28,16 @@ class PolicyStore:
     def _key(self, version: int | str) -> str:
         return f"rgopd:{{{self.run_id}}}:policy:{version}"
 
-    def announce(self, version: int, folder: Path) -> None:
-        """Tell the samplers. Announcing a version again (after a restart) replaces the path."""
+    def announce(self, version: int, folder: Path, sha256: str = "") -> None:
+        """Tell the samplers. Announcing a version again (after a restart) replaces the path.
+
+        `sha256`: the folder's `digest`, where it is known already.
+        """
         message = rollout_pb2.PolicyVersion(
-            header=wire.header(self.run_id), version=version, path=str(folder.resolve()), sha256=digest(folder)
+            header=wire.header(self.run_id),
+            version=version,
+            path=str(folder.resolve()),
+            sha256=sha256 or digest(folder),
         )
         data = message.SerializeToString()
         pipe = self.redis.pipeline(transaction=True)

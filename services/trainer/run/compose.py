@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
-from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoTokenizer
 
@@ -36,6 +35,7 @@ from rgopd.trainer.run.checkpoint import Checkpoints
 from rgopd.trainer.run.collective import broadcast_bytes, local_rank
 from rgopd.trainer.run.gather import Gather
 from rgopd.trainer.run.lead import Lead
+from rgopd.trainer.run.optimizer import make_adamw
 from rgopd.trainer.run.publish import Publisher
 from rgopd.trainer.run.resolved import resolved
 from rgopd.trainer.run.schedule import lr_factor
@@ -141,14 +141,7 @@ def _train_step(
         temperature,
         wanted=objective.needs_reference,
     )
-    optimizer = AdamW(
-        [p for p in student.parameters() if p.requires_grad],
-        lr=optim.lr,
-        betas=optim.betas,
-        eps=optim.eps,
-        weight_decay=optim.weight_decay,
-        foreach=False,
-    )
+    optimizer = make_adamw([p for p in student.parameters() if p.requires_grad], optim)
     return TrainStep(
         student,
         optimizer,

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from rgopd.common.policies import PolicyStore
+from rgopd.common.policies import PolicyStore, digest
 from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.run.checkpoint import Checkpoints
-from rgopd.trainer.student.model import Student, full_weights
-from rgopd.trainer.student.weights import write_weights
+from rgopd.trainer.student.model import Published, Student, published
+from rgopd.trainer.student.weights import stream_weights
 
 
 class Publisher:
     """Publishes and retires the weights that the samplers sample with. Only `publish` is collective.
+
+    With `max_staleness` the next step does not wait for a version, so that it is written while training goes on, from a
+    copy in host memory.
 
     Args:
         config: the run's; its `policies_dir`, or `policies` in the run folder, is where the versions lie.
@@ -30,24 +35,53 @@ class Publisher:
         self.checkpoints = checkpoints
         self.folder = config.policies_dir or config.output_dir / "policies"
         self.version = 0
+        self._digests: dict[int, str] = {}
+        self._thread = ThreadPoolExecutor(1, "publish") if config.max_staleness else None
+        self._writing: Future[None] | None = None
 
     def publish(self, student: Student, version: int) -> None:
-        """Collective. Make the student's current weights policy `version`."""
-        weights = full_weights(student, self.config.dtype)
+        """Collective. Make the student's current weights policy `version`.
+
+        Raises:
+            OSError: it, or the version before, could not be written.
+        """
+        self.settle()
+        weights = published(student, self.config.dtype)
         if dist.get_rank() != 0:
-            return
-        self.version = version
-        write_weights(self.folder_of(version), weights, student.hf.config)
-        self.announce()
-        self._retire(version)
+            for _ in weights.tensors:  # takes part in the gathering
+                pass
+        elif self._thread is None:
+            self._write(version, weights, student.hf.config)
+        else:
+            copied = {name: tensor.clone() for name, tensor in weights.tensors}  # training changes the parameters
+            weights = Published(weights.shapes, iter(copied.items()))
+            self._writing = self._thread.submit(self._write, version, weights, student.hf.config)
         if self.config.colocated:
             torch.cuda.empty_cache()  # for the samplers, whose turn it is
+
+    def settle(self) -> None:
+        """Wait for the version that is still being written.
+
+        Raises:
+            OSError: it could not be.
+        """
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def _write(self, version: int, weights: Published, config: Any) -> None:
+        self._digests[version] = stream_weights(self.folder_of(version), weights.shapes, weights.tensors, config)
+        self.version = version
+        self.announce()
+        self._retire(version)
 
     def announce(self) -> None:
         """Tell the samplers of every version that a request may ask for, the newest last."""
         for version in range(max(0, self.version - self.config.max_staleness), self.version + 1):
             if (folder := self.folder_of(version)).exists():
-                self.policies.announce(version, folder)
+                if version not in self._digests:  # of an earlier life: read once
+                    self._digests[version] = digest(folder)
+                self.policies.announce(version, folder, self._digests[version])
 
     def folder_of(self, version: int) -> Path:
         """Where a version's weights lie, or lay."""
@@ -55,6 +89,7 @@ class Publisher:
 
     def close(self) -> None:
         """The run is over: a `policies_dir` outside the run folder (memory, perhaps) is given back."""
+        self.settle()
         if self.config.policies_dir is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -66,4 +101,5 @@ class Publisher:
         for folder in sorted(self.folder.glob("v????????")):
             if (old := int(folder.name[1:])) < version and old not in needed:
                 self.policies.withdraw(old)
+                self._digests.pop(old, None)
                 shutil.rmtree(folder, ignore_errors=True)

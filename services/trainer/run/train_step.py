@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -22,6 +21,7 @@ from rgopd.trainer.losses.normalise import all_reduce_sums, gradient_scale
 from rgopd.trainer.losses.tiles import Kernels
 from rgopd.trainer.objectives import Objective
 from rgopd.trainer.objectives.step import HeadLoss, head_loss
+from rgopd.trainer.run.optimizer import scale_and_clip
 from rgopd.trainer.student.model import CPU, Student
 from rgopd.trainer.student.reference import Reference
 
@@ -132,11 +132,7 @@ class TrainStep:
             FloatingPointError: the gradient is not finite; nothing was changed.
         """
         parameters = [p for p in self.student.parameters() if p.grad is not None]
-        for parameter in parameters:
-            assert parameter.grad is not None
-            parameter.grad.mul_(scale)
-        norm = clip_grad_norm_(parameters, self.grad_clip)
-        value = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        value = scale_and_clip(parameters, scale, self.grad_clip)
         if value != value or value in (float("inf"), float("-inf")):
             raise FloatingPointError(
                 f"the gradient's norm is {value}; the weights were not changed. Look at the last rollouts and their "

@@ -21,7 +21,7 @@ from rgopd.trainer.run.lead import Lead
 from rgopd.trainer.run.publish import Publisher
 from rgopd.trainer.run.train_step import TrainStep
 from rgopd.trainer.run.watch import Watch
-from rgopd.trainer.student.model import full_weights, save_pretrained
+from rgopd.trainer.student.model import published, save_pretrained
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class Trainer:
             done += 1
         self._save(done)
         self.checkpoints.settle(wait=True)
+        self.publisher.settle()
         finished = not paused and self._finish(done)
         if self.lead is not None:
             if not finished:
@@ -120,10 +121,12 @@ class Trainer:
     def _finish(self, done: int) -> bool:
         """Collective. The last evaluation and the student to hand out; False when asked to stop meanwhile."""
         student = self.train_step.student
-        weights = full_weights(student, self.config.dtype)
-        if self.lead is not None:
-            if not self.lead.finish(done):
-                return False
-            save_pretrained(self.config.output_dir / "student", student, weights, self.tokenizer)
-            self.publisher.close()
+        finished = self.lead is None or self.lead.finish(done)
+        weights = published(student, self.config.dtype)
+        if self.lead is None or not finished:
+            for _ in weights.tensors:  # takes part in the gathering
+                pass
+            return finished
+        save_pretrained(self.config.output_dir / "student", student, weights, self.tokenizer)
+        self.publisher.close()
         return True

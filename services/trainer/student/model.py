@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
 from rgopd.common.errors import ConfigError
@@ -18,7 +20,7 @@ from rgopd.common.head import after_head
 from rgopd.trainer.batch.packing import PackedRow, enable_packing
 from rgopd.trainer.student.anatomy import decoder_of, head_of, layers_of
 from rgopd.trainer.student.fsdp_options import FsdpConfig, mixed_precision, offload
-from rgopd.trainer.student.lora import LoraOptions, add_adapters, merged
+from rgopd.trainer.student.lora import ADAPTER, LoraOptions, add_adapters, merged
 
 CPU = torch.device("cpu")
 _Result = TypeVar("_Result")
@@ -191,18 +193,78 @@ def _without_views(_module: nn.Module, _arguments: Any, output: Any) -> Any:
     return output.clone() if isinstance(output, Tensor) and output._base is not None else output
 
 
+@dataclass(frozen=True)
+class Published:
+    """The student's weights as they are stored: under their Hugging Face names, tied ones once, adapters merged."""
+
+    shapes: dict[str, tuple[torch.dtype, tuple[int, ...]]]
+    """All of one dtype."""
+    tensors: Iterator[tuple[str, Tensor]]
+    """In the order of the names, one at a time; to be gone through to the end by every rank. On rank 0 on the CPU,
+    where they may be the parameters themselves; on the others nothing comes."""
+
+
+def published(student: Student, dtype: str) -> Published:
+    """Collective. Each rank casts its own shard before it is gathered, a tensor at a time: nowhere is there a float32
+    copy of all weights, nor on any rank but the first two whole tensors at once."""
+    narrow: torch.dtype = getattr(torch, dtype)
+    state = {k.removeprefix("hf."): v.detach() for k, v in student.state_dict().items()}
+    found = {name: tuple(state[source].shape) for name, source in _merged_names(state).items()}
+    named = {name: shape for name, shape in found.items() if name not in student.aliases}
+    like = {name: torch.empty(shape, dtype=narrow, device="meta") for name, shape in named.items()}
+    gathered = _gathered(student, state, sorted(named), narrow)
+    stored = as_stored(student.hf, like)
+    if not all(stored.get(name) is tensor for name, tensor in like.items()):  # stored otherwise than held in memory
+        kept = as_stored(student.hf, dict(gathered)) if _is_first() else dict(gathered)
+        return Published(
+            {k: (v.dtype, tuple(v.shape)) for k, v in kept.items()}, ((name, kept[name]) for name in sorted(kept))
+        )
+    return Published({name: (narrow, shape) for name, shape in named.items()}, gathered)
+
+
+def _merged_names(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Names without adapters, and the entries that hold those weights."""
+    return {name.replace(".base_layer.", "."): name for name in state if ".lora_" not in name}
+
+
+def _gathered(
+    student: Student, state: dict[str, Tensor], names: list[str], dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    sources, first = _merged_names(state), _is_first()
+    for name in names:
+        source = sources[name]
+        layer, adapted, kind = source.partition(".base_layer.")
+        if student.lora is not None and adapted and kind == "weight":
+            parts = [source, *(f"{layer}.lora_{side}.{ADAPTER}.weight" for side in "AB")]
+            whole = {part: _whole(state[part], state[part].dtype, first) for part in parts}
+            if first:
+                yield name, merged(whole, student.lora.scaling)[name].to(dtype)
+        else:
+            tensor = _whole(state[source], dtype, first)
+            if first:
+                yield name, tensor
+
+
+def _is_first() -> bool:
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def _whole(shard: Tensor, dtype: torch.dtype, wanted: bool) -> Tensor:
+    """Collective. On the CPU of the rank that wants it."""
+    if isinstance(shard, DTensor):
+        # Kept in host memory by FSDP's offloading, perhaps.
+        there: Any = shard.to(dtype).to(shard.device_mesh.device_type)
+        whole: Tensor = there.full_tensor()
+        return whole.cpu() if wanted else whole
+    return shard.to(dtype).cpu() if wanted else shard
+
+
 def full_weights(student: Student, dtype: str) -> dict[str, Tensor]:
     """All weights on the CPU under their Hugging Face names, tied ones once, adapters merged.
 
     On rank 0; empty elsewhere. Collective: every rank must call it.
     """
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state: dict[str, Any] = get_model_state_dict(student, options=options)
-    kept = {k.removeprefix("hf."): v for k, v in state.items()}
-    if student.lora is not None:
-        kept = merged(kept, student.lora.scaling)
-    kept = {k: v.to(getattr(torch, dtype)) for k, v in kept.items() if k not in student.aliases}
-    return as_stored(student.hf, kept)
+    return dict(published(student, dtype).tensors)
 
 
 def as_stored(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -214,11 +276,11 @@ def as_stored(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return stored
 
 
-def save_pretrained(folder: Path, student: Student, weights: dict[str, Tensor], tokenizer: Any) -> None:
-    """A Hugging Face folder that `from_pretrained` and vLLM load."""
-    from rgopd.trainer.student.weights import write_weights
+def save_pretrained(folder: Path, student: Student, weights: Published, tokenizer: Any) -> None:
+    """A Hugging Face folder that `from_pretrained` and vLLM load. Rank 0's."""
+    from rgopd.trainer.student.weights import stream_weights
 
-    write_weights(folder, weights, student.hf.config)
+    stream_weights(folder, weights.shapes, weights.tensors, student.hf.config)
     if student.hf.generation_config is not None:
         student.hf.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
