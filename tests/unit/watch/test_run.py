@@ -6,9 +6,14 @@ import socket
 import time
 from pathlib import Path
 
+import numpy as np
+
+from rgopd.common.run_files.kept_files import pack, step_path, write_step
 from rgopd.watch.now import now_of
+from rgopd.watch.rollouts import brief, load_step, rollout_of, support_of
 from rgopd.watch.run import Run
 from rgopd.watch.runs import Runs
+from tests.unit.common.test_run_files import kept_rows
 from tests.unit.watch.conftest import MakeRun, step_row, write_rows
 
 
@@ -128,3 +133,19 @@ def test_runs_are_found_named_and_ordered(make_run: MakeRun, tmp_path: Path) -> 
     assert both.named() == ["elsewhere/old"]
     make_run("runs/later")
     assert "later" in runs.folders(), "a run that starts appears"
+
+
+def test_what_an_environment_said_is_marked(make_run: MakeRun) -> None:
+    folder = make_run(steps=4)
+    rows = kept_rows(3)
+    for row in rows:
+        if row["kind"] == "rollout":
+            row |= {"own": pack(np.array([1, 0, 0, 1, 1]), "u1"), "response_ids": pack(np.arange(5), "i4")}
+    write_step(step_path(folder, 3), rows)
+    run = opened(folder)
+    shown = rollout_of(run, 3, "g0-n000")
+    assert shown["told"] == [1, 2]
+    assert shown["student"] == [-1.0, None, None, -0.5, -1.5]
+    assert support_of(run, 3, "g0-n000", 0, 5)["rows"][1]["top"] == []
+    [_, rollout] = next((g, r) for g, r in load_step(folder, 3).rollouts)
+    assert {k: brief(rollout)[k] for k in ("length", "turns", "told")} == {"length": 3, "turns": 2, "told": 2}

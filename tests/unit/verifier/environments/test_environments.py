@@ -140,6 +140,8 @@ def environments(
     for name, source in (("steps", STEPS), ("tools", TOOLS), ("wrong", WRONG), ("two", STEPS + TOOLS)):
         (folder / f"{name}.py").write_text(source)
         configured[name] = EnvironmentConfig(path=folder / f"{name}.py", max_chars=1000)
+    shipped = Path(__file__).parents[4] / "examples" / "environments" / "calculator.py"
+    configured["calculator"] = EnvironmentConfig(path=shipped)
     configured["server"] = EnvironmentConfig(url=url, timeout_s=1, retries=2, token_env="HOME")
     configured["nobody"] = EnvironmentConfig(url="http://127.0.0.1:9", retries=1)
     running = Environments(configured, verifier)
@@ -301,3 +303,16 @@ def test_settings_name_files_and_servers(tmp_path: Path, monkeypatch: pytest.Mon
     path.write_text("x = (")
     with pytest.raises(ConfigError, match="never closed"):
         read_sources({"x": EnvironmentConfig(path=path)})
+
+
+def test_the_shipped_calculator(environments: Environments) -> None:
+    said = ask(environments, "calculator", call("calculate", expression="17*(23-3)//2"), prompt="of the row")
+    assert (said.text, said.done, said.error) == ("170", False, "")
+    for wrong in ("9**9**9", "__import__('os')", "a", "1" * 201, "(", "1/0", "'a'*9"):
+        said = ask(environments, "calculator", call("calculate", expression=wrong))
+        assert said.text.startswith("error: ")
+        assert not said.error
+    deep = ask(environments, "calculator", call("calculate", expression="(" * 99 + "1" + ")" * 99))
+    assert deep.text == "1" or deep.text.startswith("error: ")
+    end = ask(environments, "calculator", call("calculate", expression="1+1"), "It is 2.", observations=["2"])
+    assert (end.done, end.reward) == (True, None)
