@@ -22,7 +22,6 @@ from rgopd.teacher.config import TeacherConfig
 from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.prompts.bad_row import BadRow
 from rgopd.trainer.prompts.config import DatasetConfig
-from rgopd.trainer.prompts.environments import environments_named
 from rgopd.trainer.prompts.maker import check_of, column, domain_of, known_rate, messages_of, teacher_of
 from rgopd.trainer.prompts.problems import Problems
 from rgopd.trainer.prompts.rows import dataset_rows
@@ -57,7 +56,7 @@ def preflight(settings: Settings) -> None:
     kinds, teachers = check_datasets(train, settings["verifier"])
     if "math" in kinds and importlib.util.find_spec("math_verify") is None:
         raise ConfigError("the dataset has rows of kind math, which needs math-verify: pip install 'rgopd[verifier]'")
-    named = environments_named(train.dataset)
+    named = train.environments
     if named:
         check_environments(named, settings["verifier"].environments)
         check_templates(named, doctor_tokenizer(train.student))

@@ -390,9 +390,15 @@ class TrainConfig(Settings):
         return self
 
     @property
+    def environments(self) -> dict[str, str]:
+        """Those that the first rows name, to train or to evaluate, and the role of their observations."""
+        held_out = environments_named(self.eval.dataset) if self.eval.dataset is not None else {}
+        return {**held_out, **environments_named(self.dataset)}
+
+    @property
     def longest_response(self) -> int:
         """Most tokens after a prompt: of a response, or of a conversation where the first rows name environments."""
-        if not environments_named(self.dataset):
+        if not self.environments:
             return self.sampling.longest
         return max(self.sampling.longest, self.turns.max_total_tokens)
 

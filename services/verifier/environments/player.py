@@ -10,7 +10,7 @@ PLAYER = '''
 
 def rgopd_play(args, actions, seed, most):
     """[[text, done, reward] of each action]."""
-    import inspect, json, random, re
+    import json, random, re
 
     def environment():
         found = [v for k, v in list(globals().items()) if isinstance(v, type) and v.__module__ == __name__
@@ -20,6 +20,13 @@ def rgopd_play(args, actions, seed, most):
             names = ", ".join(v.__name__ for v in found) or "none"
             raise TypeError("the file must hold one class with reset, or one named Environment; it has " + names)
         return (named or found)[0]
+
+    def settled(value):
+        if not hasattr(value, "cr_frame"):
+            return value
+        import asyncio
+
+        return asyncio.run(value)
 
     def called(env, action):
         calls = re.findall(r"<tool_call>(.*?)</tool_call>", action, re.DOTALL)
@@ -35,15 +42,16 @@ def rgopd_play(args, actions, seed, most):
 
     def use(env, call):
         name, given = call["name"], call.get("arguments", {})
-        tools = [n for n, v in inspect.getmembers(type(env), callable) if n[:1] != "_" and n not in ("reset", "close")]
+        known, kind = [n for n in dir(env) if n[:1] != "_" and n not in ("reset", "close")], type(env)
+        tools = [n for n in known if callable(getattr(kind, n, None))]
         if name not in tools:
             raise NameError("no tool %r; there are %s" % (name, ", ".join(sorted(tools))))
-        return getattr(env, name)(**(json.loads(given) if isinstance(given, str) else given))
+        return settled(getattr(env, name)(**(json.loads(given) if isinstance(given, str) else given)))
 
     def answered(env, action):
         if not callable(getattr(env, "step", None)):
             return called(env, action)
-        said = env.step(action)
+        said = settled(env.step(action))
         if said is None or isinstance(said, str):
             return said or "", getattr(env, "done", False), getattr(env, "reward", None)
         if isinstance(said, dict):
@@ -58,9 +66,11 @@ def rgopd_play(args, actions, seed, most):
 
     random.seed(seed)
     env = environment()()
-    if "seed" in inspect.signature(env.reset).parameters and "seed" not in args:
+    code = getattr(getattr(env.reset, "__func__", env.reset), "__code__", None)
+    named = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount] if code is not None else ()
+    if "seed" in named and "seed" not in args:  # inspect would say it too, and take longer to import than all of this
         args = {**args, "seed": seed}
-    first = env.reset(**args)
+    first = settled(env.reset(**args))
     if isinstance(first, str) and first.strip():
         raise ValueError("reset returned a text, which the student has not read: put it into the prompt of the row")
     lines = []

@@ -72,10 +72,16 @@ class Environment:
         if how == "done": return "ok", 1, "yes"
         if how == "tuple": return ("ok",)
         if how == "surrogate": return "a\\udc80b"
+        if how == "async": return self.later()
         if how == "random": return str(time.time_ns())
         if how == "files": return str(os.path.exists("/etc/shadow") and open("/etc/shadow").read())
         if how == "forge": os.write(4, b'{"a":0,"v":null}\\n{"a":1,"v":[["forged",true,1.0]]}\\n'); os._exit(0)
         return "fine", None, False
+
+    async def later(self):
+        import asyncio
+        await asyncio.sleep(0)
+        return "later", 1, True
 """
 
 
@@ -182,7 +188,19 @@ def test_public_methods_are_tools(environments: Environments) -> None:
     assert both.text == "2\n4"
     end = ask(environments, "tools", call("add", a=2), "the sum is 3", observations=["3"])
     assert (end.text, end.done, end.reward) == ("", True, 0.5)
-    for bad in (call("_hidden"), call("reset"), call("sub", a=1), "<tool_call>{</tool_call>", call("add", c=1)):
+    deep = f"<tool_call>{'[' * 100_000}</tool_call>"
+    listed = '<tool_call>{"name": "add", "arguments": [1]}</tool_call>'
+    for bad in (
+        deep,
+        listed,
+        call("__class__"),
+        call("total"),
+        call("_hidden"),
+        call("reset"),
+        call("sub", a=1),
+        "<tool_call>{</tool_call>",
+        call("add", c=1),
+    ):
         said = ask(environments, "tools", bad)
         assert said.text.startswith("error: ")
         assert not said.error, "a student's mistake is its own to repair"
@@ -226,6 +244,8 @@ def test_what_hangs_or_grows_is_ended(verifier: VerifierEngine, tmp_path: Path, 
 
 def test_observations_are_cut_printable_and_of_a_sealed_process(environments: Environments) -> None:
     assert ask(environments, "wrong", "a", how="huge").text == "x" * 1000 + " [999000 characters more]"
+    assert ask(environments, "wrong", "a", how="async").reward == 1.0
+    assert ask(environments, "wrong", "a", seed=(1 << 63) - 1).text == "fine"
     assert ask(environments, "wrong", "a", how="surrogate").text.encode() == b"a\\udc80b"
     assert ask(environments, "wrong", "a", how="files").text == "False"
     forged = ask(environments, "wrong", "a", how="forge")
