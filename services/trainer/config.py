@@ -72,10 +72,31 @@ class DistillationConfig(Part):
         "tail", description="What becomes of the mass outside the k ids: one more bucket, nothing, or spread over them."
     )
 
+    support_from: Literal["behaviour", "current"] = Field(
+        "behaviour",
+        description="With support student: whose top k it is, the policy's that sampled, or the current student's, "
+        "chosen in the trainer's forward among `margin` x k ids that sampler and teacher name (decision 111).",
+    )
+    margin: int = Field(2, ge=2, le=16, description="With support_from current: times k, ids that the teacher scores.")
+
+    @model_validator(mode="after")
+    def _whose(self) -> DistillationConfig:
+        if self.support_from == "current" and self.support != "student":
+            raise ValueError(
+                f"distillation.support_from=current chooses among the student's ids: set support=student, not "
+                f"{self.support!r}"
+            )
+        return self
+
     @property
     def width(self) -> int:
         """Ids a position that the teacher is asked about."""
-        return 0 if self.support == "none" else self.k
+        return 0 if self.support == "none" else self.k * (self.margin if self.current_k else 1)
+
+    @property
+    def current_k(self) -> int:
+        """How many of them the current student chooses; 0: the loss is summed on all."""
+        return self.k if self.support_from == "current" else 0
 
 
 class DomainSampling(Part):

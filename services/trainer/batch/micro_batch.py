@@ -96,6 +96,8 @@ class BatchOptions:
     """Take scores of a teacher with another tokenizer."""
     support: bool = True
     """Scores hold the teacher's log-probs on a support; False: of the sampled tokens alone."""
+    current_k: int = 0
+    """How many of the support's ids the current student chooses; 0: all of them count."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,10 @@ def load_micro_batch(streams: Streams, plans: Sequence[RolloutPlan], options: Ba
             raise Vanished(f"rollout {item} or its teacher score was stored and is gone from Redis")
         parts.append(_part(item, rollout, score, options))
     if options.prefilter is not None:
-        return prefiltered(parts, plans, options, options.prefilter, step=step)
-    return assemble(parts, plans, step=step, total_steps=options.total_steps, packing=options.packing)
+        micro = prefiltered(parts, plans, options, options.prefilter, step=step)
+    else:
+        micro = assemble(parts, plans, step=step, total_steps=options.total_steps, packing=options.packing)
+    return dataclasses.replace(micro, tokens=dataclasses.replace(micro.tokens, current_k=options.current_k))
 
 
 def prefiltered(

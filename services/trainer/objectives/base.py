@@ -51,6 +51,8 @@ class TokenBatch:
     """of the sampled token at the start of this optimiser step; default: the behaviour's."""
     step: int = 0
     total_steps: int = 1
+    current_k: int = 0
+    """How many of the K ids the loss is summed on: those that the current student finds likeliest. 0: all K."""
 
     def tokens_R(self) -> Tensor:
         """``[R]`` float: response tokens per rollout."""

@@ -16,6 +16,7 @@ from rgopd.trainer.losses.head import HeadStats, head_stats
 from rgopd.trainer.losses.normalise import RawSums, raw_sums
 from rgopd.trainer.losses.tiles import Kernels, Walk, compute_dtype
 from rgopd.trainer.objectives.base import Objective, TokenBatch
+from rgopd.trainer.objectives.current_support import on_current_support
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,12 @@ def head_loss(
     which on policy are the current ones up to rounding; gradients are made on that prediction in the forward pass,
     the true gate is then read off the same statistics, and the rows it disagrees on are repaired by a second pass
     over them alone. Loss and gradient are those of the exact gate either way. Objectives that look at more than one
-    token at a time (``row_local`` False), and teachers with another tokenizer, always take two passes.
+    token at a time (``row_local`` False), teachers with another tokenizer, and supports of the current student
+    (``batch.current_k``) always take two passes.
     """
     options: dict[str, Any] = {"temperature": temperature, "vocab_size": vocab_size, "chunk_size": chunk_size}
     options |= {"kernels": kernels, "walk": walk, "bias_V": bias_V, "soft_cap": soft_cap}
-    one_pass = single_pass and objective.row_local and batch.aligned_N is None
+    one_pass = single_pass and objective.row_local and batch.aligned_N is None and not batch.current_k
     if one_pass and hidden_ND.shape[0]:
         return _one_pass(hidden_ND, weight_VD, batch, objective, gate, options)
     stats = head_stats(
@@ -67,10 +69,11 @@ def head_loss(
         need_entropy=objective.needs_entropy,
         **options,
     )
-    output = objective.token_losses(stats, batch)
+    own, on_own, support = on_current_support(stats, batch)
+    output = objective.token_losses(own, on_own)
     decision = _decide(gate, batch, stats.sampled_logprobs_N)
     # Ranks add these up key by key, so a rank without a row names the same ones as a rank with some.
-    metrics = output.metrics | ({"gate_mispredicted_tokens": torch.zeros(())} if one_pass else {})
+    metrics = output.metrics | support | ({"gate_mispredicted_tokens": torch.zeros(())} if one_pass else {})
     return HeadLoss(raw_sums(output, decision.keep_N), decision, metrics, _detached(stats))
 
 

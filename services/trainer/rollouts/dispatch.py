@@ -159,7 +159,7 @@ class Dispatch:
                 top_p=sampling.top_p,
                 top_k=sampling.top_k,
                 max_new_tokens=length,
-                support_k=distillation.k if distillation.support == "student" else 0,
+                support_k=distillation.width if distillation.support == "student" else 0,
             ),
             purpose="train",
             verify=True,
