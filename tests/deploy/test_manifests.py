@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rgopd.common.settings import Settings
-from rgopd.common.streams import Streams
+from rgopd.common.streams import ENVIRONMENT, GENERATE, SCORE, VERIFY, Streams
 from rgopd.sampler.config import SamplerConfig
 from rgopd.teacher.config import TeacherConfig
 from rgopd.trainer.config import TrainConfig
@@ -245,9 +245,9 @@ def test_scaling_reads_the_streams_of_the_run(documents: list[Document]) -> None
     streams = Streams.__new__(Streams)
     streams.run_id = run["data"]["RGOPD_RUN_ID"]
     for document in of_kind(documents, "ScaledObject"):
-        stream = {"verifier": "verify", "sampler": "generate", "teacher": "score"}[document["metadata"]["name"]]
-        [trigger] = document["spec"]["triggers"]
-        assert trigger["metadata"]["stream"] == streams.key(stream)
+        names = {"verifier": [VERIFY, ENVIRONMENT], "sampler": [GENERATE], "teacher": [SCORE]}
+        read = [trigger["metadata"]["stream"] for trigger in document["spec"]["triggers"]]
+        assert read == [streams.key(name) for name in names[document["metadata"]["name"]]]
 
 
 def test_components_build_on_the_base() -> None:

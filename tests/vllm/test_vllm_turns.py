@@ -42,7 +42,7 @@ def test_a_conversation_goes_on_in_the_prefix_cache(engine: VllmSampler, streams
 
     monkeypatch.setattr(engine, "_step", stepped)
     prompt = engine.tokenizer.apply_chat_template(
-        [{"role": "user", "content": "8*(7+3)-4"}], add_generation_prompt=True, return_dict=False
+        [{"role": "user", "content": "5+8+6+9+7+5+8+6+9+7+1+2"}], add_generation_prompt=True, return_dict=False
     )
     group = rollout_pb2.GroupRequest(group_id="g", n=3, seed=5)
     group.prompt.prompt_ids.CopyFrom(wire.to_tensor(np.array(prompt, np.int32)))
@@ -53,7 +53,7 @@ def test_a_conversation_goes_on_in_the_prefix_cache(engine: VllmSampler, streams
         request_id="q",
         groups=[group],
         sampling=rollout_pb2.SamplingParams(temperature=0.8, max_new_tokens=48, support_k=4),
-        turns=rollout_pb2.TurnLimits(max_turns=2, max_tokens=110, max_observation_tokens=20),
+        turns=rollout_pb2.TurnLimits(max_turns=2, max_tokens=98, max_observation_tokens=20),
     )
     worker = ContinuousWorker(engine, streams, policy_timeout_s=5, registry=CollectorRegistry())
     worker.policies.announce(0, STUDENT)
