@@ -13,7 +13,7 @@ from rich.console import Console
 from rgopd.cli.alignment import aligned_checks
 from rgopd.cli.sections import read_sections
 from rgopd.cli.teacher_server import ELSEWHERE, check_teacher_server
-from rgopd.cli.turns import check_turns, has_turns
+from rgopd.cli.turns import check_turns, has_turns, try_environments
 from rgopd.common.connection import connect, redact
 from rgopd.common.embedded import EmbeddedValkey
 from rgopd.common.errors import RgopdError
@@ -65,6 +65,7 @@ def checks(sections: dict[str, Any]) -> Iterator[tuple[str, Check]]:
         yield "dataset", lambda: check_dataset(train)
         if has_turns(train):
             yield "turns", lambda: check_turns(sections)
+            yield "environments", lambda: try_environments(sections)
         yield "student", lambda: check_student_rows(train)
         yield "mismatch", lambda: check_mismatch(sections)
         yield "loss", lambda: check_zero_loss(student, shared)

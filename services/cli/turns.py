@@ -8,7 +8,7 @@ from rgopd.common.errors import ConfigError
 from rgopd.common.explain import did_you_mean
 from rgopd.trainer.config import TurnsConfig
 from rgopd.trainer.prompts.config import DatasetConfig
-from rgopd.trainer.prompts.environments import environments_named
+from rgopd.trainer.prompts.environments import environments_named, first_of_each
 from rgopd.verifier.environment_config import FEEDBACK, EnvironmentConfig, read_sources
 
 ALIGNED = (
@@ -70,3 +70,37 @@ def check_turns(sections: dict[str, Any]) -> str:
         f"{', '.join(sorted(named))}: up to {turns.max_turns} turns and {longest} tokens with the prompt{ends}; the "
         "chat template goes on after each"
     )
+
+
+def try_environments(sections: dict[str, Any]) -> str:
+    """Doctor's: every environment but `feedback` answers a word, with the arguments of the first row that names it.
+
+    Raises:
+        Failed: one is an `error`, which no student could repair.
+    """
+    import json
+
+    from rgopd.cli.doctor import Failed
+    from rgopd.verifier.config import VerifierConfig
+    from rgopd.verifier.environments.base import Episode
+    from rgopd.verifier.environments.service import Environments
+    from rgopd.verifier.main import build_engine
+
+    config = VerifierConfig.from_mapping({**sections.get("verifier", {}), "workers": 1, "math_workers": 1})
+    rows = first_of_each(DatasetConfig.model_validate(sections["train"]["dataset"]))
+    check_environments({name: row.role for name, row in rows.items()}, config.environments)
+    asked = {name: row for name, row in rows.items() if name != FEEDBACK}
+    if not asked:
+        return "the check's own feedback"
+    engine, _ = build_engine(config)
+    environments = Environments(config.environments, engine)
+    try:
+        for name, row in asked.items():
+            episode = Episode("doctor", name, json.loads(row.args_json or "{}"), 0, ("Hello.",))
+            said = environments.submit([episode])[0].result()
+            if said.error:
+                raise Failed(f"environment {name!r}, asked with the arguments of its first row: {said.error}")
+    finally:
+        environments.close()
+        engine.close()
+    return f"{', '.join(sorted(asked))} answered"

@@ -76,10 +76,15 @@ def tools_of(row: Row) -> list[dict[str, Any]] | None:
 
 def environments_named(config: DatasetConfig) -> dict[str, str]:
     """Environment -> role of its observations, in the first rows of every dataset that lies on this machine."""
-    found: dict[str, str] = {}
+    return {name: first.role for name, first in first_of_each(config).items()}
+
+
+def first_of_each(config: DatasetConfig) -> dict[str, environment_pb2.Environment]:
+    """The same, with the arguments of the first row that names it."""
+    found: dict[str, environment_pb2.Environment] = {}
     for part in config.parts:
         if part.environment:
-            found.setdefault(part.environment, "user")
+            found.setdefault(part.environment, environment_pb2.Environment(name=part.environment, role="user"))
         if part.path.exists():
             stamp = part.path.stat().st_mtime_ns
             found.update(_named(part.model_dump_json(include=set(DatasetPart.model_fields)), stamp))
@@ -87,16 +92,16 @@ def environments_named(config: DatasetConfig) -> dict[str, str]:
 
 
 @lru_cache(maxsize=64)
-def _named(part_json: str, _stamp: int) -> dict[str, str]:
+def _named(part_json: str, _stamp: int) -> dict[str, environment_pb2.Environment]:
     part = DatasetPart.model_validate_json(part_json)
-    found: dict[str, str] = {}
+    found: dict[str, environment_pb2.Environment] = {}
     for row in islice(_rows(part), LOOK):
         try:
             environment = environment_of(row, part)
         except BadRow:  # told with its number when the rows are read for good
             continue
         if environment is not None:
-            found[environment.name] = environment.role
+            found.setdefault(environment.name, environment)
     return found
 
 
