@@ -122,6 +122,7 @@ def load_student(config: TrainConfig, mesh: DeviceMesh, device: torch.device, *,
         packing=packing,
         lora=config.lora,
         compile_backend=config.compile_backend,
+        streamed=True,
     )
     shard(student, mesh, config.dtype, config.fsdp)
     return student

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from rgopd.trainer.batch.packing import PackedRow, enable_packing
 from rgopd.trainer.student.anatomy import decoder_of, head_of, layers_of
 from rgopd.trainer.student.fsdp_options import FsdpConfig, mixed_precision, offload
 from rgopd.trainer.student.lora import ADAPTER, LoraOptions, add_adapters, merged
+from rgopd.trainer.student.stored import NotStored, Stored, open_stored
+
+log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
 _Result = TypeVar("_Result")
@@ -43,6 +47,8 @@ class Student(nn.Module):
         self.aliases = _aliases(model)
         self.hf = model if lora is None else add_adapters(model, lora)
         self.lora = lora
+        self.stored: Stored | None = None
+        """What `shard` fills it from, where its parameters are not there yet."""
         self.packing = False
         """Whether it takes packed rows; where it does not, `unpacked` says why."""
         self.unpacked = "not asked for"
@@ -57,19 +63,29 @@ class Student(nn.Module):
         packing: bool = False,
         lora: LoraOptions | None = None,
         compile_backend: str = "",
+        streamed: bool = False,
     ) -> Student:
         """From a Hugging Face folder or id, in float32: the optimiser's master weights.
 
         Args:
             packing: accept packed rows too.
+            streamed: leave the weights in their files until `shard`, which reads them a layer at a time.
             compile_backend: of torch.compile ("inductor") for the decoder's MLPs and norms; empty: none.
         """
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+        stored = None
+        if streamed and lora is None:  # adapters are made beside weights that are there
+            try:
+                model, stored = open_stored(path)
+            except NotStored as why:
+                log.info("every rank reads all of %s before it is sharded: %s", path, why)
+        if stored is None:
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
         if gradient_checkpointing:
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             enable({"use_reentrant": False})  # the older of the two names warns in transformers 5
             _checkpoint_without_dropout(model)
         student = cls(model, shared_vocab_size=shared_vocab_size, lora=lora)
+        student.stored = stored
         if packing:
             student.pack()
         if compile_backend:
@@ -180,8 +196,13 @@ def shard(student: Student, mesh: DeviceMesh, dtype: str, options: FsdpConfig | 
         "reshard_after_forward": options.reshard_after_forward,
     }
     for layer in layers_of(decoder_of(student.hf)):
+        if student.stored is not None:
+            student.stored.fill(layer)
         layer.register_forward_hook(_without_views)  # before FSDP2's own hook
         fully_shard(layer, **policies)
+    if student.stored is not None:
+        student.stored.fill(student.hf)
+        student.stored = None
     fully_shard(student, **policies)
     register_fsdp_forward_method(student, "own_logits")  # gathers what forward gathers
 
