@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rgopd.cli.sections import UpConfig
@@ -44,6 +44,17 @@ def place(up: UpConfig, wanted: Wanted, count: int | None = None) -> dict[str, l
         first, width = index * wanted.sampler, wanted.sampler
         placed[f"sampler-{index}"] = list(dict.fromkeys(given[(first + j) % len(given)] for j in range(width)))
     return placed
+
+
+def ranks(wanted: int, gpus: Sequence[str], device: str = "auto") -> tuple[int, str]:
+    """Trainer processes on these GPUs, and what to say where they are fewer than wanted: two cannot share one (NCCL).
+
+    The loss does not depend on how many there are; on a CPU, or without a GPU, there are as many as wanted.
+    """
+    if device == "cpu" or not gpus or wanted <= len(gpus):
+        return wanted, ""
+    on = "one GPU" if len(gpus) == 1 else f"{len(gpus)} GPUs"
+    return len(gpus), f"train.nproc={len(gpus)} instead of {wanted}: the trainer has {on}, and each rank needs its own"
 
 
 def named(up: UpConfig, role: str) -> list[str]:

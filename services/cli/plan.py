@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rgopd.cli.advice import advise
-from rgopd.cli.devices import Wanted, place, shares
+from rgopd.cli.devices import Wanted, place, ranks, shares
 from rgopd.cli.hardware import available_memory
 from rgopd.cli.sections import lay_sections, read_sections, up_config
 from rgopd.common.errors import ConfigError
@@ -56,6 +56,8 @@ class Plan:
     teacher_tokens: int = 0
     """Of one forward of a teacher that is not vLLM."""
     samplers: int = 1
+    note: str = ""
+    """What is otherwise than the settings say."""
 
     def load(self, number: int) -> int:
         """Bytes on a device."""
@@ -98,14 +100,16 @@ class Planner:
         sampler: SamplerConfig = settings(SamplerConfig, "sampler")
         teacher: TeacherConfig = settings(TeacherConfig, "teacher")
         up = up_config(sections)
-        student = self.shape(train.student)
-        rank = trainer_need(_with_full_micro_batch(train), student, on_gpu=self.on_gpu)
-        needs = [("train", i, rank) for i in range(train.nproc)]
-        engine = self.sampler_engine(sampler)
         served = bool(teacher.model) and train.build_objective().needs_teacher
         width = teacher.tensor_parallel_size if served else 0
         wanted = Wanted(train.nproc, width, sampler.tensor_parallel_size, up.samplers)
         placed = place(up, wanted, self.count)
+        fewer, note = ranks(train.nproc, placed["train"] if self.on_gpu and self.count else [], train.device)
+        train = train.model_copy(update={"nproc": fewer})
+        student = self.shape(train.student)
+        rank = trainer_need(_with_full_micro_batch(train), student, on_gpu=self.on_gpu)
+        needs = [("train", i, rank) for i in range(train.nproc)]
+        engine = self.sampler_engine(sampler)
         share = shares(placed, takes_turns=train.colocated)
         needs += self._samplers(train, sampler, engine, up.samplers, share)
         setup = self._teacher(teacher, share)
@@ -123,6 +127,7 @@ class Planner:
             teacher_dtype=setup.dtype if setup is not None else "bfloat16",
             teacher_tokens=setup.max_batch_tokens if setup is not None and not setup.share else 0,
             samplers=up.samplers,
+            note=note,
         )
 
     def sampler_engine(self, sampler: SamplerConfig) -> EngineName:
@@ -221,6 +226,8 @@ def run_plan(
     planner = Planner(read_sections(config, overrides), chosen, on_gpu=on_gpu, count=count)
     plan = planner.plan()
     console = Console()
+    if plan.note:
+        console.print(plan.note, highlight=False, soft_wrap=True)
     for number in sorted(plan.loads):
         console.print(_memory_table(plan, number))
     length = mean_length or max(1, plan.train.sampling.max_new_tokens // 2)

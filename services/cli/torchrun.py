@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from rgopd.common.children import PAUSED, PERMANENT
 
+SHUTDOWN = ("--shutdown-timeout", "86400")
+
 
 def command(nproc: int, arguments: Sequence[str], *, max_restarts: int = 3) -> list[str]:
     """argv that runs `rgopd ARGUMENTS` in `nproc` ranks on this machine.
@@ -18,18 +20,27 @@ def command(nproc: int, arguments: Sequence[str], *, max_restarts: int = 3) -> l
     """
     launcher = [sys.executable, "-m", "rgopd.cli.torchrun", "--standalone", "--nproc-per-node", str(nproc)]
     # The ranks end their step and save before they go: who asked for the end knows how long that may take.
-    launcher += ["--max-restarts", str(max_restarts), "--shutdown-timeout", "86400"]
+    launcher += ["--max-restarts", str(max_restarts), *SHUTDOWN]
     return [*launcher, "-m", "rgopd.cli.main", *arguments]
+
+
+def known_to(usage: str, arguments: Sequence[str]) -> list[str]:
+    """The arguments without the time to shut down, where this torch's torchrun takes none: it leaves 30 s then."""
+    if SHUTDOWN[0] in usage or SHUTDOWN[0] not in arguments:
+        return list(arguments)
+    at = list(arguments).index(SHUTDOWN[0])
+    return [*arguments[:at], *arguments[at + 2 :]]
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run torchrun; returns the exit code."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import get_args_parser
     from torch.distributed.run import main as torchrun
 
     try:
-        torchrun(list(arguments))
+        torchrun(known_to(get_args_parser().format_usage(), arguments))
     except SignalException:
         return PAUSED
     except ChildFailedError as error:

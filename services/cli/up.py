@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from rgopd.cli.alignment import name_student_tokenizer
-from rgopd.cli.devices import SHARE, Wanted, named, place, shares, visible
+from rgopd.cli.devices import SHARE, Wanted, named, place, ranks, shares, visible
 from rgopd.cli.display import Progress, RunSource
 from rgopd.cli.page import Page
 from rgopd.cli.preflight import preflight
@@ -66,6 +66,7 @@ class Machine:
             self.redis_started = time.monotonic()
             common["redis_url"] = self.redis.url
             say(f"Redis      {self.redis.url} (embedded Valkey)")
+        nproc = self._ranks(say)
         name_student_tokenizer(self.sections)
         write_sections(self.folder / RUN_FILE, given)  # only now: the server's lock keeps a second command out
         resolved = self.folder / "up.yaml"
@@ -82,7 +83,6 @@ class Machine:
             child.start()
             self.states[name] = "loading"
             self.services.append(child)
-        nproc = int(self.sections.get("train", {}).get("nproc", 1))
         # Restarts are ours to count: torchrun's come on top only where nobody watches it.
         argv = command(nproc, ["train", *config], max_restarts=0)
         self.trainer = Child(
@@ -122,6 +122,18 @@ class Machine:
         if not count:
             return {name: gpus for name, gpus in place(self.up, self._wanted()).items() if named(self.up, _role(name))}
         return place(self.up, self._wanted(), count)
+
+    def _ranks(self, say: Callable[[str], None]) -> int:
+        """Trainer processes, no more than GPUs where there are any."""
+        import torch
+
+        train = self.sections.setdefault("train", {})
+        gpus = self.placed.get("train", []) if torch.cuda.device_count() else []
+        count, note = ranks(int(train.get("nproc", 1)), gpus, str(train.get("device", "auto")))
+        if note:
+            train["nproc"] = count
+            say(note)
+        return count
 
     def _wanted(self) -> Wanted:
         def width(role: str, key: str) -> int:

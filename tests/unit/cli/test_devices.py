@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from rgopd.cli.devices import Wanted, place, shares, visible
+from rgopd.cli.devices import Wanted, place, ranks, shares, visible
 from rgopd.cli.plan import Planner
 from rgopd.cli.sections import UpConfig
 from rgopd.cli.up import Machine
@@ -64,6 +64,25 @@ def sections(student: Path, **changes: Any) -> dict[str, Any]:
         "up": {"samplers": 2},
     }
     return {name: {**section, **changes.get(name, {})} for name, section in given.items()}
+
+
+@pytest.mark.parametrize(("count", "found"), [(0, 2), (1, 1), (2, 2), (8, 2)])
+def test_the_demos_two_ranks_on_any_machine(
+    student_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, found: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    given = sections(student_folder, train={"nproc": 2})
+    machine, told = Machine(given, tmp_path), list[str]()
+    assert machine._ranks(told.append) == given["train"]["nproc"] == found
+    one = "train.nproc=1 instead of 2: the trainer has one GPU, and each rank needs its own"
+    assert told == ([one] if found == 1 else [])
+    if count:
+        plan = Planner(sections(student_folder, train={"nproc": 2}), DEVICES["h100"], on_gpu=True, count=count).plan()
+        assert (plan.train.nproc, plan.note) == (found, "".join(told))
+        trainers = [need for needs in plan.loads.values() for need in needs if need.process.startswith("trainer")]
+        assert len(trainers) == found
+    assert ranks(2, ["0"], "cpu") == (2, ""), "the GPU is not the trainer's"
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
