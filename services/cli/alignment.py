@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from rgopd.cli.turns import ALIGNED, has_turns
 from rgopd.common.errors import ConfigError
-from rgopd.trainer.prompts.environments import environments_named
 
 if TYPE_CHECKING:
     from rgopd.teacher.alignment import Aligner
@@ -49,7 +48,7 @@ def aligns(train: TrainConfig, teacher: TeacherConfig) -> bool:
     """
     if aligner_of(teacher, train.student) is None:
         return False
-    if environments_named(train.dataset):
+    if train.environments:
         raise ConfigError(ALIGNED)
     objective = train.build_objective()
     reason = ""

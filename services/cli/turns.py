@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rgopd.common.errors import ConfigError
 from rgopd.common.explain import did_you_mean
-from rgopd.trainer.config import TurnsConfig
-from rgopd.trainer.prompts.config import DatasetConfig
-from rgopd.trainer.prompts.environments import environments_named, first_of_each
-from rgopd.verifier.environment_config import FEEDBACK, EnvironmentConfig, read_sources
+
+if TYPE_CHECKING:
+    from rgopd.verifier.environment_config import EnvironmentConfig
 
 ALIGNED = (
     "student and teacher tokenizers differ, and rows name environments: what stands between two turns cannot be scored "
@@ -23,6 +22,8 @@ def check_environments(named: dict[str, str], configured: dict[str, EnvironmentC
     Raises:
         ConfigError: one is not; says which setting wants it.
     """
+    from rgopd.verifier.environment_config import FEEDBACK, read_sources
+
     read_sources(configured)
     known = [FEEDBACK, *configured]
     for name in named:
@@ -43,12 +44,18 @@ def check_templates(named: dict[str, str], tokenizer: Any) -> None:
 
 def has_turns(train: dict[str, Any]) -> bool:
     """Whether a raw section `train` has rows with environments."""
+    from rgopd.trainer.prompts.config import DatasetConfig
+    from rgopd.trainer.prompts.environments import environments_named
+
     return bool(train.get("dataset")) and bool(environments_named(DatasetConfig.model_validate(train["dataset"])))
 
 
 def check_turns(sections: dict[str, Any]) -> str:
     """Doctor's: all of it, and what the longest conversation needs."""
     from rgopd.cli.doctor import Failed, context_of, tokenizer_of
+    from rgopd.trainer.config import TurnsConfig
+    from rgopd.trainer.prompts.config import DatasetConfig
+    from rgopd.trainer.prompts.environments import environments_named
     from rgopd.verifier.config import VerifierConfig
 
     train, teacher = sections["train"], sections.get("teacher", {}).get("model", "")
@@ -81,7 +88,10 @@ def try_environments(sections: dict[str, Any]) -> str:
     import json
 
     from rgopd.cli.doctor import Failed
+    from rgopd.trainer.prompts.config import DatasetConfig
+    from rgopd.trainer.prompts.environments import first_of_each
     from rgopd.verifier.config import VerifierConfig
+    from rgopd.verifier.environment_config import FEEDBACK
     from rgopd.verifier.environments.base import Episode
     from rgopd.verifier.environments.service import Environments
     from rgopd.verifier.main import build_engine
