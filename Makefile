@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 TORCH_ARGS ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: settings test-page test-eval test-stores test-vllm install demo test chaos soak check lint types protos protos-check unit contract e2e attacks smoke-real clean
+.PHONY: settings test-page test-eval test-packages test-stores test-vllm install demo test chaos soak check lint types protos protos-check unit contract e2e attacks smoke-real clean
 
 install: $(STAMP)
 
@@ -88,6 +88,16 @@ VLLM := .venv-vllm/bin/python
 
 test-vllm: .venv-vllm/.installed
 	VLLM_CPU_KVCACHE_SPACE=1 $(VLLM) -m pytest -q -W default tests/vllm
+
+# What code under test may import, installed for an interpreter of its own (300 MB).
+PACKAGES := .venv-packages/bin/python
+.venv-packages/.installed: deploy/docker/locks/verifier-cpu.txt
+	test -x $(PACKAGES) || $(PYTHON) -m venv .venv-packages
+	sed -n 's/^\(numpy\|sympy\|mpmath\|pandas\|python-dateutil\|six\|scipy\|networkx\|sortedcontainers\|regex\)==\([^ ]*\).*/\1==\2/p' $< | \
+	    xargs $(PACKAGES) -m pip install --quiet --no-deps
+	touch $@
+test-packages: install .venv-packages/.installed
+	RGOPD_TEST_PYTHON=$(CURDIR)/$(PACKAGES) $(BIN)/python -m pytest -q tests/packages
 
 # Longer than `make test` may take: a real pretrained model (SmolLM2-135M out of a PyPI wheel), 3 steps.
 smoke-real: install

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rgopd.verifier.sandbox import describe, library, plain
+from rgopd.verifier.sandbox import describe, library, packaged, plain
 from rgopd.verifier.sandbox.shared import replace
 from rgopd.verifier.sandbox.tables import ATOMS, NUMPY_KINDS, Tables, builtin_exception
 
@@ -83,6 +83,8 @@ class Incoming(Tables):
             value = set()
         elif "y" in form:
             value = bytearray()
+        elif (tag := next(iter(form))) in packaged.DECODERS:
+            value = packaged.empty(tag, form[tag])
         else:
             ((tag, body),) = form.items()
             empty = [[], body[1] if tag == "q" else None] if tag in ("q", "u") else [body[0], []] if tag == "A" else []
@@ -102,7 +104,10 @@ class Incoming(Tables):
         elif "d" in form:
             replace(value, self._table(form["d"]))
         else:
-            tag = next(tag for tag in form if tag in library.DECODERS)
+            tag = next(iter(form))
+            if tag in packaged.DECODERS:
+                packaged.replace(value, packaged.DECODERS[tag](form[tag], self.decode))
+                return
             new = library.DECODERS[tag](form[tag], self.decode)
             replace(value, new)
             if tag == "u":
@@ -136,6 +141,8 @@ class Incoming(Tables):
                 if tag in value:
                     return decoder(value)
             ((tag, body),) = value.items()
+            if tag in packaged.DECODERS:
+                return packaged.DECODERS[tag](body, self.decode)
             if tag in library.DECODERS:
                 return library.DECODERS[tag](body, self.decode)
             if tag in ("i", "c", "b"):
@@ -176,7 +183,7 @@ class Incoming(Tables):
         if module == "builtins":
             found = library.TYPES.get(name) or builtin_exception(name) or library.class_of(module, name)
         else:
-            found = library.class_of(module, name)
+            found = library.class_of(module, name) or packaged.class_of(module, name)
         if found is None:
             raise plain.NotPlain(f"no class {module}.{name}"[:100])
         return found

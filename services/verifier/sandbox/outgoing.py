@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from rgopd.verifier.sandbox import describe, library, plain
+from rgopd.verifier.sandbox import describe, library, packaged, plain
 from rgopd.verifier.sandbox.shared import fields
 from rgopd.verifier.sandbox.tables import ATOMS, NUMPY_KINDS, Tables, builtin_exception
 
@@ -62,7 +62,7 @@ class Outgoing(Tables):
             return value if -_SMALL < value < _SMALL else {"i": hex(value)}
         if kind is tuple:
             return {"t": [self._encode(x) for x in value]}
-        if kind in _MUTABLE or (kind.__module__, kind.__name__) in library.MUTABLE:
+        if kind in _MUTABLE or (kind.__module__, kind.__name__) in library.MUTABLE or packaged.is_mutable(kind):
             return self._share(value)
         if self._is_by_value(kind):
             return self._common(value, kind)
@@ -77,6 +77,8 @@ class Outgoing(Tables):
             return self._exception(value)
         if kind is frozenset or kind in plain.ENCODERS or library.knows(kind):
             return self._copy(value)
+        if (form := packaged.encode(value, self._encode)) is not None:
+            return form
         if kind.__module__ == "numpy":
             return self._numpy(value)
         if self.shared.sign < 0 and (kind.__module__, kind.__name__) == ("re", "Pattern"):
@@ -127,6 +129,8 @@ class Outgoing(Tables):
             form: dict[str, Any] = {"l": [self._encode(x) for x in list.__iter__(value)]}
         elif (kind.__module__, kind.__name__) in library.MUTABLE:
             return library.encode(value, self._encode)
+        elif packaged.is_mutable(kind):
+            return packaged.encode(value, self._encode)
         elif describe.data_base(kind) not in ("", "dict", "set", "bytearray"):
             form = library.encode(value, self._encode) or {}
         elif isinstance(value, dict):
@@ -164,6 +168,8 @@ class Outgoing(Tables):
             return {"g": ["builtins", kind.__name__]}
         if self._is_by_value(kind) or library.class_of(kind.__module__, kind.__name__) is kind:
             return {"g": ["" if self._is_by_value(kind) else kind.__module__, kind.__name__]}
+        if packaged.class_of(kind.__module__, kind.__name__) is kind:
+            return {"g": [kind.__module__, kind.__name__]}
         return {"K": self._class_number(kind)}
 
     def _class_number(self, kind: type) -> int:

@@ -12,6 +12,8 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from rgopd.verifier.sandbox import packaged
+
 _MOST, _KEPT = 2048, 512
 _UNUSED = 3  # the entry's reference, the loop's, and the argument of getrefcount
 
@@ -91,6 +93,8 @@ def parts(value: Any) -> Any:
         return [*set.__iter__(value)]
     if isinstance(value, deque):
         return [*deque.__iter__(value)]
+    if packaged.kind_of(type(value)):
+        return packaged.parts(value)
     if isinstance(value, bytearray) or type(value).__module__ == "array":
         return bytes(value)
     return [part for field in fields(value).items() for part in field]
@@ -111,6 +115,8 @@ def fields(value: Any) -> dict[str, Any]:
 def _same(before: Any, now: Any) -> bool:
     if type(now) is bytes:
         return bool(before == now)
+    if type(now) is tuple:
+        return bool(before[0] == now[0]) and _same(before[1], now[1])
     return len(before) == len(now) and all(map(operator.is_, before, now))
 
 
@@ -131,5 +137,7 @@ def replace(value: Any, new: Any) -> None:
     elif isinstance(value, deque):
         deque.clear(value)
         deque.extend(value, new)
+    elif packaged.kind_of(type(value)):
+        packaged.replace(value, new)
     else:  # a bytearray, an array
         value[:] = new

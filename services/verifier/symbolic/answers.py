@@ -10,7 +10,7 @@ from typing import Any
 
 from rgopd.verifier.letters import chosen
 from rgopd.verifier.reading import last_line
-from rgopd.verifier.symbolic import clock
+from rgopd.verifier.symbolic import clock, lists
 from rgopd.verifier.symbolic import text as tidy
 from rgopd.verifier.symbolic.equality import Judge
 from rgopd.verifier.symbolic.options import option
@@ -87,7 +87,8 @@ def _in_box(reference: str, response: str, judge: Judge) -> dict[str, Any]:
     sentence = tidy.announced(response)
     if sentence is not None:
         response = sentence
-    answer = tidy.boxed_answer(response)
+    many = response.count("\\boxed") > 1 and lists.several(reference) is not None
+    answer = tidy.boxed_answer(response, of_several=many)
     if answer is None and tidy.looks_like_math(tidy.bare(response)):
         answer = tidy.bare(response)
     closing = last_line(response)

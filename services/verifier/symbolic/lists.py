@@ -77,7 +77,18 @@ def several(latex: str) -> Many | None:
             return _items(inside, kind) if kind else several(inside)
     if (half := _HALF_OPEN.get(text[:1] + text[-1:])) and len(ends := split(text[1:-1], ",;")) == 2:
         return Many(half, tuple(end.strip() for end in ends))
+    if ";" in text and (groups := _groups(text)) is not None:
+        return groups
     return _items(text if numeric_readings(text) else joined(text), "")
+
+
+def _groups(text: str) -> Many | None:
+    """p = 5, q = 2; p = 7, q = 2 as (5, 2), (7, 2)."""
+    groups = [_items(part, "") for part in split(text, ";")]
+    names = {group.names if group is not None else () for group in groups}
+    if len(groups) < 2 or len(names) != 1 or () in names:
+        return None
+    return Many("list", tuple(f"({', '.join(group.items)})" for group in groups if group is not None))
 
 
 def same_several(gold: Many, answer: Many, equal: Equal) -> bool:

@@ -12,6 +12,10 @@ MAX_ANSWER = 20_000
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:(?:\s|\\,|\\;|\\!|\\ |~|\{,\}|,\\!|,)\d{3})+(?:\.\d+)?")
 _ANNOUNCEMENT = re.compile(r"(?i)\b(?:final )?answer is\b")
 _JOINT = re.compile(r"(?:[\s$,;.{}]|\\[()]|and|or|\\text|\\q?quad){0,40}")
+_WORDED_JOINT = re.compile(
+    r"(?!.{0,60}\b(?:so|thus|then|hence|therefore|finally|gives?|get|is|not|answer|or)\b)[^.\n\\]{0,40}"
+    r"(?:\\text\{)?[^.\n\\]{0,40}\band\b[\s},$]{0,8}"
+)
 _SENTENCE = re.compile(r"(?:[^.\n]|\.(?=\S)){0,300}")
 _PLAIN_NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)?%?")  # one separator: 1,2,7 is no number anywhere
 _SEPARATOR = re.compile(r"\s|\\,|\\;|\\!|\\ |~|\{,\}|,\\!|,")
@@ -72,15 +76,22 @@ def announced(text: str) -> str | None:
     return _SENTENCE.match(text, found[-1].start())[0]  # type: ignore[index]  # it matches the empty string
 
 
-def boxed_answer(text: str) -> str | None:
+def boxed_answer(text: str, *, of_several: bool = False) -> str | None:
     r"""The last \boxed; together with those that stand beside it, joined by "and" or a comma, as one set: several
-    answers are only right where several are asked for."""
+    answers are only right where several are asked for.
+
+    Args:
+        of_several: several are, and words may stand between: "\boxed{3} apples and \boxed{2} pears".
+    """
     found = boxes(text)
     if not found:
         return None
     contents = [found[-1].content]
     for earlier, later in zip(found[-2::-1], found[:0:-1], strict=True):
-        if earlier.end > later.start or not _JOINT.fullmatch(text, earlier.end, later.start):
+        joint = _JOINT.fullmatch(text, earlier.end, later.start)
+        if joint is None and of_several:
+            joint = _WORDED_JOINT.fullmatch(text, earlier.end, later.start)
+        if earlier.end > later.start or joint is None:
             break
         if earlier.content not in contents:
             contents.insert(0, earlier.content)

@@ -14,17 +14,17 @@ import pytest
 from tests.unit.verifier.conftest import Judge
 
 
-def read() -> dict[str, dict[str, str]]:
+def read(path: Path) -> dict[str, dict[str, str]]:
     """Name -> sections; the program's is ''."""
     found = {}
-    for part in re.split(r"^=== ", Path(__file__).with_name("idioms.txt").read_text(), flags=re.MULTILINE)[1:]:
+    for part in re.split(r"^=== ", path.read_text(), flags=re.MULTILINE)[1:]:
         name, _, rest = part.partition("\n")
         program, *sections = re.split(r"^--- (\w+)\n", rest, flags=re.MULTILINE)
         found[name] = {"": program, **dict(zip(sections[::2], sections[1::2], strict=True))}
     return found
 
 
-IDIOMS = read()
+IDIOMS = read(Path(__file__).with_name("idioms.txt"))
 
 
 def judged(judge: Judge, sections: dict[str, str], program: str) -> Any:
