@@ -9,7 +9,16 @@ from typing import Any
 Each = Callable[[Any], Any]
 
 _CONSTANTS = ("pi", "E", "I", "oo", "zoo", "nan", "true", "false", "EmptySet", "Reals", "Integers", "GoldenRatio")
-_UNEVALUATED: tuple[str, ...] = ("Add", "Mul", "Pow", "Equality", "Unequality", "StrictLessThan", "LessThan", "StrictGreaterThan")
+_UNEVALUATED: tuple[str, ...] = (
+    "Add",
+    "Mul",
+    "Pow",
+    "Equality",
+    "Unequality",
+    "StrictLessThan",
+    "LessThan",
+    "StrictGreaterThan",
+)
 _UNEVALUATED += ("GreaterThan", "Derivative", "Integral")
 _SETS = ("Tuple", "FiniteSet", "Interval", "Union", "Intersection", "Derivative", "Integral", "And", "Or", "Not")
 _RELATIONS = {
