@@ -2,7 +2,7 @@
 
 Rollouts that are stale, or that other kernels sampled, bring the sampler's likeliest ids. Where the sampler named a
 multiple of K and the teacher scored them, the current student's own top K can be chosen among them in the forward pass
-that trains, and in most rows proved to be its top K of the whole vocabulary (docs/decisions/111).
+that trains. What it may have missed among all other ids is bounded by their mass together (docs/decisions/111).
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ def on_current_support(stats: HeadStats, batch: TokenBatch) -> tuple[HeadStats, 
     """Student and teacher at the ``batch.current_k`` ids that the student finds likeliest among ``support_ids_NK``.
 
     The teacher's mass on the ids that are left out goes to its tail; the student's tail is that of the chosen ids, with
-    its gradient. The metrics are sums over rows. ``support_exact``: the row's ids are provably the student's top K of
-    the whole vocabulary, since the least of them holds at least all of what lies outside the candidates.
-    ``support_overlap``: the share of them that are among the sampler's own top K. Unchanged and without metrics where
+    its gradient. The metrics are sums over rows. ``support_outside``: the student's mass outside the candidates, and so
+    the most that an id of its own top K can hold that is missed. ``support_exact``: none is, provably, since the least
+    of the chosen holds at least that mass; sufficient, and rare where distributions are peaked. ``support_overlap``:
+    the share of the chosen that are among the sampler's own top K. Unchanged and without metrics where
     ``current_k`` is 0, or without a teacher's support.
     """
     k, width = batch.current_k, batch.support_ids_NK.shape[1]
@@ -45,6 +46,7 @@ def on_current_support(stats: HeadStats, batch: TokenBatch) -> tuple[HeadStats, 
     least_N = student_NK.detach().masked_fill(ids_NK < 0, PAD_LOGPROB).amin(dim=1)
     real_N = (ids_NK >= 0).sum(dim=1).clamp(min=1)
     metrics = {
+        "support_outside": stats.tail_logprob_N.detach().exp().sum(),
         "support_exact": (least_N >= stats.tail_logprob_N.detach()).sum(),
         "support_overlap": (((chosen_NK < k) & (ids_NK >= 0)).sum(dim=1) / real_N).sum(),
     }

@@ -94,6 +94,10 @@ def test_what_is_called_exact_is_exact_however_far_the_student_moved() -> None:
         assert bool((right | ~certain).all())
         assert float(made.loss().metrics["support_exact"]) == float(certain.sum())
         proved += int(certain.sum())
+        outside = float(made.loss().metrics["support_outside"])
+        assert outside == pytest.approx(float((1 - candidates.exp().sum(-1)).clamp(min=1e-7).sum()), rel=1e-6)
+        missed = student.topk(K, dim=1).values.exp().sum() - candidates.topk(K, dim=1).values.exp().sum()
+        assert float(missed) <= K * outside, "what is missed is bounded by what lies outside"
     assert 0 < proved < 40 * N
 
 
