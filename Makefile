@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 TORCH_ARGS ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: settings test-page test-eval test-packages test-stores test-vllm install demo test chaos soak check lint types protos protos-check unit contract e2e attacks smoke-real clean
+.PHONY: settings test-page test-eval test-packages test-slurm test-stores test-vllm install demo test chaos soak check lint types protos protos-check unit contract e2e attacks smoke-real clean
 
 install: $(STAMP)
 
@@ -121,6 +121,12 @@ test-examples: .venv-examples/.installed
 # Runs whose blobs lie in files, in an S3 server and in several Redis: the same bytes, also when the store fails.
 test-stores: install
 	$(PYTEST) tests/stores
+
+# The sbatch scripts on a real Slurm of five nodes on this machine, as root; installs Debian's.
+test-slurm: install
+	command -v slurmctld slurmd munged >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge; }
+	$(PYTEST) tests/slurm
 
 # 30 drawn faults over one small run, compared byte by byte with the undisturbed run; CHAOS_SEED=N replays.
 chaos: install

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,9 +14,8 @@ from pydantic import Field
 from redis import Redis
 
 from rgopd.cli.doctor import Check, Failed
-from rgopd.common.blob_url import open_outside
-from rgopd.common.connection import connect, redact
 from rgopd.common.errors import ConfigError
+from rgopd.common.open_run import open_run, redact_all
 from rgopd.common.queues import stream_names
 from rgopd.common.settings import Settings
 from rgopd.common.streams import GENERATE, SCORE, VERIFY, Streams
@@ -41,11 +41,9 @@ def cluster_checks(settings: ClusterSettings, urls: Sequence[str]) -> Iterator[t
     """
     if not settings.redis_url:
         raise ConfigError("doctor --cluster needs the run's Redis: set RGOPD_REDIS_URL, or run it inside a container")
-    client = connect(settings.redis_url)
-    streams = Streams(client, settings.run_id)
-    if settings.blob_url:
-        streams = Streams(client, settings.run_id, blobs=open_outside(settings.blob_url, settings.run_id))
-    yield "redis", lambda: f"{redact(settings.redis_url)}: {check_server(client)}"
+    streams = open_run(settings.redis_url, settings.run_id, blob_url=settings.blob_url)
+    for number, (part, url) in enumerate(zip(streams.parts, redact_all(settings.redis_url), strict=True)):
+        yield "redis", partial(_check_part, streams, part, number, url)
     if settings.blob_url:
         yield "blobs", lambda: check_store(streams)
     for stream in (GENERATE, VERIFY, *_score_streams(streams)):
@@ -57,6 +55,19 @@ def cluster_checks(settings: ClusterSettings, urls: Sequence[str]) -> Iterator[t
         if not separator or not urlsplit(url).hostname:
             raise ConfigError(f"--url {text!r}: write it as name=http://host:port, e.g. teacher=http://teacher:8001")
         yield name, _of_service(url, settings.token)
+
+
+def _check_part(streams: Streams, part: Streams, number: int, url: str) -> str:
+    """One of a run's servers: it is fit, and is to the trainer what it is to us."""
+    found = check_server(part.redis)
+    place: Any = part.redis.get(part.run_key("place"))
+    here = f"{number} of {len(streams.parts)}"
+    if len(streams.parts) > 1 and place is not None and place.decode() != here:
+        raise Failed(
+            f"{url} is server {here} of this redis_url (from 0), and {place.decode()} of the trainer's: give every "
+            "process the same servers in the same order"
+        )
+    return f"{url}: {found}"
 
 
 def check_server(client: Redis) -> str:
@@ -78,8 +89,8 @@ def check_server(client: Redis) -> str:
 def check_store(streams: Streams) -> str:
     """The blob store works from here, and is the trainer's."""
     found = streams.blobs.check()
-    claimed, owner = streams.claims()
-    if claimed is not None and owner != claimed:
+    *claimed, owner = streams.claims()
+    if any(token not in (None, owner) for token in claimed):
         raise Failed(
             f"{streams.blobs.where} is not the store that the trainer writes to, or it came back empty: mount the same "
             "file system (or name the same bucket) on every machine"

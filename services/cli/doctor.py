@@ -18,6 +18,7 @@ from rgopd.common.connection import connect, redact
 from rgopd.common.embedded import EmbeddedValkey
 from rgopd.common.errors import RgopdError
 from rgopd.common.models import check_model
+from rgopd.common.open_run import server_urls
 from rgopd.common.settings import ConfigFiles
 
 Check = Callable[[], str]
@@ -102,7 +103,8 @@ def check_redis(url: str) -> str:
                 return _stream_round_trip(server.url) + " (embedded; set common.redis_url to use your own)"
             finally:
                 server.stop()
-    return f"{redact(url)}: {_stream_round_trip(url)}"
+    spread, named = server_urls(url)
+    return "; ".join(f"{redact(one)}: {_stream_round_trip(one)}" for one in [*spread, *named.values()])
 
 
 def check_blobs(url: str) -> str:

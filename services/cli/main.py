@@ -101,14 +101,19 @@ def train(config: Config = None, overrides: Set = None) -> None:
 
 
 @app.command()
-def up(config: Config = None, overrides: Set = None, page: Watch = True) -> None:
+def up(
+    config: Config = None,
+    overrides: Set = None,
+    page: Watch = True,
+    slurm: Annotated[bool, typer.Option("--slurm", help="Inside a Slurm job: on its nodes (docs/slurm.md).")] = False,
+) -> None:
     """Run everything of one sectioned config on this machine: Redis, teacher, verifier, samplers, trainer.
 
     --set takes the section first: --set train.steps=10 --set teacher.model=PATH.
     """
     from rgopd.cli.up import run_up
 
-    raise typer.Exit(run_up(config, overrides or [], page))
+    raise typer.Exit(run_up(config, overrides or [], page, slurm))
 
 
 @app.command()

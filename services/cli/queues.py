@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from redis import Redis
 from rich.console import Console
 from rich.table import Table
 
-from rgopd.common.blob_url import open_blobs
 from rgopd.common.errors import InvalidInput
 from rgopd.common.queues import idle_s, queues, runs
 from rgopd.common.streams import DeadLetter, Streams
 
 
-def sweep(redis: Redis, older_than_s: float, blob_url: str = "") -> Iterator[tuple[str, int]]:
+def sweep(servers: Sequence[Redis], opened: Callable[[str], Streams], older_than_s: float) -> Iterator[tuple[str, int]]:
     """Delete the keys and blobs of runs that nobody has worked on for so long; yields (run, how many)."""
-    for run in runs(redis):
-        streams = Streams(redis, run, blobs=open_blobs(blob_url, run, redis))
+    for run in runs(*servers):
+        streams = opened(run)
         idle = idle_s(streams)
         if idle is not None and idle > older_than_s:
             yield run, streams.purge()

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from rgopd.cli.queues import chosen_letters, show, sweep
 from rgopd.common.blob_url import open_outside
-from rgopd.common.connection import connect
 from rgopd.common.errors import ConfigError
+from rgopd.common.open_run import connect_all, open_run
 from rgopd.common.queues import runs
 from rgopd.common.settings import ConfigFiles, read_files
 from rgopd.common.streams import Streams
@@ -24,17 +24,21 @@ def run_queues(redis_url: str, run_id: str, config: ConfigFiles, *, replay: str,
     run = run_id or str(common.get("run_id", ""))
     blob_url = str(common.get("blob_url", "")) or os.environ.get("RGOPD_BLOB_URL", "")
     console = Console()
-    redis = connect(url, wait_s=2, patience_s=5)
+    servers = connect_all(url, wait_s=2, patience_s=5)
+
+    def opened(name: str) -> Streams:
+        return open_run(url, name, blob_url=blob_url, wait_s=2, patience_s=5)
+
     if sweep_h:
-        for name, keys in sweep(redis, sweep_h * 3600, blob_url):
+        for name, keys in sweep(servers, opened, sweep_h * 3600):
             console.print(f"swept {name}: {keys} keys")
         if blob_url and (expired := open_outside(blob_url, "sweep", ttl_s=round(sweep_h * 3600)).expire()):
             console.print(f"swept {expired} blobs of runs that Redis no longer knows")
         return 0
     if (replay or drop) and not run:
         raise ConfigError("whose dead letters? Name the run with --run")
-    for name in [run] if run else runs(redis):
-        streams = Streams(redis, name)
+    for name in [run] if run else runs(*servers):
+        streams = opened(name)
         for letter in chosen_letters(streams, replay) if replay else ():
             streams.replay(letter)
             console.print(f"back on {letter.stream}: {letter.id}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from rgopd.common.errors import ConfigError
 from rgopd.common.explain import did_you_mean
@@ -29,6 +29,28 @@ from rgopd.common.settings import (
 )
 
 __all__ = ["merge"]
+
+
+class SlurmConfig(Part):
+    """Where `rgopd up --slurm` puts a run's processes."""
+
+    components: dict[Literal["verifier", "teacher", "sampler", "train"], int] = Field(
+        default_factory=dict,
+        validate_default=True,
+        description="The job's component of each (verifier 0, teacher 1, sampler 2, train 3); a job of one holds all.",
+    )
+    gpus: dict[Literal["teacher", "sampler", "train"], int] = Field(
+        default_factory=dict, description="GPUs of each process; of train, on each of its nodes."
+    )
+    cpus: dict[Literal["verifier", "teacher", "sampler", "train"], int] = Field(
+        default_factory=dict, description="CPUs of each process; unset: an equal share of its component."
+    )
+    address: str = Field("", description="How other nodes reach the batch node's Redis; empty: by its host name.")
+
+    @field_validator("components")
+    @classmethod
+    def _all(cls, given: dict[Any, int]) -> dict[Any, int]:
+        return {"verifier": 0, "teacher": 1, "sampler": 2, "train": 3} | given
 
 
 class UpConfig(Part):
@@ -56,6 +78,7 @@ class UpConfig(Part):
     )
     watch: bool = Field(True, description="Serve the run's live page beside it (`--no-watch`: not); section `watch`.")
     maxmemory_mb: int = Field(0, ge=0, description="Limit of the embedded Redis; 0: none.")
+    slurm: SlurmConfig = Field(default_factory=SlurmConfig, description="`rgopd up --slurm` (docs/slurm.md).")
 
 
 def section_classes() -> dict[str, type[BaseModel]]:

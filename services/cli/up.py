@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,6 +26,7 @@ from rgopd.cli.teacher_server import ELSEWHERE
 from rgopd.cli.torchrun import command
 from rgopd.cli.train import OFF
 from rgopd.common.children import PAUSED, PERMANENT
+from rgopd.common.connection import redact
 from rgopd.common.embedded import EmbeddedValkey
 from rgopd.common.errors import ConfigError
 from rgopd.common.models import check_model
@@ -39,6 +40,8 @@ RUN_FILE = "run.yaml"
 
 class Machine:
     """The processes of one run: services first, the trainer last; stopped in the opposite order."""
+
+    child = Child
 
     def __init__(self, sections: dict[str, Any], folder: Path) -> None:
         self.sections = sections
@@ -62,10 +65,10 @@ class Machine:
         common = self.sections.setdefault("common", {})
         given = copy.deepcopy(self.sections)
         if not common.get("redis_url"):
-            self.redis = EmbeddedValkey(self.folder / "redis", maxmemory_mb=self.up.maxmemory_mb).start()
+            self.redis = self.make_redis().start()
             self.redis_started = time.monotonic()
             common["redis_url"] = self.redis.url
-            say(f"Redis      {self.redis.url} (embedded Valkey)")
+            say(f"Redis      {redact(self.redis.url)} (embedded Valkey)")
         nproc = self._ranks(say)
         name_student_tokenizer(self.sections)
         write_sections(self.folder / RUN_FILE, given)  # only now: the server's lock keeps a second command out
@@ -79,15 +82,14 @@ class Machine:
         for name in names:
             role = name.partition("-")[0]
             argv = [sys.executable, "-m", "rgopd.cli.main", role, *config, *self._share(name)]
-            child = Child(name, argv, self.folder / "logs", self._environment(name))
+            child = self.child(name, self.argv_of(role, argv), self.folder / "logs", self._environment(name))
             child.start()
             self.states[name] = "loading"
             self.services.append(child)
         # Restarts are ours to count: torchrun's come on top only where nobody watches it.
-        argv = command(nproc, ["train", *config], max_restarts=0)
-        self.trainer = Child(
+        self.trainer = self.child(
             "trainer",
-            argv,
+            self.trainer_argv(nproc, ["train", *config]),
             self.folder / "logs",
             self._environment("train"),
             self.up.stop_timeout_s,
@@ -151,6 +153,18 @@ class Machine:
         turns = bool({**self.sections.get("common", {}), **self.sections.get("train", {})}.get("colocated"))
         share = shares(self.placed, takes_turns=turns)[name]
         return [] if share == SHARE else ["--set", f"vllm.gpu_memory_utilization={share}"]
+
+    def make_redis(self) -> EmbeddedValkey:
+        """The server of a run that names none."""
+        return EmbeddedValkey(self.folder / "redis", maxmemory_mb=self.up.maxmemory_mb)
+
+    def argv_of(self, role: str, argv: Sequence[str]) -> list[str]:
+        """How a service's command is started; `SlurmMachine` starts it elsewhere."""
+        return list(argv)
+
+    def trainer_argv(self, nproc: int, arguments: Sequence[str]) -> list[str]:
+        """The same of the trainer's `nproc` ranks."""
+        return command(nproc, arguments, max_restarts=0)
 
     def _environment(self, name: str) -> dict[str, str]:
         """torch's thread pool is sized before our settings are read, so the settings' number goes in here too."""
@@ -262,10 +276,16 @@ class Stopped(BaseException):
     """SIGTERM or SIGINT. Not an Exception: nothing may take it for an error and go on."""
 
 
-def supervise(sections: dict[str, Any], folder: Path) -> int:
+def supervise(sections: dict[str, Any], folder: Path, slurm: bool = False) -> int:
     """Start, show progress, stop everything whatever happens. Returns an exit code."""
-    preflight(check_sections(sections))
-    machine = Machine(sections, folder)
+    checked = check_sections(sections)
+    if slurm:  # the nodes that it runs on are others
+        from rgopd.cli.slurm import SlurmMachine
+
+        machine: Machine = SlurmMachine(sections, folder)
+    else:
+        preflight(checked)
+        machine = Machine(sections, folder)
     previous = {s: signal.signal(s, _raise_stopped) for s in (signal.SIGINT, signal.SIGTERM)}
     from rgopd.trainer.config import TrainConfig
 
@@ -383,12 +403,12 @@ def _rebase(value: Any, before: str, now: str) -> Any:
     return value
 
 
-def run_up(config: ConfigFiles, overrides: list[str], watch: bool = True) -> int:
+def run_up(config: ConfigFiles, overrides: list[str], watch: bool = True, slurm: bool = False) -> int:
     """The command."""
     sections = read_sections(config, overrides)
     _without_page(sections, watch)
     folder = Path(sections.get("train", {}).get("output_dir", "runs/run"))
-    return supervise(sections, folder)
+    return supervise(sections, folder, slurm)
 
 
 def _without_page(sections: dict[str, Any], watch: bool) -> None:

@@ -62,6 +62,10 @@ class Blobs(ABC):
     def delete(self, stage: str, item_ids: Iterable[str]) -> None:
         """Drop what is no longer needed."""
 
+    def beside(self, redis: Redis, item_id: str) -> RedisBlobs | None:
+        """Where a transaction of this server can store an item's blobs, if it can."""
+        return None
+
     @abstractmethod
     def purge(self) -> int:
         """Delete all of this run; how many there were."""
@@ -139,6 +143,10 @@ class RedisBlobs(Blobs):
         keys = [self.key(stage, i) for i in item_ids]
         if keys:
             self.redis.unlink(*keys)
+
+    def beside(self, redis: Redis, item_id: str) -> RedisBlobs | None:
+        """See `Blobs`."""
+        return self if redis is self.redis and not self.outside else None
 
     def purge(self) -> int:
         """See `Blobs`."""

@@ -177,7 +177,9 @@ def hurry(client: Redis) -> None:
 
 
 def redact(url: str) -> str:
-    """The URL without its password, for logs and errors."""
+    """The URL without its password, for logs and errors; of several with commas between, each."""
+    if "," in url:
+        return ",".join(map(redact, url.split(",")))
     scheme, separator, rest = url.partition("://")
     if "@" not in rest:
         return url

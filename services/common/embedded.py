@@ -18,12 +18,22 @@ from rgopd.common.errors import ConfigError, Unavailable
 
 
 class EmbeddedValkey:
-    """A valkey-server process on loopback, with an append-only file under `data_dir`.
+    """A valkey-server process with an append-only file under `data_dir`; on loopback, or with `address` for others too.
 
     It runs in a session of its own, so that Ctrl-C on the terminal does not stop it before those who use it.
+
+    Args:
+        address: how other machines name this one.
+        password: what they must know; a server that others reach has one.
     """
 
-    def __init__(self, data_dir: Path, port: int = 0, *, maxmemory_mb: int = 0) -> None:
+    def __init__(
+        self, data_dir: Path, port: int = 0, *, maxmemory_mb: int = 0, address: str = "", password: str = ""
+    ) -> None:
+        if address and not password:
+            raise ValueError("a server that others reach needs a password")
+        self.address = address
+        self.password = password
         self.data_dir = data_dir
         self.port = port or free_port()
         self.maxmemory_mb = maxmemory_mb
@@ -32,7 +42,8 @@ class EmbeddedValkey:
     @property
     def url(self) -> str:
         """What goes into redis_url."""
-        return f"redis://127.0.0.1:{self.port}/0"
+        secret = f":{self.password}@" if self.password else ""
+        return f"redis://{secret}{self.address or '127.0.0.1'}:{self.port}/0"
 
     def start(self, timeout_s: float = 20.0) -> EmbeddedValkey:
         """Start and wait until it answers.
@@ -48,7 +59,8 @@ class EmbeddedValkey:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         lock = self._lock(timeout_s)
         log = self.data_dir / "valkey.log"
-        args = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.data_dir.resolve())]
+        args = [*self._secret(), "--port", str(self.port), "--dir", str(self.data_dir.resolve())]
+        args += ["--bind", "0.0.0.0" if self.address else "127.0.0.1"]
         # noeviction: a full store must refuse writes; dropping a message or a tensor would lose work.
         args += ["--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction", "--daemonize", "no"]
         if self.maxmemory_mb:
@@ -79,6 +91,16 @@ class EmbeddedValkey:
         self.stop()
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
         raise Unavailable(f"the embedded Valkey did not start; its log ends with:\n{tail}")
+
+    def _secret(self) -> list[str]:
+        """The password in a file: arguments can be read by every user."""
+        if not self.password:
+            return []
+        path = self.data_dir / "valkey.conf"
+        path.touch(mode=0o600)
+        path.chmod(0o600)
+        path.write_text(f"requirepass {self.password}\n")
+        return [str(path.resolve())]
 
     def _lock(self, timeout_s: float) -> int:
         """A lock that the server inherits: two servers on one append-only file would destroy it."""

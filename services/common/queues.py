@@ -27,17 +27,30 @@ class Queue:
     consumers: int
 
 
-def runs(redis: Redis) -> list[str]:
-    """Runs that have anything in this server."""
-    found = (_RUN_KEY.match(key) for key in redis.scan_iter(match="rgopd:{*", count=1000))
+def runs(*servers: Redis) -> list[str]:
+    """Runs that have anything in these servers."""
+    found = (_RUN_KEY.match(key) for redis in servers for key in redis.scan_iter(match="rgopd:{*", count=1000))
     return sorted({match.group(1).decode() for match in found if match})
 
 
 def queues(streams: Streams, names: Iterable[str] | None = None) -> list[Queue]:
     """All streams of a run but the dead letters; `names`: those already known, which saves a scan of all keys."""
-    now_ms = server_ms(streams)
-    known = stream_names(streams) if names is None else names
-    return [_queue(streams, name, now_ms) for name in known if name != "dead"]
+    known = [name for name in (stream_names(streams) if names is None else names) if name != "dead"]
+    now_ms = {id(part): server_ms(part) for part in streams.parts}
+    found = [[_queue(part, name, now_ms[id(part)]) for part in streams.parts_of(name)] for name in known]
+    return [_together(parts, len(streams.consumers(name))) for name, parts in zip(known, found, strict=True)]
+
+
+def _together(parts: list[Queue], consumers: int) -> Queue:
+    """One stream on several servers."""
+    return Queue(
+        parts[0].stream,
+        sum(part.backlog for part in parts),
+        sum(part.leased for part in parts),
+        max(part.oldest_s for part in parts),
+        max(part.attempts for part in parts),
+        consumers,
+    )
 
 
 def server_ms(streams: Streams) -> int:
@@ -48,7 +61,8 @@ def server_ms(streams: Streams) -> int:
 
 def stream_names(streams: Streams) -> list[str]:
     """The streams of a run that exist, dead letters included."""
-    matches = (_STREAM_KEY.search(key) for key in streams.redis.scan_iter(match=streams.key("*"), count=1000))
+    keys = {key for part in streams.parts for key in part.redis.scan_iter(match=streams.key("*"), count=1000)}
+    matches = (_STREAM_KEY.search(key) for key in keys)
     return sorted(match.group(1).decode() for match in matches if match)
 
 
@@ -58,7 +72,7 @@ def _queue(streams: Streams, name: str, now_ms: int) -> Queue:
     age_ms = now_ms - int(oldest[0][0].split(b"-")[0]) if oldest else 0
     leased = streams.redis.xpending_range(streams.key(name), GROUP, "-", "+", 1000) if depth["leased"] else []
     attempts = max((int(entry["times_delivered"]) for entry in leased), default=0)
-    return Queue(name, depth["backlog"], depth["leased"], age_ms / 1000, attempts, len(streams.consumers(name)))
+    return Queue(name, depth["backlog"], depth["leased"], age_ms / 1000, attempts, 0)
 
 
 def idle_s(streams: Streams) -> float | None:

@@ -20,11 +20,10 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from rgopd.common.blob_url import open_blobs
-from rgopd.common.connection import connect
 from rgopd.common.errors import ConfigError, RgopdError
 from rgopd.common.http import ServiceState
 from rgopd.common.loading import LoadWatch
+from rgopd.common.open_run import open_run
 from rgopd.common.root import check_root
 from rgopd.common.settings import ServiceSettings
 from rgopd.common.streams import Streams
@@ -66,10 +65,14 @@ def open_streams(settings: ServiceSettings) -> Streams | None:
     """The run's streams, or None with an empty redis_url."""
     if not settings.redis_url:
         return None
-    redis = connect(settings.redis_url)
-    blobs = open_blobs(settings.blob_url, settings.run_id, redis)
-    blobs.check(wait_s=60.0)
-    return Streams(redis, settings.run_id, lease_ms=settings.lease_ms, max_attempts=settings.max_attempts, blobs=blobs)
+    return open_run(
+        settings.redis_url,
+        settings.run_id,
+        blob_url=settings.blob_url,
+        check_s=60.0,
+        lease_ms=settings.lease_ms,
+        max_attempts=settings.max_attempts,
+    )
 
 
 def consumer_name(service: str) -> str:

@@ -73,7 +73,11 @@ class Settings(BaseSettings):
     )
 
     run_id: str = Field("default", pattern=r"^[A-Za-z0-9._-]{1,128}$", description="Names the run's streams and blobs.")
-    redis_url: str = Field("", description="Redis-protocol server; empty: HTTP only, no stream worker.")
+    redis_url: str = Field(
+        "",
+        description="Redis-protocol server; empty: HTTP only, no stream worker. Several with commas share a run's "
+        "groups; TEACHER=URL holds a named teacher's jobs (docs/scaling.md).",
+    )
     blob_url: str = Field(
         "",
         description="Where rollouts, verdicts and scores lie: empty: in the run's Redis; else redis://…, "

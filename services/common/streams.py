@@ -79,6 +79,7 @@ class Delivery:
     attempt: int
     failures: int = 0
     excused: int = 0
+    server: int = 0
 
     @property
     def orphaned(self) -> int:
@@ -103,6 +104,7 @@ class DeadLetter:
     payload: bytes
     reason: str
     attempts: int
+    server: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,14 @@ class Streams:
         self.max_deliveries = max_deliveries
         self.stream_ttl_s = stream_ttl_s
         self.blobs = blobs or RedisBlobs(redis, run_id, blob_ttl_s)
+        self.parts: list[Streams] = [self]
+        """One a server (`split.py`)."""
         self._add = redis.register_script(_ADD)
         self._set_idle = redis.register_script(_SET_IDLE)
+
+    def parts_of(self, stream: str) -> list[Streams]:
+        """The servers that hold messages of a stream; a worker reads each."""
+        return self.parts
 
     def key(self, stream: str) -> str:
         """The Redis key of a stream; the braces keep a run's keys in one cluster slot."""
@@ -166,15 +174,23 @@ class Streams:
 
     def purge(self) -> int:
         """Delete everything of this run; returns how many keys there were."""
+        return self.purge_here() + (self.blobs.purge() if self.blobs.outside else 0)
+
+    def purge_here(self) -> int:
+        """The same of this server alone."""
         deleted = 0
         for keys in _chunks(self.redis.scan_iter(match=self.run_key("*"), count=1000), 500):
             deleted += int(self.redis.unlink(*keys))
-        return deleted + (self.blobs.purge() if self.blobs.outside else 0)
+        return deleted
 
     def claims(self) -> list[str | None]:
         """The token of the trainer that holds this run, from every place where the run has something."""
+        return [self.claim_here(), *([self.blobs.owner()] if self.blobs.outside else [])]
+
+    def claim_here(self) -> str | None:
+        """The same of this server alone."""
         token = self.redis.get(self.run_key("claim"))
-        return [_text(token) if token is not None else None, *([self.blobs.owner()] if self.blobs.outside else [])]
+        return _text(token) if token is not None else None
 
     def claim(self, token: str) -> None:
         """Hold this run, in every place."""
@@ -187,8 +203,8 @@ class Streams:
         hurry(self.redis)
         self.blobs.hurry()
 
-    def add(self, stream: str, payload: bytes) -> str:
-        """Append a message and return its id.
+    def add(self, stream: str, payload: bytes, group: str = "") -> str:
+        """Append a message and return its id. `group`: of several servers, which one (`split.py`).
 
         Raises:
             Overloaded: `maxlen` messages are outstanding; try again later.
@@ -198,12 +214,12 @@ class Streams:
             raise Overloaded(f"stream {stream!r} holds {self.maxlen} unfinished messages", retry_after=0.2)
         return _text(entry)
 
-    def add_wait(self, stream: str, payload: bytes, *, timeout_s: float = 600.0) -> str:
+    def add_wait(self, stream: str, payload: bytes, group: str = "", *, timeout_s: float = 600.0) -> str:
         """`add` that waits for room: back-pressure for producers that have nothing else to do."""
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                return self.add(stream, payload)
+                return self.add(stream, payload, group)
             except Overloaded as full:
                 if time.monotonic() >= deadline:
                     raise
@@ -283,7 +299,7 @@ class Streams:
         self._finish(pipe, delivery)
         pipe.execute()
 
-    def publish(self, outcome: Outcome) -> None:
+    def publish(self, outcome: Outcome, group: str = "") -> None:
         """Store and announce in one transaction, without acknowledging: a part of a longer message is done."""
         self._store_outside(outcome)
         pipe = self.redis.pipeline(transaction=True)
@@ -373,13 +389,13 @@ class Streams:
     def _store_outside(self, outcome: Outcome) -> None:
         for (stage, item_id), data in outcome.blobs.items():
             check_size(stage, item_id, data)
-            if self.blobs.outside:
+            if self.blobs.beside(self.redis, item_id) is None:
                 self.blobs.put(stage, item_id, data)
 
     def _write(self, pipe: Any, outcome: Outcome) -> None:
-        if isinstance(self.blobs, RedisBlobs) and not self.blobs.outside:
-            for (stage, item_id), data in outcome.blobs.items():
-                pipe.set(self.blobs.key(stage, item_id), data, nx=True, ex=self.blobs.ttl_s)
+        for (stage, item_id), data in outcome.blobs.items():
+            if (here := self.blobs.beside(self.redis, item_id)) is not None:
+                pipe.set(here.key(stage, item_id), data, nx=True, ex=here.ttl_s)
         for stream, payload in outcome.announce:
             pipe.xadd(self.key(stream), {"d": payload})
         for stream in {stream for stream, _ in outcome.announce}:

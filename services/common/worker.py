@@ -85,6 +85,7 @@ class StreamWorker:
         deadline_s: after this long without progress a message is given back as failed, though its handler may still
             run: a number for all, or by message; the stage's own (`DEADLINES_S`) by default.
         stage: what the deadline and the metrics go by; the stream's name unless a stage has several streams.
+        metrics: shared with other workers of the stage; else its own, in `registry`.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class StreamWorker:
         registry: CollectorRegistry | None = None,
         deadline_s: float | Deadline | None = None,
         stage: str = "",
+        metrics: WorkerMetrics | None = None,
     ) -> None:
         self.streams = streams
         self.stream = stream
@@ -121,7 +123,7 @@ class StreamWorker:
         self._stopping = threading.Event()
         self._closed = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._metrics = WorkerMetrics(registry or CollectorRegistry(), stage)
+        self._metrics = metrics or WorkerMetrics(registry or CollectorRegistry(), stage)
 
     def start(self) -> None:
         """Create the group and start the threads."""
@@ -131,6 +133,10 @@ class StreamWorker:
             thread = threading.Thread(target=target, name=f"{self.stream}-{name}", daemon=True)
             thread.start()
             self._threads.append(thread)
+
+    def stop_reading(self) -> None:
+        """Lease nothing more."""
+        self._stopping.set()
 
     def stop(self, drain_s: float = 30.0) -> None:
         """Stop reading, wait up to `drain_s` seconds for what is in flight, give the rest back."""
@@ -241,7 +247,7 @@ class StreamWorker:
                     self._closed.wait(backoff)
                     backoff = min(2.0, backoff * 2)
             self._metrics.seconds.observe(time.monotonic() - started)
-            self._metrics.inflight.set(len(self._inflight))
+            self._metrics.holds(self, len(self._inflight))
 
     def _settle(self, delivery: Delivery, future: Future[Outcome]) -> None:
         with self._lock:
@@ -334,3 +340,9 @@ class WorkerMetrics:
         self.lost = Counter(f"{prefix}_leases_lost", "Leases taken over by another worker", registry=registry)
         self.inflight = Gauge(f"{prefix}_inflight", "Messages leased and unfinished", registry=registry)
         self.seconds = Histogram(f"{prefix}_seconds", "From lease to stored result", registry=registry)
+        self._held: dict[int, int] = {}
+
+    def holds(self, worker: object, count: int) -> None:
+        """How many messages one of the workers holds now."""
+        self._held[id(worker)] = count
+        self.inflight.set(sum(self._held.values()))

@@ -18,7 +18,7 @@ from rgopd.common.models import check_architecture, check_model, hub_problem
 from rgopd.common.server import bind, consumer_name, open_streams, run_http
 from rgopd.common.streams import GENERATE, Streams
 from rgopd.common.telemetry import configure_logging
-from rgopd.common.worker import StreamWorker
+from rgopd.common.workers import StreamWorkers
 from rgopd.sampler.config import EngineName, SamplerConfig
 from rgopd.sampler.continuous import ContinuousWorker
 from rgopd.sampler.publish import deadline_s, give_up
@@ -68,12 +68,12 @@ def make_engine(config: SamplerConfig) -> TransformersSampler | VllmSampler:
 
 def make_door(
     engine: TransformersSampler | VllmSampler, streams: Streams, config: SamplerConfig, registry: CollectorRegistry
-) -> StreamWorker:
+) -> StreamWorkers:
     """The stream worker that fits the engine: one request at a time, or as many as vLLM's KV cache has room for."""
     consumer, timeout_s, sleeps = consumer_name("sampler"), config.policy_timeout_s, config.colocated
     if isinstance(engine, TransformersSampler):
         one = SamplerWorker(engine, streams, policy_timeout_s=timeout_s, registry=registry, sleeps=sleeps)
-        return StreamWorker(
+        return StreamWorkers(
             streams,
             GENERATE,
             one.submit,
@@ -84,7 +84,7 @@ def make_door(
             deadline_s=deadline_s,
         )
     many = ContinuousWorker(engine, streams, policy_timeout_s=timeout_s, registry=registry, sleeps=sleeps)
-    return StreamWorker(
+    return StreamWorkers(
         streams,
         GENERATE,
         many.submit,
@@ -125,7 +125,7 @@ def serve(config: SamplerConfig) -> int:
         state.repos.append(repo)
     registry = CollectorRegistry()
     app = create_app("rgopd sampler", state, registry, token=config.bearer_token())
-    running: list[StreamWorker] = []
+    running: list[StreamWorkers] = []
 
     def load() -> None:
         engine = make_engine(config)

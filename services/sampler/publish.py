@@ -126,7 +126,8 @@ class Publisher:
             Outcome(
                 blobs={(ROLLOUT, slot.rollout_id): rollout.SerializeToString()},
                 announce=_next(request, slot, rollout),
-            )
+            ),
+            slot.group.group_id,
         )
 
 

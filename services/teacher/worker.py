@@ -12,7 +12,8 @@ from rgopd.common.errors import InvalidInput, Malformed, RolloutGone
 from rgopd.common.stage import outcome_of, stage_done
 from rgopd.common.streams import ROLLOUT, SCORE, TEACHER_SCORE, Delivery, Outcome, Streams
 from rgopd.common.teacher_client import score_stream
-from rgopd.common.worker import DEADLINES_S, StreamWorker, announce_failure
+from rgopd.common.worker import DEADLINES_S, announce_failure
+from rgopd.common.workers import StreamWorkers
 from rgopd.protos import rollout_pb2, teacher_pb2
 from rgopd.teacher.batching import TeacherService
 from rgopd.teacher.codec import score_to_proto, set_temperature, support_kind, tensor_ids
@@ -36,7 +37,7 @@ class ScoreWorker:
         self._service = service
         self._streams = streams
         self._teacher = teacher
-        self._worker = StreamWorker(
+        self._worker = StreamWorkers(
             streams,
             score_stream(teacher),
             self._submit,

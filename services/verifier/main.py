@@ -13,7 +13,7 @@ from rgopd.common.errors import ConfigError, Unavailable
 from rgopd.common.http import ServiceState
 from rgopd.common.server import bind, open_streams, run_http
 from rgopd.common.telemetry import configure_logging
-from rgopd.common.worker import StreamWorker
+from rgopd.common.workers import StreamWorkers
 from rgopd.verifier.app import build_app
 from rgopd.verifier.config import VerifierConfig, default_workers
 from rgopd.verifier.engine import VerifierEngine
@@ -107,7 +107,7 @@ class VerifierService:
         self.metrics = metrics
         self._engine: VerifierEngine | None = None
         self._environments: Environments | None = None
-        self._workers: list[StreamWorker] = []
+        self._workers: list[StreamWorkers] = []
 
     def engine(self) -> VerifierEngine:
         """The engine, once loaded."""
@@ -140,7 +140,7 @@ class VerifierService:
             except NoPermissionError as refused:  # a server whose users are from before environments
                 log.warning("no environments on streams: %s; see deploy/redis/redis-start.sh", refused)
 
-    def _start(self, worker: StreamWorker) -> None:
+    def _start(self, worker: StreamWorkers) -> None:
         worker.start()
         self._workers.append(worker)
 

@@ -12,7 +12,8 @@ from rgopd.common.errors import InvalidInput
 from rgopd.common.server import consumer_name
 from rgopd.common.stage import outcome_of, stage_done
 from rgopd.common.streams import VERDICT, VERIFY, Delivery, Outcome, Streams
-from rgopd.common.worker import DEADLINES_S, StreamWorker, announce_failure
+from rgopd.common.worker import DEADLINES_S, announce_failure
+from rgopd.common.workers import StreamWorkers
 from rgopd.protos import verifier_pb2
 from rgopd.verifier import schemas
 from rgopd.verifier.engine import VerifierEngine
@@ -45,9 +46,9 @@ def _outcome(job: verifier_pb2.VerifyJob, verdict: Verdict) -> Outcome:
 
 def stream_worker(
     streams: Streams, engine: VerifierEngine, metrics: CollectorRegistry, inflight: int, max_wall_s: float = 0.0
-) -> StreamWorker:
+) -> StreamWorkers:
     """The verifier's stream worker, not yet started. `max_wall_s`: the most that one process under test may take."""
-    return StreamWorker(
+    return StreamWorkers(
         streams,
         VERIFY,
         submitter(engine),

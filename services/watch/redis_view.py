@@ -20,8 +20,11 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from rgopd.common.connection import redact
+from rgopd.common.open_run import server_urls
 from rgopd.common.queues import queues, server_ms, stream_names
+from rgopd.common.split import SplitStreams
 from rgopd.common.streams import GROUP, Streams
+from rgopd.common.teacher_client import score_stream
 
 ALIVE_MS = 60_000
 """A worker asks its stream several times a second; one that did not for this long hangs or is gone."""
@@ -37,7 +40,7 @@ class RedisView:
         self.folder = folder
         self.url = url
         self.timeout_s = timeout_s
-        self._client: Redis | None = None
+        self._clients: list[Redis] = []
         self._address = ""
         self._try_at = 0.0
         self._trouble = ""
@@ -66,23 +69,26 @@ class RedisView:
         if not address:
             self._trouble = "this run's folder names no Redis (up.yaml)"
             return None
-        if self._client is None or address != self._address:
+        spread, named = server_urls(address)
+        if not self._clients or address != self._address:
             self.close()
             self._address, self._scan_at = address, 0.0
-            self._client = Redis.from_url(
-                address,
-                socket_connect_timeout=self.timeout_s,
-                socket_timeout=self.timeout_s,
-                retry=Retry(NoBackoff(), 0),
-            )
+            self._clients = [self._client(url) for url in [*spread, *named.values()]]
         run = _mapping(self.folder / "run.json")
-        streams = Streams(self._client, str(run.get("run_id") or up.get("run_id") or self.folder.name))
-        claim = self._client.get(streams.run_key("claim"))
+        name = str(run.get("run_id") or up.get("run_id") or self.folder.name)
+        streams = Streams(self._clients[0], name)
+        if len(self._clients) > 1:
+            teachers = dict(zip(map(score_stream, named), self._clients[len(spread) :], strict=True))
+            streams = SplitStreams(self._clients[: len(spread)], teachers, name)
         instance = str(run.get("instance", ""))
-        if isinstance(claim, bytes) and instance and not claim.startswith(f"{instance}:".encode()):
+        if any(claim and instance and not claim.startswith(f"{instance}:") for claim in streams.claims()):
             self._trouble, self._try_at = "the server there holds another run of this name", time.monotonic() + _AGAIN_S
             return None
         return streams
+
+    def _client(self, url: str) -> Redis:
+        timeouts = {"socket_connect_timeout": self.timeout_s, "socket_timeout": self.timeout_s}
+        return Redis.from_url(url, **timeouts, retry=Retry(NoBackoff(), 0))
 
     def _facts(self, streams: Streams, full: bool) -> dict[str, Any]:
         if time.monotonic() >= self._scan_at:  # a scan walks over all blobs, too
@@ -97,14 +103,15 @@ class RedisView:
             "trouble": "",
             "queues": [vars(queue) for queue in found],
             "workers": workers,
-            "dead_count": int(streams.redis.xlen(streams.key("dead"))),
+            "dead_count": sum(int(part.redis.xlen(part.key("dead"))) for part in streams.parts),
         }
         if full:
             leases = [
                 lease
                 for queue in found
                 if queue.leased
-                for lease in self._leases(streams, queue.stream, server_ms(streams))
+                for part in streams.parts_of(queue.stream)
+                for lease in self._leases(part, queue.stream, server_ms(part))
             ]
             facts["leases"] = sorted(leases, key=lambda lease: -lease["age_s"])[:MAX_LEASES]
             facts["dead"] = [
@@ -132,9 +139,9 @@ class RedisView:
 
     def close(self) -> None:
         """Let the connection go."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        for client in self._clients:
+            client.close()
+        self._clients = []
 
 
 def _mapping(path: Path) -> dict[str, Any]:

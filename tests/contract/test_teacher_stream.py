@@ -157,7 +157,9 @@ def test_a_named_teacher_reads_its_own_stream(streams, start) -> None:
     registry = CollectorRegistry()
     worker = start(teacher="math", registry=registry)
     job = Delivery("1-0", "score_math", teacher_pb2.ScoreJob().SerializeToString(), 1)
-    assert worker._worker._limit(job) == DEADLINES_S[SCORE], "a stage's deadline, whatever the stream is called"
+    assert worker._worker.workers[0]._limit(job) == DEADLINES_S[SCORE], (
+        "a stage's deadline, whatever the stream is called"
+    )
     assert not results(streams, 1)["r"].HasField("failure")
     assert streams.depth(SCORE)["backlog"] == 0
     deadline = time.monotonic() + 5

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
+from rgopd.common.embedded import EmbeddedValkey
 from tests.chaos.cast import Cast, Nursery, Result, result
 from tests.chaos.faults import Fault, afflict
 from tests.object_server import ObjectServer
@@ -93,3 +97,52 @@ def test_an_object_store_that_comes_back_empty(nursery: Nursery, expected: Resul
         cast.close()
         server.stop()
     assert result(cast.folder) == expected
+
+
+@pytest.mark.timeout(400)
+def test_streams_and_blobs_on_two_servers(nursery: Nursery, expected: Result, tmp_path: Path) -> None:
+    second = EmbeddedValkey(tmp_path / "second").start()
+    cast = Cast(nursery, tmp_path / "run", steps=STEPS, train=TRAIN)
+    cast.common = {"redis_url": f"{cast.proxy.url},{second.url}"}
+    cast.write_config()
+    peak = 0
+    try:
+        cast.start()
+        while not cast.tend():
+            peak = max(peak, len(second_keys(second)))
+            time.sleep(0.05)
+    finally:
+        cast.close()
+        second.stop()
+    assert result(cast.folder) == expected
+    assert peak > 10, "the second server held nothing"
+
+
+@pytest.mark.timeout(400)
+def test_of_two_servers_one_is_away_and_comes_back_empty(nursery: Nursery, expected: Result, tmp_path: Path) -> None:
+    second = EmbeddedValkey(tmp_path / "second").start()
+    cast = Cast(nursery, tmp_path / "run", steps=STEPS, train=TRAIN)
+    cast.common = {"redis_url": f"{cast.proxy.url},{second.url}"}
+    cast.write_config()
+    try:
+        cast.start()
+        cast.wait_for(lambda: cast.tend() or cast.steps_done() >= 2, 120, "no second step")
+        assert second.process is not None
+        second.process.kill()
+        second.process.wait()
+        shutil.rmtree(second.data_dir / "appendonlydir")
+        time.sleep(1.0)
+        second.start()
+        cast.run(240)
+    finally:
+        cast.close()
+        second.stop()
+    assert result(cast.folder) == expected
+
+
+def second_keys(server: EmbeddedValkey) -> list[bytes]:
+    client = Redis.from_url(server.url)
+    try:
+        return list(client.keys("rgopd:*"))
+    finally:
+        client.close()

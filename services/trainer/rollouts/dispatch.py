@@ -77,7 +77,8 @@ class Dispatch:
         self.should_stop = should_stop
         self.asked_again = 0
         self.patience = patience_of(config, max(config.eval.groups_per_request, rows_of(config)))
-        self._payloads: dict[str, bytes] = {}
+        self._asked: dict[str, tuple[bytes, str]] = {}
+        """Of each group its request, and the first group in that."""
         self._missed: set[tuple[str, str]] = set()
         self._late: dict[tuple[str, str], _Late] = {}
         self._next_tend = 0.0
@@ -104,9 +105,9 @@ class Dispatch:
         )  # before the sampler writes to it, so that all can see it
         for group in batch:
             self.join.expect(group)
-            self._payloads[group.group_id] = payload
+            self._asked[group.group_id] = payload, batch[0].group_id
         if any(group.open(GENERATE) for group in batch):
-            self._add(GENERATE, payload)
+            self._add(GENERATE, payload, batch[0].group_id)
         for group in batch:
             if len(group.open(GENERATE)) < group.n:  # from before a restart: what follows may never have been sent
                 for stage in (VERIFY, SCORE):
@@ -126,11 +127,11 @@ class Dispatch:
             else:
                 check = check_of(group.prompt.check, rollout)
                 message = verifier_pb2.VerifyJob(header=rollout.header, group_id=group.group_id, check=check)
-            self._add(group.stream(stage), message.SerializeToString())
+            self._add(group.stream(stage), message.SerializeToString(), group.group_id)
 
-    def _add(self, stream: str, payload: bytes) -> None:
+    def _add(self, stream: str, payload: bytes, group: str) -> None:
         """Waits for room in a full stream."""
-        self.streams.add_wait(stream, payload, timeout_s=self.patience.in_work_s)
+        self.streams.add_wait(stream, payload, group, timeout_s=self.patience.in_work_s)
 
     def _ensure(self, streams: Iterable[str]) -> None:
         for stream in set(streams) - self._ensured:
@@ -140,7 +141,7 @@ class Dispatch:
     def forget(self, groups: Iterable[Group]) -> None:
         """Nothing is asked again for these."""
         for group in groups:
-            self._payloads.pop(group.group_id, None)
+            self._asked.pop(group.group_id, None)
             for stage in STAGES:
                 for item in group.entries:
                     self._late.pop((stage, item), None)
@@ -251,9 +252,9 @@ class Dispatch:
         self.asked_again += len(owed)
         self._missed -= owed
         log.warning("asking again for %d answers that are %s, e.g. %s", len(owed), why, " of ".join(min(owed)))
-        payloads = {self._payloads[g.group_id] for g in waiting if any((GENERATE, item) in owed for item in g.entries)}
-        for payload in sorted(payloads):
-            self._add(GENERATE, payload)
+        asked = {self._asked[g.group_id] for g in waiting if any((GENERATE, item) in owed for item in g.entries)}
+        for payload, first in sorted(asked):
+            self._add(GENERATE, payload, first)
         for group in waiting:
             for stage in (VERIFY, SCORE):
                 self.announce(group, stage, [item for item in group.entries if (stage, item) in owed])

@@ -11,10 +11,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoTokenizer
 
-from rgopd.common.blob_url import open_blobs
-from rgopd.common.connection import connect
 from rgopd.common.errors import ConfigError
 from rgopd.common.models import check_model, hub_problem
+from rgopd.common.open_run import open_run
 from rgopd.common.policies import PolicyStore
 from rgopd.common.server import consumer_name
 from rgopd.common.streams import Streams
@@ -62,10 +61,9 @@ def compose(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False
     check_architecture_of(config.student)
     live = live or Live(None)
     patience_s = config.fault.wait_for_services_s
-    redis = connect(config.redis_url, wait_s=60.0, patience_s=patience_s)
-    blobs = open_blobs(config.blob_url, config.run_id, redis, patience_s=patience_s)
-    blobs.check(wait_s=60.0)
-    streams = Streams(redis, config.run_id, blobs=blobs)
+    streams = open_run(
+        config.redis_url, config.run_id, blob_url=config.blob_url, wait_s=60.0, patience_s=patience_s, check_s=60.0
+    )
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.student)
     except (OSError, ValueError) as error:

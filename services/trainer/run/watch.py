@@ -12,9 +12,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from rgopd.common.connection import connect
+from rgopd.common.open_run import open_run
 from rgopd.common.run_files import Vocabulary
-from rgopd.common.streams import Streams
 from rgopd.common.token_bytes import vocabulary_of
 from rgopd.trainer.batch.micro_batch import MicroBatch
 from rgopd.trainer.batch.plan import StepPlan
@@ -49,8 +48,7 @@ class Watch:
         self.state: RunState | None = None
         if self.rank == 0:
             # Connections of its own, which do not wait for a server that is away: the status must not grow old.
-            redis = connect(config.redis_url, wait_s=10.0, patience_s=0.0)
-            self.state = RunState(Streams(redis, config.run_id))
+            self.state = RunState(open_run(config.redis_url, config.run_id, wait_s=10.0, patience_s=0.0))
             live.hear = self.state.hear
         if torch.cuda.is_available():
             live.gpu_bytes = torch.cuda.max_memory_allocated

@@ -15,7 +15,7 @@ from rgopd.common.errors import Malformed
 from rgopd.common.server import consumer_name
 from rgopd.common.stage import stage_failed
 from rgopd.common.streams import ENVIRONMENT, GENERATE, Delivery, Outcome, Streams
-from rgopd.common.worker import StreamWorker
+from rgopd.common.workers import StreamWorkers
 from rgopd.protos import environment_pb2
 from rgopd.verifier.environments import schemas
 from rgopd.verifier.environments.base import Observation
@@ -90,9 +90,9 @@ def give_up(delivery: Delivery, kind: str, reason: str) -> Outcome:
     )
 
 
-def environment_worker(streams: Streams, environments: Environments, metrics: CollectorRegistry) -> StreamWorker:
+def environment_worker(streams: Streams, environments: Environments, metrics: CollectorRegistry) -> StreamWorkers:
     """The stream worker, not yet started."""
-    return StreamWorker(
+    return StreamWorkers(
         streams,
         ENVIRONMENT,
         submitter(environments),

@@ -65,7 +65,7 @@ def test_only_dead_runs_are_swept(tmp_path: Path, run_id: str) -> None:
     idle = idle_s(dead)
     assert idle is not None
     assert idle >= 1.5
-    swept = dict(sweep(redis, 1.4))
+    swept = dict(sweep([redis], lambda name: Streams(redis, name), 1.4))
     assert swept[dead.run_id] >= 2
     assert alive.run_id not in swept
     assert dead.blobs.get("rollout", "r0") is None
@@ -82,5 +82,9 @@ def test_a_sweep_reaches_the_blob_store(redis: Redis, run_id: str, tmp_path: Pat
     dead.read("verify", "w", block_ms=1)
     dead.publish(Outcome(blobs={("rollout", "r0"): b"tensor"}))
     time.sleep(0.05)
-    assert run_id in dict(sweep(redis, 0.01, tmp_path.as_uri()))
+
+    def opened(name: str) -> Streams:
+        return Streams(redis, name, blobs=open_blobs(tmp_path.as_uri(), name, redis))
+
+    assert run_id in dict(sweep([redis], opened, 0.01))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
