@@ -162,13 +162,12 @@ class Conversations:
         return Outcome(announce=[(ENVIRONMENT, job.SerializeToString())])
 
     def _slot(self, line: Line, request: Any, options: SamplingOptions, number: int) -> Slot:
-        group, index = line.slot.group, line.slot.index
-        if not number:
-            first = line.slot.spec
-            length = self._room(line, request, 0) if line.talks else 0
-            return Slot(group, index, SampleSpec(first.prompt_ids_C, first.seed, min(length, options.max_new_tokens)))
-        seed = derive_seed(group.seed, index, "turn", number)
-        length = min(options.max_new_tokens, self._room(line, request, 0))
+        group, index, first = line.slot.group, line.slot.index, line.slot.spec
+        if not line.talks:
+            return line.slot
+        # At least 1: a prompt that fills the context is the engine's to refuse.
+        length = max(1, min(options.max_new_tokens, self._room(line, request, 0)))
+        seed = derive_seed(group.seed, index, "turn", number) if number else first.seed
         return Slot(group, index, SampleSpec(line.context(), seed, length))
 
     def _read_turns(self, lines: Sequence[Line], number: int) -> None:

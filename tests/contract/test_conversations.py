@@ -17,7 +17,7 @@ from redis import Redis
 from rgopd.common import wire
 from rgopd.common.between import Between
 from rgopd.common.conversation import own_tokens
-from rgopd.common.errors import Unavailable
+from rgopd.common.errors import ConfigError, Unavailable
 from rgopd.common.streams import ENVIRONMENT, GENERATE, RESULTS, ROLLOUT, SCORE, VERDICT, VERIFY, Outcome, Streams
 from rgopd.protos import environment_pb2, rollout_pb2, teacher_pb2, verifier_pb2
 from rgopd.sampler.engine import OnSample, SampleSpec, SamplingOptions
@@ -305,6 +305,14 @@ def test_limits_end_a_conversation(bench: Bench, limits: dict[str, int], reason:
     for rollout in bench.rollouts(request):
         assert rollout.finish_reason in (rollout_pb2.FinishReason.Value(reason), rollout_pb2.FINISH_LENGTH)
         assert rollout.response_ids.shape[0] <= limits.get("max_tokens", 100)
+
+
+def test_a_prompt_that_fills_the_context_is_refused(bench: Bench) -> None:
+    request = request_of(bench, group(bench.student, "g", "1+" * 70 + "1", n=1, turns=2))
+    bench.send(request)
+    (delivery,) = bench.streams.read(GENERATE, "sampler", block_ms=1000)
+    with pytest.raises(ConfigError, match="over the student's context of 128"):
+        bench.sampler().submit(delivery).result(60)
 
 
 def test_an_unknown_environment_is_a_failure_of_its_rollouts(bench: Bench) -> None:
