@@ -169,3 +169,22 @@ def test_tests_lie_where_their_modules_lie(repository: Path) -> None:
         if path.parent != unit and not any(about == name or about.startswith(f"{name}_") for name in modules):
             astray.append(str(path.relative_to(repository)))
     assert astray == []
+
+
+def commands(text: str) -> dict[str, list[str]]:
+    """The words of every `rgopd` command of a text, by its first; short options written out, remarks left out."""
+    joined = re.sub(r"\\\n#?\s*", "", text)
+    lines = [line.lstrip("# ").partition(" #")[0] for line in joined.splitlines() if re.match(r"#?\s*rgopd ", line)]
+    long = {"-i": "--input", "-o": "--output"}
+    return {words[1]: [long.get(word, word) for word in words[1:]] for words in map(str.split, lines)}
+
+
+def test_the_papers_run_is_described_alike(repository: Path) -> None:
+    """docs/runs.md and the head of the config give the same commands, and so the same data."""
+    config = (repository / "services/configs/qwen2.5-1.5b-ultrainteract.yaml").read_text()
+    header = commands(config.partition("\ncommon:")[0])
+    page = commands((repository / "docs/runs.md").read_text().partition("## Configs")[0])
+    assert "--limit" in header["data"]
+    assert header["data"].count("--exclude") == 2
+    for command in ("data", "plan", "fetch", "doctor"):
+        assert header[command] == page[command]
