@@ -128,6 +128,19 @@ test-slurm: install
 	    apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge; }
 	$(PYTEST) tests/slurm
 
+# The lowest torch and transformers that pyproject.toml allows: 1 GB with the CPU build (TORCH_ARGS), else 5.
+LOWEST := .venv-lowest/bin/python
+LOWEST_TORCH := $(shell grep -m1 -o 'torch>=[0-9.]*' pyproject.toml | sed 's/>=/==/')
+LOWEST_TRANSFORMERS := $(shell grep -m1 -o 'transformers>=[0-9.]*' pyproject.toml | sed 's/>=/==/')
+.venv-lowest/.installed: pyproject.toml
+	test -x $(LOWEST) || $(PYTHON) -m venv .venv-lowest
+	$(LOWEST) -m pip install --quiet $(TORCH_ARGS) $(LOWEST_TORCH)
+	$(LOWEST) -m pip install --quiet -e '.[teacher,trainer,verifier]' $(LOWEST_TORCH) $(LOWEST_TRANSFORMERS)
+	touch $@
+
+test-lowest: .venv-lowest/.installed
+	OMP_NUM_THREADS=1 $(LOWEST) -m tests.lowest
+
 # 30 drawn faults over one small run, compared byte by byte with the undisturbed run; CHAOS_SEED=N replays.
 chaos: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.run

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,3 +70,32 @@ def available_memory() -> int:
         return total_memory()
     lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
     return int(lines["MemAvailable"].split()[0]) * 1024
+
+
+def cpu_speed() -> tuple[float, float]:
+    """float32 FLOP/s of a matrix product on all threads, and bytes/s of a copy (read and written).
+
+    One thread's own CPU time, the best of a few tries: so others that are at work on the machine hardly count.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    left, right = torch.ones(768, 768), torch.ones(768, 768)
+    source = torch.ones(8 << 20)
+    target = torch.empty_like(source)
+    torch.set_num_threads(1)
+    try:
+        product = _best(lambda: torch.mm(left, right))
+        copied = _best(lambda: target.copy_(source))
+    finally:
+        torch.set_num_threads(threads)
+    return threads * 2 * 768**3 / product, 2 * 4 * source.numel() / copied
+
+
+def _best(work: Callable[[], object], tries: int = 8) -> float:
+    seconds = []
+    for _ in range(tries):
+        started = time.thread_time()
+        work()
+        seconds.append(time.thread_time() - started)
+    return max(1e-6, min(seconds))

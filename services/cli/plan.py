@@ -13,7 +13,7 @@ from rich.table import Table
 
 from rgopd.cli.advice import advise
 from rgopd.cli.devices import Wanted, place, ranks, shares
-from rgopd.cli.hardware import available_memory
+from rgopd.cli.hardware import available_memory, cpu_speed
 from rgopd.cli.sections import lay_sections, read_sections, up_config
 from rgopd.common.errors import ConfigError
 from rgopd.common.models import check_model
@@ -203,7 +203,7 @@ def find_device(name: str, memory_gb: float) -> tuple[Device, bool]:
         available = available_memory()
         if not available and not memory_gb:
             raise ConfigError("this system does not tell its free memory: give it with --memory-gb")
-        found, on_gpu = Device("cpu", available, torch.get_num_threads() * 30e9, 20e9), False
+        found, on_gpu = Device("cpu", available, *cpu_speed()), False
     else:
         raise ConfigError(f"--device {name!r}{nearest(name, [*DEVICES, 'auto', 'cpu'])}")
     if memory_gb:
@@ -282,8 +282,11 @@ def _say_time(console: Console, planner: Planner, plan: Plan, length: int, measu
             tensor_parallel=int(sections["teacher"].get("tensor_parallel_size", 1)),
             samplers=int(sections["up"].get("samplers", 1)),
             sampler_engine=plan.sampler_engine,
+            sampler_dtype=plan.sampler_dtype,
+            on_gpu=plan.on_gpu,
         )
-        source = f"assumed from the device's data sheet, {plan.sampler_engine} samples; --measured RUN uses a run's own"
+        sheet = "the device's data sheet" if plan.on_gpu else "products and copies measured just now"
+        source = f"assumed from {sheet}, {plan.sampler_engine} samples; --measured RUN uses a run's own"
     if plan.on_gpu and plan.sampler_engine == "transformers":
         say = "transformers samples on the GPU, about ten times slower than vLLM: set sampler.engine=auto"
         console.print(f"warning: {say}", highlight=False, soft_wrap=True)

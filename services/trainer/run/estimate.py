@@ -245,6 +245,8 @@ VLLM_ROWS = 256
 """Sequences that vLLM decodes at once by default (max_num_seqs)."""
 EAGER_DECODING = 10
 """How much slower transformers decodes on a GPU than vLLM does: Python launches every operator of every token."""
+CPU_UTILISATION = 0.5
+"""Of the speed that a CPU's own matrix product and copy showed: models have smaller ones, and much between them."""
 
 
 def step_seconds(
@@ -258,12 +260,17 @@ def step_seconds(
     tensor_parallel: int,
     samplers: int,
     sampler_engine: str = "vllm",
+    sampler_dtype: str = "bfloat16",
+    on_gpu: bool = True,
 ) -> dict[str, float]:
     """Assumed seconds of each stage of a step, when nothing has been measured.
 
-    Decoding reads all weights (and the rollouts so far) for every token of a batch; scoring takes 2 P FLOPs a token,
-    training 6 P, and 8 P where activations are made again.
+    Decoding reads all weights (and the rollouts so far) for every token of a batch, or on a CPU multiplies with them
+    where that takes longer; scoring takes 2 P FLOPs a token, training 6 P (4 P where adapters alone are trained), and
+    2 P more where activations are made again. All processes of a CPU share it, so that more of them are no faster.
     """
+    if not on_gpu:
+        return _cpu_seconds(config, student, teacher, device, mean_response, mean_prompt, BYTES[sampler_dtype])
     sampling = config.sampling
     count = sampling.prompts_per_step * sampling.n
     mixes = sampler_engine == "vllm"  # rows come and go; else a batch ends with its longest rollout
@@ -275,12 +282,42 @@ def step_seconds(
         tokens = max(sampling.longest, mean_response * count / samplers / rows)
     else:
         tokens = EAGER_DECODING * sampling.longest * count / rows / samplers
-    passes = 8 if config.gradient_checkpointing else 6
+    passes = _passes(config)
     return {
         "sample": tokens * token,
         "score": 2 * teacher.parameters * sequence / (tensor_parallel * device.flops * SCORE_UTILISATION),
         "train": passes * student.parameters * sequence / (config.nproc * device.flops * TRAIN_UTILISATION),
         "publish": 2 * 2 * student.parameters / 1e9,  # written and read once at 1 GB/s
+    }
+
+
+def _passes(config: TrainConfig) -> int:
+    """FLOPs a parameter and token: forward 2, gradients of activations 2, of weights 2, the forward once more 2."""
+    return 4 + 2 * (config.lora is None) + 2 * config.gradient_checkpointing
+
+
+def _cpu_seconds(
+    config: TrainConfig,
+    student: ModelShape,
+    teacher: ModelShape,
+    device: Device,
+    mean_response: float,
+    mean_prompt: float,
+    b: int,
+) -> dict[str, float]:
+    sampling = config.sampling
+    count = sampling.prompts_per_step * sampling.n
+    rows = min(count, sampling.groups_per_request * sampling.n)
+    flops, bandwidth = device.flops * CPU_UTILISATION, device.bandwidth * CPU_UTILISATION
+    token = max(b * student.parameters / bandwidth, 2 * student.parameters * rows / flops)
+    sequence = count * (mean_prompt + mean_response)
+    prompts = 2 * student.parameters * sampling.prompts_per_step * mean_prompt / flops
+    needs_teacher = config.build_objective().needs_teacher
+    return {
+        "sample": prompts + sampling.longest * token * count / rows,
+        "score": 2 * teacher.parameters * sequence / flops if needs_teacher else 0.0,
+        "train": _passes(config) * student.parameters * sequence / flops,
+        "publish": 2 * 4 * student.parameters / 1e9,
     }
 
 

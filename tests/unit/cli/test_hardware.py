@@ -26,6 +26,12 @@ def test_a_verifier_without_isolation_refuses_with_the_reason(system: str, monke
         choose_rung("auto", never)  # type: ignore[arg-type]
 
 
+def test_the_cpus_speed_is_that_of_a_computer() -> None:
+    flops, bandwidth = hardware.cpu_speed()
+    assert 1e9 < flops < 1e14
+    assert 1e8 < bandwidth < 1e13
+
+
 def test_wsl_is_linux(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     monkeypatch.setattr(platform, "release", lambda: "5.15.153.1-microsoft-standard-WSL2")

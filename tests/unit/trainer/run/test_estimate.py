@@ -18,7 +18,7 @@ from rgopd.common.errors import ConfigError
 from rgopd.common.settings import parse_overrides, read_files
 from rgopd.protos import rollout_pb2, teacher_pb2
 from rgopd.trainer.config import TrainConfig
-from rgopd.trainer.run.estimate import DEVICES, ModelShape, redis_bytes, trainer_need
+from rgopd.trainer.run.estimate import DEVICES, Device, ModelShape, redis_bytes, step_seconds, trainer_need
 
 PAPER = Path(__file__).parents[4] / "services" / "configs" / "qwen2.5-1.5b-ultrainteract.yaml"
 SMALL: dict[str, Any] = {
@@ -187,6 +187,39 @@ def test_times_measured_in_a_run_replace_the_assumed_ones(tmp_path: Path) -> Non
     assert measured_seconds(tmp_path) == {"collect": 4.0, "train": 2.0, "publish": 0.5}
     with pytest.raises(ConfigError, match=r"no timings\.jsonl"):
         measured_seconds(tmp_path / "absent")
+
+
+def test_seconds_on_a_cpu_by_hand() -> None:
+    """1e9 parameters, 2e11 FLOP/s of which half are reached, 16 rollouts of 100 + 50 tokens in batches of 8.
+
+    Training: 6e9 x 2,400 tokens / 1e11 = 144 s; adapters alone 96 s. Scoring with 2e9: 4e9 x 2,400 / 1e11 = 96 s. For a
+    token of a batch the weights are read (4e9 / 1e10 = 0.4 s), longer than 8 rows multiply with them (0.16 s): 2
+    batches x 64 tokens; and 4 prompts of 100 tokens, 2e9 x 400 / 1e11 = 8 s.
+    """
+    student = ModelShape(10**9, 10, 64, 256, 64, 64, 1000, 10**7)
+    teacher = ModelShape(2 * 10**9, 10, 64, 256, 64, 64, 1000, 10**7)
+    sampling = {"prompts_per_step": 4, "n": 4, "groups_per_request": 2, "max_new_tokens": 64}
+    given = {"student": "S", "dataset": {"path": "d"}, "sampling": sampling, "nproc": 2}
+
+    def seconds(**more: Any) -> dict[str, float]:
+        return step_seconds(
+            TrainConfig.from_mapping({**given, **more}),
+            student,
+            teacher,
+            Device("cpu", 1 << 34, 2e11, 2e10),
+            mean_response=50,
+            mean_prompt=100,
+            tensor_parallel=1,
+            samplers=2,
+            sampler_engine="transformers",
+            sampler_dtype="float32",
+            on_gpu=False,
+        )
+
+    assert seconds() == pytest.approx({"sample": 8 + 0.4 * 64 * 2, "score": 96, "train": 144, "publish": 8})
+    assert seconds(lora=16)["train"] == pytest.approx(96)
+    assert seconds(lora=16, gradient_checkpointing=True)["train"] == pytest.approx(144)
+    assert seconds(objective="grpo", gate="off")["score"] == 0
 
 
 def test_devices() -> None:

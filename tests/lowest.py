@@ -1,0 +1,50 @@
+"""`make test-lowest`: the lowest torch and transformers that pyproject.toml allows, all imports, the demo's loop."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import rgopd
+from rgopd.trainer.records.metrics import read_json_lines
+
+EXTRAS = {"vllm", "lm_eval", "peft", "triton", "flash_attn", "wandb", "trackio", "tensorboardX", "obstore", "psutil"}
+"""What optional dependencies bring: a module may need one."""
+
+SMALL = ("train.steps=2", "train.eval.n=20", "train.sampling.prompts_per_step=8", "up.samplers=1")
+
+
+def import_everything() -> int:
+    """Every module of the package; returns how many."""
+    package = Path(str(rgopd.__file__)).parent
+    names = [module.name for module in pkgutil.walk_packages([str(package)], "rgopd.")]
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in EXTRAS:
+                raise
+            print(f"{name}: needs {error.name}")
+    return len(names)
+
+
+def train(folder: Path) -> None:
+    """Two steps by two ranks, as `rgopd demo` takes them."""
+    sets = [word for setting in SMALL for word in ("--set", setting)]
+    command = [sys.executable, "-m", "rgopd.cli.main", "demo", "--no-watch", "--output-dir", str(folder), *sets]
+    subprocess.run(command, check=True)
+    steps = [row for row in read_json_lines(folder / "metrics.jsonl") if row["event"] == "step"]
+    assert len(steps) == 2, steps
+    assert all(row["behaviour_drift"] < 1e-5 and row["loss"] > 0 for row in steps), steps
+
+
+if __name__ == "__main__":
+    print(f"torch {version('torch')}, transformers {version('transformers')}: {import_everything()} modules")
+    with tempfile.TemporaryDirectory() as work:
+        train(Path(work) / "run")
+    print("two steps, no drift")
