@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 import subprocess
 import sys
@@ -10,7 +11,6 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-import rgopd
 from rgopd.trainer.records.metrics import read_json_lines
 
 EXTRAS = {"vllm", "lm_eval", "peft", "triton", "flash_attn", "wandb", "trackio", "tensorboardX", "obstore", "psutil"}
@@ -21,8 +21,9 @@ SMALL = ("train.steps=2", "train.eval.n=20", "train.sampling.prompts_per_step=8"
 
 def import_everything() -> int:
     """Every module of the package; returns how many."""
-    package = Path(str(rgopd.__file__)).parent
-    names = [module.name for module in pkgutil.walk_packages([str(package)], "rgopd.")]
+    package = importlib.util.find_spec("rgopd")
+    assert package is not None
+    names = [module.name for module in pkgutil.walk_packages(package.submodule_search_locations, "rgopd.")]
     for name in names:
         try:
             importlib.import_module(name)
