@@ -96,6 +96,8 @@ def _assembled(pieces: Sequence[Piece], wanted: frozenset[str]) -> str:
         return main.source
     tested = bool(main.defines & wanted)
     source = main.without(main.demos(wanted)) if tested else main.source
+    if len(pieces) == 1:  # most responses: nothing else to take anything from
+        return source
     source, added = _corrected(source, main, pieces[at + 1 :])
     have, need = set(main.defines) | {n for piece in added for n in piece.defines}, set(main.needs)
     need |= (wanted if tested else set()) | {n for piece in added for n in piece.needs}
@@ -168,8 +170,11 @@ def _joined(sources: Sequence[str]) -> str:
 def _between_prose(text: str, wanted: frozenset[str]) -> str:
     """A response without fences. The rest of a function (HumanEval) begins with a blank and stays as it is."""
     first = next((line for line in text.splitlines() if line.strip()), "")
-    if len(text) > MAX_PARSED or Piece(text).tree is not None:
-        return _assembled([Piece(text)], wanted) if len(text) <= MAX_PARSED else text
+    if len(text) > MAX_PARSED:
+        return text
+    whole_text = Piece(text)
+    if whole_text.tree is not None:
+        return _assembled([whole_text], wanted)
     if first[:1] in (" ", "\t") or "\0" in text:  # a zero is nobody's prose; Python refuses the whole source
         return text
     pieces = [Piece(block.body) for block in unfenced(text, any_statement=not wanted)]
