@@ -335,7 +335,10 @@ class TrainConfig(Settings):
     fsdp: FsdpConfig = FsdpConfig()
     lora: LoraOptions | None = Field(None, description="Train adapters alone (needs the extra `peft`); null: all.")
     nproc: int = Field(1, ge=1, description="Trainer processes that `rgopd train` starts on this machine.")
-    gradient_checkpointing: bool = Field(False, description="Make activations again in backward: memory for time.")
+    gradient_checkpointing: bool | Literal["selective"] = Field(
+        False,
+        description="Make activations again in backward: memory for time. selective: products and attention are kept.",
+    )
     compile_backend: str = Field(
         "", description="torch.compile's backend for the decoder's MLPs and norms, e.g. inductor; empty: none."
     )

@@ -15,6 +15,7 @@ from rgopd.common.errors import ConfigError
 from rgopd.common.models import hub_problem
 from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.losses.head import DEFAULT_CHUNK
+from rgopd.trainer.losses.plan import plan_tiles
 from rgopd.trainer.student.anatomy import decoder_of, layers_of
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -106,6 +107,11 @@ def layer_activations(shape: ModelShape, b: int) -> int:
     return norms + b * (5 * shape.attention + 4 * shape.mlp)
 
 
+def products(shape: ModelShape, b: int) -> int:
+    """Bytes a token of what a decoder layer's products and its attention give: kept by selective checkpointing."""
+    return b * (3 * shape.attention + 2 * shape.kv + shape.hidden + 2 * shape.mlp)
+
+
 def adapter_parameters(shape: ModelShape, r: int) -> int:
     """Those of LoRA of rank r on every linear layer of the decoder, as if all were targets."""
     d, f, a, kv = shape.hidden, shape.mlp, shape.attention, shape.kv
@@ -125,6 +131,12 @@ def trainer_need(config: TrainConfig, shape: ModelShape, *, on_gpu: bool) -> Nee
     inputs = tokens * shape.hidden * b * shape.layers
     chunk = MASTER * min(DEFAULT_CHUNK // shape.vocab, tokens) * shape.vocab
     backward = b * tokens * (2 * shape.mlp + shape.hidden) + (layer if config.gradient_checkpointing else 0)
+    kept = inputs + tokens * shape.layers * products(shape, b) * (config.gradient_checkpointing == "selective")
+    weight_gradient = MASTER + b
+    if on_gpu:  # the head walks by tiles and keeps its logits narrowed
+        tiles = plan_tiles(tokens, shape.vocab, shape.hidden, b)
+        chunk = tiles.rows * (shape.vocab * b + tiles.width * MASTER)
+        weight_gradient = b + MASTER * tiles.wide_sum
     k = config.distillation.width
     return _with_overhead(
         f"trainer (1 of {ranks} ranks)" if ranks > 1 else "trainer",
@@ -133,8 +145,8 @@ def trainer_need(config: TrainConfig, shape: ModelShape, *, on_gpu: bool) -> Nee
             "gradients (float32 shard)": states,
             "Adam moments (float32 shard)": 2 * states,
             "gathered weights (root and two layers)": b * (shape.root_parameters + 2 * shape.layer_parameters),
-            "gradient of the head's weight, whole": 0 if config.lora else (MASTER + b) * shape.vocab * shape.hidden,
-            "activations": inputs if config.gradient_checkpointing else shape.layers * layer,
+            "gradient of the head's weight, whole": 0 if config.lora else weight_gradient * shape.vocab * shape.hidden,
+            "activations": kept if config.gradient_checkpointing else shape.layers * layer,
             "the head's logits, or the backward of a layer": max(chunk, backward),
             "hidden states into the head, and their gradient": tokens * shape.hidden * (MASTER + 2 * b),
             f"log-probs of the support (K={k})": tokens * (k + 2) * 40,
@@ -293,7 +305,7 @@ def step_seconds(
 
 def _passes(config: TrainConfig) -> int:
     """FLOPs a parameter and token: forward 2, gradients of activations 2, of weights 2, the forward once more 2."""
-    return 4 + 2 * (config.lora is None) + 2 * config.gradient_checkpointing
+    return 4 + 2 * (config.lora is None) + 2 * (config.gradient_checkpointing is True)
 
 
 def _cpu_seconds(

@@ -22,6 +22,7 @@ from rgopd.trainer.batch.packing import PackedRow, enable_packing
 from rgopd.trainer.student.anatomy import decoder_of, head_of, layers_of
 from rgopd.trainer.student.fsdp_options import FsdpConfig, mixed_precision, offload
 from rgopd.trainer.student.lora import ADAPTER, LoraOptions, add_adapters, merged
+from rgopd.trainer.student.recompute import Checkpointing, arguments
 from rgopd.trainer.student.stored import NotStored, Stored, open_stored
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Student(nn.Module):
         path: str,
         *,
         shared_vocab_size: int = 0,
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: Checkpointing = False,
         packing: bool = False,
         lora: LoraOptions | None = None,
         compile_backend: str = "",
@@ -82,7 +83,7 @@ class Student(nn.Module):
             model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
         if gradient_checkpointing:
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})  # the older of the two names warns in transformers 5
+            enable(arguments(gradient_checkpointing))  # the older of the two names warns in transformers 5
             _checkpoint_without_dropout(model)
         student = cls(model, shared_vocab_size=shared_vocab_size, lora=lora)
         student.stored = stored

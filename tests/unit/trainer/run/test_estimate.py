@@ -92,6 +92,7 @@ def test_the_estimate_is_near_the_measured_peak_of_a_real_step(tmp_path: Path) -
     "change",
     [
         {"gradient_checkpointing": True},
+        {"gradient_checkpointing": "selective"},
         {"batch": {"micro_batch_tokens": 4096}},
         {"nproc": 4},
         {"dtype": "bfloat16"},
