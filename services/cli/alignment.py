@@ -1,4 +1,4 @@
-"""A teacher with another tokenizer: what `up` fills in and refuses, and what `doctor` says of it."""
+"""What `up` tells services of each other; a teacher with another tokenizer: what it refuses, what `doctor` says."""
 
 from __future__ import annotations
 
@@ -23,6 +23,13 @@ def name_student_tokenizer(sections: dict[str, Any]) -> None:
     student = sections.get("train", {}).get("student") or sections.get("common", {}).get("student")
     if teacher.get("model") and student:
         teacher.setdefault("student_tokenizer", student)
+
+
+def name_lora_rank(sections: dict[str, Any]) -> None:
+    """Tell the samplers that they will be given adapters, where the config leaves that open."""
+    lora = sections.get("train", {}).get("lora")
+    if isinstance(lora, dict) and lora.get("publish") == "adapter":
+        sections.setdefault("sampler", {}).setdefault("lora_rank", int(lora.get("r", 16)))
 
 
 def aligner_of(teacher: TeacherConfig, student: str) -> Aligner | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import socket
+from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,12 @@ def preflight(settings: Settings) -> None:
     check_extras(train, settings["verifier"])
     check_sampler(train, settings["sampler"])
     check_devices(settings)
-    check_engines(teacher, settings["sampler"])
-    if train.build_objective().needs_teacher:
-        check_completion_server(teacher, train)
+    every_teacher = [teacher, *settings.get("teachers", {}).values()]
+    for each in every_teacher:
+        check_engines(each, settings["sampler"])
+        if train.build_objective().needs_teacher:
+            check_completion_server(each, train)
+        check_adapters(train, each)
     check_folder(train)
     check_ports(settings)
     check_memory(train)
@@ -61,8 +65,9 @@ def preflight(settings: Settings) -> None:
         check_environments(named, settings["verifier"].environments)
         check_templates(named, doctor_tokenizer(train.student))
     if train.build_objective().needs_teacher:
-        check_tokenizers(train, teacher)
-        check_teachers(train, teacher, teachers)
+        for each in every_teacher:
+            check_tokenizers(train, each)
+        check_teachers(train, {teacher.teacher_name, *settings.get("teachers", {})}, teachers)
     check_redis(train.redis_url)
 
 
@@ -83,6 +88,19 @@ def check_extras(train: TrainConfig, verifier: VerifierConfig) -> None:
     read_graders(verifier.python_graders)
 
 
+def check_adapters(train: TrainConfig, teacher: TeacherConfig) -> None:
+    """Who follows the student's versions can read them.
+
+    Raises:
+        ConfigError: a self-teacher, which reads whole weights, beside a student published as adapters.
+    """
+    if teacher.source != "checkpoint" and train.lora is not None and train.lora.publish == "adapter":
+        raise ConfigError(
+            f"teacher.source={teacher.source} follows the student's whole weights, and train.lora.publish=adapter "
+            "writes adapters alone: set train.lora.publish=merged"
+        )
+
+
 def check_sampler(train: TrainConfig, sampler: SamplerConfig) -> None:
     """What samples is what is trained: the same architecture, vocabulary and turns on the device."""
     for key in ("shared_vocab_size", "colocated"):
@@ -101,13 +119,14 @@ def check_sampler(train: TrainConfig, sampler: SamplerConfig) -> None:
         )
 
 
-def check_teachers(train: TrainConfig, teacher: TeacherConfig, named: set[str]) -> None:
-    """`up` starts one teacher; others can only come by a Redis of one's own."""
-    if (missing := sorted(named - {teacher.teacher_name})) and not train.redis_url:
+def check_teachers(train: TrainConfig, known: Collection[str], named: set[str]) -> None:
+    """`up` starts the teachers of its config; others can only come by a Redis of one's own."""
+    if (missing := sorted(named - set(known))) and not train.redis_url:
+        started = ", ".join(repr(name) if name else "the default one" for name in sorted(known))
         raise ConfigError(
             f"prompts are for the teacher {missing[0]!r} (dataset.teachers or a row's `teacher`), and `rgopd up` "
-            f"starts only {teacher.teacher_name or 'the default one'!r}: set teacher.teacher_name, or common.redis_url "
-            "and start the others there"
+            f"starts only {started}: set up.teachers.{missing[0] or 'NAME'} or teacher.teacher_name, or "
+            "common.redis_url and start the others there"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -76,9 +77,25 @@ class UpConfig(Part):
         description="GPUs of a service's processes, as CUDA_VISIBLE_DEVICES names them; samplers share theirs out. "
         "Unset: trainer ranks from 0 on, the teacher next, samplers on what is left or beside the ranks.",
     )
+    teachers: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="Further teachers by name, each a process of its own with these settings laid over section "
+        "teacher's; train.dataset.teachers says which domain's prompts go to whom.",
+    )
     watch: bool = Field(True, description="Serve the run's live page beside it (`--no-watch`: not); section `watch`.")
     maxmemory_mb: int = Field(0, ge=0, description="Limit of the embedded Redis; 0: none.")
     slurm: SlurmConfig = Field(default_factory=SlurmConfig, description="`rgopd up --slurm` (docs/slurm.md).")
+
+    @field_validator("teachers")
+    @classmethod
+    def _names(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name in value:
+            if not _TEACHER.fullmatch(name):
+                raise ValueError(f"{name!r}: a teacher's name is 1 to 64 letters, digits and underscores")
+        return value
+
+
+_TEACHER = re.compile(r"[A-Za-z0-9_]{1,64}")
 
 
 def section_classes() -> dict[str, type[BaseModel]]:

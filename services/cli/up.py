@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from rgopd.cli.alignment import name_student_tokenizer
+from rgopd.cli.alignment import name_lora_rank, name_student_tokenizer
 from rgopd.cli.devices import SHARE, Wanted, named, place, ranks, shares, visible
 from rgopd.cli.display import Progress, RunSource
 from rgopd.cli.page import Page
@@ -23,6 +23,7 @@ from rgopd.cli.processes import Child, ProcessFailed, Restarts, leaving_of
 from rgopd.cli.readiness import Readiness, TrainerStart, repos_of
 from rgopd.cli.sections import UpConfig, read_sections, up_config, write_sections
 from rgopd.cli.teacher_server import ELSEWHERE
+from rgopd.cli.teachers import teacher_sections, write_teachers
 from rgopd.cli.torchrun import command
 from rgopd.cli.train import OFF
 from rgopd.common.children import PAUSED, PERMANENT
@@ -71,6 +72,7 @@ class Machine:
             say(f"Redis      {redact(self.redis.url)} (embedded Valkey)")
         nproc = self._ranks(say)
         name_student_tokenizer(self.sections)
+        name_lora_rank(self.sections)
         write_sections(self.folder / RUN_FILE, given)  # only now: the server's lock keeps a second command out
         resolved = self.folder / "up.yaml"
         write_sections(resolved, self.sections)
@@ -78,10 +80,12 @@ class Machine:
         if self.up.watch:
             self.page = Page(self.folder, resolved, self.sections.get("watch", {}), say)
             self.page.start()
-        names = ["teacher", "verifier", *[f"sampler-{i}" for i in range(self.up.samplers)]]
+        further = write_teachers(self.sections, self.folder)
+        names = ["teacher", *further, "verifier", *[f"sampler-{i}" for i in range(self.up.samplers)]]
         for name in names:
             role = name.partition("-")[0]
-            argv = [sys.executable, "-m", "rgopd.cli.main", role, *config, *self._share(name)]
+            own = ["--config", str(further[name])] if name in further else config
+            argv = [sys.executable, "-m", "rgopd.cli.main", role, *own, *self._share(name)]
             child = self.child(name, self.argv_of(role, argv), self.folder / "logs", self._environment(name))
             child.start()
             self.states[name] = "loading"
@@ -345,6 +349,16 @@ def check_sections(sections: dict[str, Any]) -> dict[str, Any]:
             _check_architecture(settings)
         except ConfigError as error:
             raise ConfigError(f"section {section}: {error}") from error
+    checked["teachers"] = {}
+    for name, given in teacher_sections(sections).items():
+        try:
+            further = TeacherConfig.from_mapping(_own({**sections, "teacher": given}, TeacherConfig, "teacher"))
+            if further.engine not in ELSEWHERE:
+                check_model(further.model, "model")
+            _check_architecture(further)
+        except ConfigError as error:
+            raise ConfigError(f"up.teachers.{name}: {error}") from error
+        checked["teachers"][name] = further
     return checked
 
 

@@ -9,6 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
+REFUSALS = (TypeError, ValueError, OSError, AssertionError, AttributeError, NotImplementedError, RuntimeError)
+"""What vLLM raises at its start for architectures and devices that it has no code for, and for settings that it does
+not take."""
+
+
+def one_line(error: BaseException) -> str:
+    """An error's kind and words, as far as people read them."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
 
 class VllmHead:
     """Base of what is mixed into vLLM's worker (`worker_extension_cls`); called through `collective_rpc`."""

@@ -27,6 +27,13 @@ class SamplerConfig(ServiceSettings):
     device: str = Field("auto", description="auto: cuda where there is one, else cpu.")
     threads: int = Field(0, ge=0, description="CPU threads; 0: torch's default.")
     shared_vocab_size: int = Field(0, ge=0, description="Ids from here on are never sampled. 0: all may be.")
+    lora_rank: int = Field(
+        0,
+        ge=0,
+        le=512,
+        description="vLLM: take policy versions that are adapters of up to this rank (train.lora.publish=adapter; "
+        "`up` fills it in). 0: whole weights.",
+    )
     colocated: bool = Field(
         False,
         description="Give the device's memory back after every request: the trainer, which must be colocated too, "

@@ -60,6 +60,7 @@ def make_engine(config: SamplerConfig) -> TransformersSampler | VllmSampler:
             tensor_parallel_size=config.tensor_parallel_size,
             arguments=config.vllm,
             sleeps=config.colocated,
+            lora_rank=config.lora_rank,
         )
     return TransformersSampler(
         config.student, dtype=config.dtype, device=config.device, shared_vocab_size=config.shared_vocab_size

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from rgopd.common.errors import ConfigError
 from rgopd.common.kv_cache import cache_argument
 from rgopd.common.models import hub_problem
+from rgopd.sampler.adapter import Merger, is_adapter
 from rgopd.sampler.engine import OnSample, Sample, SampleSpec, SamplingOptions
 from rgopd.sampler.eos import eos_ids
 from rgopd.sampler.head import widen_head
@@ -40,6 +41,7 @@ class TransformersSampler:
             loaded = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
         except (OSError, ValueError) as error:
             raise ConfigError(hub_problem("student", model, error)) from error
+        self._merger = Merger(model)
         self.model: Any = loaded.to(self.device).eval()
         widen_head(self.model)
         self.eos_ids = eos_ids(getattr(loaded, "generation_config", None), loaded.config, self.tokenizer)
@@ -52,6 +54,12 @@ class TransformersSampler:
 
     def load_weights(self, folder: Path) -> None:
         """Copy a policy version's safetensors into the model, refusing a different architecture."""
+        if is_adapter(folder):
+            own = self.model.state_dict(keep_vars=True)
+            with torch.no_grad():
+                for name, value in self._merger.merged(folder).items():
+                    own[name].copy_(value)
+            return
         state: dict[str, Tensor] = {}
         for file in sorted(folder.glob("*.safetensors")):
             state.update(load_file(file))

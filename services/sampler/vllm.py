@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from rgopd.common.errors import ConfigError, Unavailable
+from rgopd.common.vllm_head import REFUSALS, one_line
+from rgopd.sampler.adapter import is_adapter
 from rgopd.sampler.engine import OnSample, Sample, SampleSpec, SamplingOptions
 from rgopd.sampler.eos import eos_ids
 
@@ -33,6 +35,7 @@ class VllmSampler:
         dtype: of weights and activations; the head and the log-probs are float32.
         shared_vocab_size: ids from here on are never sampled; 0: all exist.
         tensor_parallel_size: GPUs to spread over.
+        lora_rank: policy versions are adapters of up to this rank; 0: whole weights.
         sleeps: `sleep` will be called; needs vLLM's sleep mode, and so a GPU.
         arguments: further engine arguments of vLLM, e.g. {"gpu_memory_utilization": 0.5}.
     """
@@ -46,12 +49,17 @@ class VllmSampler:
         tensor_parallel_size: int = 1,
         arguments: dict[str, Any] | None = None,
         sleeps: bool = False,
+        lora_rank: int = 0,
     ) -> None:
         config = AutoConfig.from_pretrained(model)
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         self.vocab_size = shared_vocab_size or int(config.get_text_config().vocab_size)
         self.eos_ids = eos_ids(_generation_config(model), config, self.tokenizer)
-        self._llm = _start(model, dtype, tensor_parallel_size, sleeps, arguments or {})
+        self._takes_adapters = lora_rank > 0
+        self._adapter: Any = None
+        self._adapters = itertools.count(1)
+        given = {**_lora_arguments(lora_rank), **(arguments or {})}
+        self._llm = _start(model, dtype, tensor_parallel_size, sleeps, given)
         self._asleep = False
         self.max_context = int(self._llm.llm_engine.model_config.max_model_len)
         self._ids = itertools.count()
@@ -88,7 +96,7 @@ class VllmSampler:
         self._set_temperature(options.temperature or 1.0)
         name = f"r{next(self._ids)}"
         prompt = {"prompt_token_ids": spec.prompt_ids_C.tolist()}
-        self._llm.llm_engine.add_request(name, prompt, self._params(spec, options))
+        self._llm.llm_engine.add_request(name, prompt, self._params(spec, options), lora_request=self._adapter)
         self._running.add(name)
         return name
 
@@ -127,21 +135,43 @@ class VllmSampler:
     def load_weights(self, folder: Path) -> None:
         """Read a policy version's safetensors into the running engine; cached prefixes of the old one are dropped.
 
+        A version of adapters alone is loaded beside the base model. vLLM's cached prefixes are those of an adapter by
+        its name, which no two versions share, so there is nothing to drop.
+
         Raises:
-            ConfigError: the weights are those of another architecture.
+            ConfigError: the weights are those of another architecture, or of the other kind.
             Unavailable: vLLM does not let the old policy's cache go; no request may be served with it.
         """
+        if is_adapter(folder) != self._takes_adapters:
+            told = "adapters alone: set sampler.lora_rank" if is_adapter(folder) else "whole weights: unset lora_rank"
+            raise ConfigError(f"{folder} holds {told} (train.lora.publish decides which is published)")
+        if self._takes_adapters:
+            self._load_adapter(folder)
+            return
         try:
             self._llm.collective_rpc("load_policy", args=(str(folder),))
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, RuntimeError) as error:  # of shapes, too: kernels that hold weights padded
             raise ConfigError(
-                f"{folder} does not fit the student: {error}; start the sampler from the same model as the trainer"
+                f"{folder} does not fit the student: {one_line(error)}; start the sampler from the trainer's model"
             ) from error
         for _ in range(_RESETS):  # False while a block is still held, e.g. by a rollout given up a moment ago
             if self._llm.reset_prefix_cache():
                 return
             time.sleep(_RESET_PAUSE_S)
         raise Unavailable("vLLM keeps cached prefixes of the old policy: reset_prefix_cache() answered False")
+
+    def _load_adapter(self, folder: Path) -> None:
+        from vllm.lora.request import LoRARequest
+
+        number = next(self._adapters)
+        adapter = LoRARequest(f"{folder.name}.{number}", number, str(folder))
+        try:
+            self._llm.llm_engine.add_lora(adapter)
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(f"{folder}: vLLM does not take these adapters: {one_line(error)}") from error
+        before, self._adapter = self._adapter, adapter
+        if before is not None:
+            self._llm.llm_engine.remove_lora(before.lora_int_id)
 
     def sleep(self) -> None:
         """vLLM's level 1: weights to the host, the KV cache dropped, and with it every cached prefix."""
@@ -214,8 +244,19 @@ def _start(model: str, dtype: str, tensor_parallel_size: int, sleeps: bool, argu
         settings["hf_overrides"] = {"head_dtype": "float32", **settings.get("hf_overrides", {})}
     try:
         return LLM(**settings)
-    except (TypeError, ValueError, OSError) as error:
-        raise ConfigError(f"engine: vLLM refused the settings: {error}") from error
+    except REFUSALS as error:
+        raise ConfigError(f"engine: vLLM cannot hold {model} with these settings: {one_line(error)}") from error
+
+
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Of adapters, that vLLM makes room for."""
+
+
+def _lora_arguments(rank: int) -> dict[str, Any]:
+    """vLLM's, for two adapters: the version in force, and the next while it is loaded."""
+    if not rank:
+        return {}
+    return {"enable_lora": True, "max_lora_rank": next(r for r in _RANKS if r >= rank), "max_loras": 2}
 
 
 def _sample(output: Any) -> Sample:

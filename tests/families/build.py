@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import shutil
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,14 @@ SPREAD = 1.5
 
 def tiny_config(model_type: str, **overrides: Any) -> Any:
     """Its config with the sizes above, as far as it knows them, and the overrides."""
+    return CONFIG_MAPPING[model_type](**{**known(model_type, SIZES), **overrides})
+
+
+def known(model_type: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the sizes that the architecture's config has."""
     cls = CONFIG_MAPPING[model_type]
-    known = set(inspect.signature(cls.__init__).parameters) | set(getattr(cls, "__dataclass_fields__", {}))
-    return cls(**{**{k: v for k, v in SIZES.items() if k in known}, **overrides})
+    names = set(inspect.signature(cls.__init__).parameters) | set(getattr(cls, "__dataclass_fields__", {}))
+    return {name: value for name, value in sizes.items() if name in names}
 
 
 def save_tiny(folder: Path, model_type: str, **overrides: Any) -> Path:

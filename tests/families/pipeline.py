@@ -62,7 +62,7 @@ def run(folder: Path, work: Path) -> Found:
     sampler = make_sampler(SamplerConfig(student=str(folder), device="cpu"))
     specs = prompts()
     samples = sample(sampler, specs)
-    found.sampler = _worst_of_samples(model, specs, samples)
+    found.sampler = worst_of_samples(model, specs, samples)
     scores = score(folder, specs, samples)
     found.teacher = _worst_of_scores(model, specs, samples, scores)
     padded, metrics, _, _ = train(folder, specs, samples, scores, packing=False)
@@ -80,7 +80,7 @@ def run(folder: Path, work: Path) -> Found:
     with torch.no_grad():
         found.reloaded = float((reloaded(ids).logits[0].log_softmax(-1) - expected).abs().max())
     sampler.load_weights(found.published)
-    found.resampled = _worst_of_samples(reloaded, specs, sample(sampler, specs))
+    found.resampled = worst_of_samples(reloaded, specs, sample(sampler, specs))
     return found
 
 
@@ -177,7 +177,7 @@ def plain_logprobs(model: Any, spec: SampleSpec, s: Sample) -> Tensor:
     return torch.log_softmax(logits_TV / TEMPERATURE, dim=-1)
 
 
-def _worst_of_samples(model: Any, specs: Sequence[SampleSpec], samples: Sequence[Sample]) -> float:
+def worst_of_samples(model: Any, specs: Sequence[SampleSpec], samples: Sequence[Sample]) -> float:
     found = [(plain_logprobs(model, spec, s), s) for spec, s in zip(specs, samples, strict=True)]
     return max(_worst_of_column(own_TV, s.response_ids_T, s.sampled_logprobs_T) for own_TV, s in found)
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rgopd.common.errors import ConfigError
+from rgopd.common.vllm_head import REFUSALS, one_line
 from rgopd.teacher.engines import EngineFault, EngineInfo, settings_digest
 from rgopd.teacher.engines.columns import score_from_columns, score_from_full
 from rgopd.teacher.engines.loading import check_teacher_architecture, folder_digest
@@ -229,8 +230,8 @@ async def _start(config: TeacherConfig) -> Any:
         arguments["hf_overrides"] = {"head_dtype": "float32", **arguments.get("hf_overrides", {})}
     try:
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
-    except (TypeError, ValueError, OSError) as error:
-        raise ConfigError(f"engine: vLLM refused the settings: {error}") from error
+    except REFUSALS as error:
+        raise ConfigError(f"engine: vLLM cannot hold {config.model} with these settings: {one_line(error)}") from error
 
 
 def _row(item: ScoreItem, t: int) -> ScoreItem:

@@ -13,8 +13,10 @@ import torch.distributed as dist
 from rgopd.common.policies import PolicyStore, digest
 from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.run.checkpoint import Checkpoints
+from rgopd.trainer.student.adapter import CONFIG, adapter_weights, merged_policy, write_adapter
+from rgopd.trainer.student.lora import LoraOptions
 from rgopd.trainer.student.model import Published, Student, published
-from rgopd.trainer.student.weights import stream_weights
+from rgopd.trainer.student.weights import stream_weights, write_weights
 
 
 class Publisher:
@@ -46,6 +48,9 @@ class Publisher:
             OSError: it, or the version before, could not be written.
         """
         self.settle()
+        if self.config.lora is not None and self.config.lora.publish == "adapter":
+            self._publish_adapter(student, version, self.config.lora)
+            return
         weights = published(student, self.config.dtype)
         if dist.get_rank() != 0:
             for _ in weights.tensors:  # takes part in the gathering
@@ -69,11 +74,31 @@ class Publisher:
             writing, self._writing = self._writing, None
             writing.result()
 
+    def _publish_adapter(self, student: Student, version: int, lora: LoraOptions) -> None:
+        """Small enough to be written at once."""
+        weights = adapter_weights(student)
+        if dist.get_rank() == 0:
+            sha256 = write_adapter(self.folder_of(version), weights, lora, self.config.student)
+            self._announce_new(version, sha256)
+
     def _write(self, version: int, weights: Published, config: Any) -> None:
-        self._digests[version] = stream_weights(self.folder_of(version), weights.shapes, weights.tensors, config)
+        folder = self.folder_of(version)
+        self._announce_new(version, stream_weights(folder, weights.shapes, weights.tensors, config))
+
+    def _announce_new(self, version: int, sha256: str) -> None:
+        self._digests[version] = sha256
         self.version = version
         self.announce()
         self._retire(version)
+
+    def whole(self, version: int) -> Path:
+        """A folder that loads as an ordinary model: the version's own, or one in which its adapters are merged."""
+        folder = self.folder_of(version)
+        if self.config.lora is None or not (folder / CONFIG).exists():
+            return folder
+        merged = self.folder / "merged"
+        write_weights(merged, *merged_policy(folder, self.config.student, self.config.lora, self.config.dtype))
+        return merged
 
     def announce(self) -> None:
         """Tell the samplers of every version that a request may ask for, the newest last."""

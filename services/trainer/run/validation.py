@@ -83,7 +83,7 @@ class Validation:
         row = {"event": "eval", "step": version, **result}
         if self.best.update(row) and self.config.eval.keep_best:
             # Before the row: a life that ends between the two evaluates again, one that finds the row does not.
-            policy = self.publisher.folder_of(version)
+            policy = self.publisher.whole(version)
             keep_best(self.config.output_dir, policy, self.tokenizer, self.generation_config, row)
         self.journal.evaluation(row, time.monotonic() - started)
         self._evaluated.add(version)

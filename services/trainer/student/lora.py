@@ -1,6 +1,7 @@
 """LoRA (arXiv 2106.09685) through peft: adapters train, the base is frozen, and what is published is merged.
 
-Samplers, the export and whoever loads the result see an ordinary model: they need neither peft nor the adapters.
+Samplers (by default), the export and whoever loads the result see an ordinary model: they need neither peft nor the
+adapters. `adapter` has the versions that are adapters alone.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ class LoraOptions(Part):
     rslora: bool = Field(False, description="Rank-stabilised scaling, arXiv 2312.03732.")
     target_modules: list[str] | Literal["all-linear"] = Field(
         "all-linear", description="Names of linear layers, e.g. [q_proj, v_proj]; all-linear: all but the head."
+    )
+
+    publish: Literal["merged", "adapter"] = Field(
+        "merged",
+        description="What samplers are given at each step: an ordinary model, or the adapters alone, which vLLM loads "
+        "beside its base model (decision 156) and the transformers sampler merges.",
     )
 
     @property

@@ -36,11 +36,22 @@ def stream_weights(folder: Path, shapes: Shapes, tensors: Iterable[tuple[str, Te
     Returns the folder's `digest`, made while writing. Where the same weights are there already (a resumed run publishes
     again) the folder stays as it is: a sampler may be reading it.
     """
+    partial = beside(folder)
+    sha256 = write_safetensors(partial / "model.safetensors", shapes, tensors)
+    config.save_pretrained(partial)
+    return into_place(partial, folder, sha256)
+
+
+def beside(folder: Path) -> Path:
+    """An empty folder to write into, for `into_place`."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    sha256 = write_safetensors(partial / "model.safetensors", shapes, tensors)
-    config.save_pretrained(partial)
+    return partial
+
+
+def into_place(partial: Path, folder: Path, sha256: str) -> str:
+    """Rename a written folder to its own name, unless the same is there; returns `sha256`, its digest."""
     if folder.exists() and digest(folder) == sha256:
         shutil.rmtree(partial)
         return sha256

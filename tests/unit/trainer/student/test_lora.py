@@ -14,8 +14,11 @@ from transformers import AutoModelForCausalLM
 
 from rgopd.common.errors import ConfigError
 from rgopd.trainer.run.checkpoint import Checkpoints
+from rgopd.trainer.student.adapter import adapter_weights, merged_policy, write_adapter
 from rgopd.trainer.student.lora import LoraOptions, adapters_off
 from rgopd.trainer.student.model import Student, full_weights
+from rgopd.trainer.student.weights import write_weights
+from tests.families.build import save_tiny
 from tests.unit.trainer.lone import load, lone_rank, step
 
 OPTIONS = LoraOptions(r=4, alpha=8.0)
@@ -110,3 +113,46 @@ def test_gradient_checkpointing_reaches_the_adapters(student_folder: Path) -> No
 def test_an_unknown_layer_is_refused(student_folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"lora\.target_modules"):
         Student.load(str(student_folder), lora=LoraOptions(target_modules=["no_such_layer"]))
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's own
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_version_of_adapters_alone_is_the_merged_one_to_the_bit(
+    trained: Student, student_folder: Path, tmp_path: Path, dtype: str
+) -> None:
+    """For who merges it when a best student is kept, and for the transformers sampler; peft reads it too."""
+    from peft import PeftModel
+
+    from rgopd.sampler.transformers import TransformersSampler
+
+    whole, alone = tmp_path / "whole", tmp_path / "alone"
+    weights = full_weights(trained, dtype)
+    write_weights(whole, weights, trained.hf.config)
+    write_adapter(alone, adapter_weights(trained), OPTIONS, str(student_folder))
+    merged, _ = merged_policy(alone, str(student_folder), OPTIONS, dtype)
+    assert merged.keys() == weights.keys()
+    assert all(torch.equal(merged[name], value) for name, value in weights.items())
+    states = []
+    for folder in (whole, alone):
+        sampler = TransformersSampler(str(student_folder), dtype=dtype, device="cpu")
+        for version in (folder, folder):  # the second time it is merged into the base, not into the first
+            sampler.load_weights(version)
+        states.append(sampler.model.state_dict())
+    assert all(torch.equal(states[1][name], value) for name, value in states[0].items())
+    sizes = [sum(f.stat().st_size for f in folder.glob("*.safetensors")) for folder in (whole, alone)]
+    assert sizes[1] < sizes[0]
+    own = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(student_folder, dtype=torch.float32), alone)
+    ids = torch.randint(6, 100, (1, 9), generator=torch.Generator().manual_seed(0))
+    plain = AutoModelForCausalLM.from_pretrained(whole, dtype=torch.float32)
+    if dtype == "float32":
+        with torch.no_grad():
+            torch.testing.assert_close(own(ids).logits, plain(ids).logits, atol=2e-5, rtol=1e-5)
+
+
+def test_adapters_of_another_student_are_refused(trained: Student, tmp_path: Path) -> None:
+    from rgopd.sampler.transformers import TransformersSampler
+
+    other = save_tiny(tmp_path / "other", "gpt2")
+    write_adapter(tmp_path / "alone", adapter_weights(trained), OPTIONS, "elsewhere")
+    with pytest.raises(ConfigError, match="the adapters are of another model"):
+        TransformersSampler(str(other), device="cpu").load_weights(tmp_path / "alone")
