@@ -235,3 +235,21 @@ def test_environments_that_cannot_work(
     (student / "chat_template.jinja").write_text("{% for m in messages[-1:] %}{{ m.content }}{% endfor %}")
     here = {"student": str(student)}
     assert "not prefix-stable" in fails("up", changed(config, train=here, sampler=here))
+
+
+def test_further_teachers_are_checked_as_the_first_is(fails: Fails, config: dict[str, Any]) -> None:
+    train = {**config["train"], "dataset": {**config["train"]["dataset"], "teachers": {"code": "coder"}}}
+    named = {**config, "train": train}
+    assert "set up.teachers.coder or" in fails("up", named)
+    gone = {**named, "up": {"teachers": {"coder": {"model": "/nowhere"}}}}
+    assert "up.teachers.coder: model: /nowhere does not exist" in fails("up", gone)
+    assert "a teacher's name is 1 to 64 letters" in fails("up", {**named, "up": {"teachers": {"co-der": {}}}})
+    misspelt = {**named, "up": {"teachers": {"coder": {"modl": "x"}}}}
+    assert "up.teachers.coder" in fails("up", misspelt)
+
+
+def test_a_self_teacher_beside_published_adapters_is_refused(fails: Fails, config: dict[str, Any]) -> None:
+    teacher = config["teacher"] | {"source": "ema"}
+    train = config["train"] | {"lora": {"r": 4, "publish": "adapter"}}
+    error = fails("up", {**config, "teacher": teacher, "train": train})
+    assert "set train.lora.publish=merged" in error
