@@ -238,7 +238,7 @@ def test_environments_that_cannot_work(
 
 
 def test_further_teachers_are_checked_as_the_first_is(fails: Fails, config: dict[str, Any]) -> None:
-    train = {**config["train"], "dataset": {**config["train"]["dataset"], "teachers": {"code": "coder"}}}
+    train = {**config["train"], "dataset": {**config["train"]["dataset"], "teachers": {"*": "coder"}}}
     named = {**config, "train": train}
     assert "set up.teachers.coder or" in fails("up", named)
     gone = {**named, "up": {"teachers": {"coder": {"model": "/nowhere"}}}}
