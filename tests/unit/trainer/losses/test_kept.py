@@ -27,7 +27,7 @@ from tests.unit.trainer.losses.test_head import case, plain, scalar
 V, H, GIB = 151_936, 1536, 1 << 30
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     rows=st.integers(1, 9),
     k=st.integers(0, 6),
@@ -73,7 +73,7 @@ def test_gradcheck(chunk: int) -> None:
     assert torch.autograd.gradcheck(tensors, (hidden, weight), nondet_tol=1e-12)  # kept, then made again
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     chunk=st.integers(1, 300),
