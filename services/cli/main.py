@@ -388,11 +388,15 @@ def simulate(
     mean_tokens: Annotated[float, typer.Option(help="Mean response length.")] = 450,
     max_new_tokens: Annotated[int, typer.Option(help="Longest response.")] = 1024,
     seed: int = 0,
+    redis: Annotated[int, typer.Option(help="Redis servers that share the groups (redis_url with commas).")] = 1,
+    blobs: Annotated[bool, typer.Option(help="Tensors pass Redis; not with a blob_url.")] = True,
 ) -> None:
     """Size a cluster and simulate its steps: replicas a stage, seconds a step, what saturates first."""
     from rgopd.cli.simulate import run_simulate
 
-    raise typer.Exit(run_simulate(models, gpu, gpus or [8, 64, 1024], staleness, k, mean_tokens, max_new_tokens, seed))
+    counts = gpus or [8, 64, 1024]
+    code = run_simulate(models, gpu, counts, staleness, k, mean_tokens, max_new_tokens, seed, redis, blobs)
+    raise typer.Exit(code)
 
 
 register(app)

@@ -8,14 +8,15 @@ from rich.console import Console
 from rich.table import Table
 
 from rgopd.common.errors import ConfigError
+from rgopd.simulate.costs import StoreCosts
 from rgopd.simulate.engine import Report, Simulation
-from rgopd.simulate.presets import GPUS, PAIRS, PAPER, gpu_costs
+from rgopd.simulate.presets import GPUS, PAIRS, PAPER, STORE, gpu_costs
 from rgopd.simulate.sizing import fit
 from rgopd.simulate.workload import Cluster, Workload
 
 
 def simulate_gpus(
-    pair: str, gpu: str, gpus: int, workload: Workload, *, steps: int, seed: int
+    pair: str, gpu: str, gpus: int, workload: Workload, *, steps: int, seed: int, store: StoreCosts = STORE
 ) -> tuple[Workload, Cluster, Report]:
     """Size a cluster for a number of GPUs and simulate it.
 
@@ -24,7 +25,7 @@ def simulate_gpus(
     """
     if pair not in PAIRS or gpu not in GPUS:
         raise ConfigError(f"--models: one of {', '.join(PAIRS)}; --gpu: one of {', '.join(GPUS)}")
-    costs, teacher_gpus = gpu_costs(pair, gpu)
+    costs, teacher_gpus = gpu_costs(pair, gpu, store)
     try:
         scaled, cluster = fit(workload, costs, gpus, teacher_gpus)
     except ValueError as error:
@@ -33,9 +34,20 @@ def simulate_gpus(
 
 
 def run_simulate(
-    pair: str, gpu: str, counts: list[int], staleness: int, k: int, mean_tokens: float, max_new_tokens: int, seed: int
+    pair: str,
+    gpu: str,
+    counts: list[int],
+    staleness: int,
+    k: int,
+    mean_tokens: float,
+    max_new_tokens: int,
+    seed: int,
+    servers: int = 1,
+    blobs: bool = True,
 ) -> int:
-    """The command; returns an exit code."""
+    """The command; returns an exit code. `servers`, `blobs`: see `StoreCosts`."""
+    if servers < 1:
+        raise ConfigError("--redis: at least one")
     workload = replace(PAPER, k=k, mean_tokens=mean_tokens, max_new_tokens=max_new_tokens, max_staleness=staleness)
     table = Table(title=f"{pair} on {gpu}, K={k}, mean {mean_tokens:g} tokens, max_staleness={staleness}")
     columns = (
@@ -52,7 +64,9 @@ def run_simulate(
     for column in (*columns, "busiest", "busy: sampler, verifier, teacher, trainer, store"):
         table.add_column(column, justify="right")
     for count in counts:
-        scaled, cluster, report = simulate_gpus(pair, gpu, count, workload, steps=8, seed=seed)
+        scaled, cluster, report = simulate_gpus(
+            pair, gpu, count, workload, steps=8, seed=seed, store=replace(STORE, servers=servers, blobs=blobs)
+        )
         numbers = [cluster.gpus, cluster.trainer_ranks, cluster.samplers, cluster.teachers, cluster.verifiers]
         table.add_row(
             *map(str, numbers),

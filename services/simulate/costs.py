@@ -51,10 +51,21 @@ class TrainerCosts:
 
 @dataclass(frozen=True)
 class StoreCosts:
-    """The Redis-protocol server: one thread, so everything queues."""
+    """The Redis-protocol servers: one thread each, so everything queues.
+
+    Args:
+        servers: groups are spread over them evenly (`redis_url` with commas).
+        blobs: whether tensors pass them; not with a `blob_url`, whose store is taken to be as wide as it must.
+    """
 
     message_s: float
     byte_s: float
+    servers: int = 1
+    blobs: bool = True
+
+    def work_s(self, messages: float, size: float) -> float:
+        """Seconds that each server is busy with this."""
+        return (messages * self.message_s + (size * self.byte_s if self.blobs else 0.0)) / self.servers
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,12 @@ class Gpu:
     step_overhead_s: float = 0.004
 
 
+HASH_BYTES_S = 1.8e9
+"""sha256 on one core with SHA instructions, measured: the trainer hashes while it writes, a sampler before it loads."""
+WRITE_BYTES_S, READ_BYTES_S = 2e9, 5e9
+"""Gathering and writing a policy version (measured into memory: 2.0 GB/s of one core); reading it, assumed."""
+
+
 def roofline(
     student: Model, teacher: Model, gpu: Gpu, *, teacher_gpus: int, verify_s: float, store: StoreCosts
 ) -> Costs:
@@ -116,18 +133,21 @@ def roofline(
     weights_s = 2 * student.active / (gpu.bandwidth * gpu.bandwidth_share)
     context = 1000  # tokens of cache that a decoding rollout reads, on average
     compute_s = 2 * student.active / (gpu.flops * gpu.prefill_share)
-    bytes_ = 2 * student.parameters  # gathered and written at 2 GB/s, read by samplers at 5 GB/s
+    bytes_ = 2 * student.parameters
     cache_s = student.kv_bytes_token * context / (gpu.bandwidth * gpu.bandwidth_share)
     return Costs(
         name=f"{student.name} / {teacher.name} on {gpu.name}",
         source="data sheet and assumed shares: not measured",
         sampler=SamplerCosts(
-            compute_s, weights_s + gpu.step_overhead_s, compute_s + cache_s, load_s=0.5 + bytes_ / 5e9
+            compute_s,
+            weights_s + gpu.step_overhead_s,
+            compute_s + cache_s,
+            load_s=0.5 + bytes_ / HASH_BYTES_S + bytes_ / READ_BYTES_S,
         ),
         teacher=TeacherCosts(0.02, 2 * teacher.active / teacher_flops),
         verifier=VerifierCosts(verify_s, slots=8),
         trainer=TrainerCosts(
-            1.0, 8 * student.active / (gpu.flops * gpu.train_share), publish_s=2 * student.parameters / 2e9
+            1.0, 8 * student.active / (gpu.flops * gpu.train_share), publish_s=bytes_ / min(WRITE_BYTES_S, HASH_BYTES_S)
         ),
         store=store,
     )

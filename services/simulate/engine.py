@@ -102,7 +102,7 @@ class Simulation:
 
     def _pass_store(self, size: int, messages: int = 1) -> float:
         """Delay until the store has served this too: it serves one thing after another."""
-        work = messages * self.costs.store.message_s + size * self.costs.store.byte_s
+        work = self.costs.store.work_s(messages, size)
         self._store_free = max(self._store_free, self.now) + work
         self._busy["store"] += work
         self._bytes += size

@@ -35,19 +35,20 @@ PAIRS = {
     "7b-moe": ("qwen2.5-7b", "qwen3-235b-a22b", 8),
 }
 
-# Measured on one core of a 2-core virtual machine (docs/scaling.md): a bundled Valkey, a sandboxed check.
-STORE = StoreCosts(message_s=11e-6, byte_s=2e-9)
+# Measured on a 2-core virtual machine (docs/scaling.md): the bundled Valkey's own CPU time for a rollout's eleven
+# messages (0.30 ms) and its bytes (0.41 ms for 472 kB); a sandboxed check.
+STORE = StoreCosts(message_s=27e-6, byte_s=0.9e-9)
 VERIFY_S = 0.010
 
 # The paper's prompts (UltraInteract) and lengths: 256 rollouts a step for two ranks.
 PAPER = Workload(prompts_per_step=32, n=8, groups_per_request=8, mean_tokens=450, max_new_tokens=1024)
 
 
-def gpu_costs(pair: str, gpu: str) -> tuple[Costs, int]:
+def gpu_costs(pair: str, gpu: str, store: StoreCosts = STORE) -> tuple[Costs, int]:
     """Roofline costs of a student and teacher, and the GPUs of one teacher replica. KeyError: an unknown name."""
     student, teacher, teacher_gpus = PAIRS[pair]
     costs = roofline(
-        MODELS[student], MODELS[teacher], GPUS[gpu], teacher_gpus=teacher_gpus, verify_s=VERIFY_S, store=STORE
+        MODELS[student], MODELS[teacher], GPUS[gpu], teacher_gpus=teacher_gpus, verify_s=VERIFY_S, store=store
     )
     return costs, teacher_gpus
 

@@ -45,7 +45,7 @@ def demand(workload: Workload, costs: Costs, ranks: int, seed: int = 0) -> Deman
         teacher=(batches * costs.teacher.batch_s + (tokens + prompts) * costs.teacher.token_s) if workload.k else 0.0,
         verifier=workload.rollouts * costs.verifier.item_s / costs.verifier.slots,
         trainer=costs.trainer.step_s + (tokens + prompts) * costs.trainer.token_s / ranks,
-        store=moved * costs.store.byte_s + 11 * workload.rollouts * costs.store.message_s,
+        store=costs.store.work_s(11 * workload.rollouts, moved),
         store_bytes=moved,
     )
 
@@ -64,10 +64,11 @@ def balanced(workload: Workload, costs: Costs, ranks: int, teacher_gpus: int = 1
 
 
 def fit(workload: Workload, costs: Costs, gpus: int, teacher_gpus: int) -> tuple[Workload, Cluster]:
-    """The largest balanced cluster within `gpus`; the step's prompts grow with the ranks.
+    """The largest balanced cluster within `gpus`; the step's prompts grow with the ranks. Where samplers that keep up
+    with one rank do not fit, as many as do: they are what the step then waits for.
 
     Raises:
-        ValueError: not even what one rank needs fits.
+        ValueError: not even one of each fits.
     """
 
     def with_ranks(ranks: int) -> tuple[Workload, Cluster]:
@@ -76,5 +77,11 @@ def fit(workload: Workload, costs: Costs, gpus: int, teacher_gpus: int) -> tuple
 
     ranks = bisect.bisect_right(range(1, gpus), gpus, key=lambda r: with_ranks(r)[1].gpus)
     if not ranks:
-        raise ValueError(f"{gpus} GPUs are too few for a balanced cluster; the least is {with_ranks(1)[1].gpus}")
+        scaled, cluster = with_ranks(1)
+        left = gpus - cluster.gpus + cluster.samplers
+        if left < 1:
+            raise ValueError(
+                f"{gpus} GPUs are too few for a cluster; the least is {cluster.gpus - cluster.samplers + 1}"
+            )
+        return scaled, replace(cluster, samplers=left)
     return with_ranks(ranks)

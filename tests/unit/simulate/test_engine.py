@@ -12,7 +12,7 @@ from rgopd.cli.simulate import simulate_gpus
 from rgopd.common.errors import ConfigError
 from rgopd.simulate.costs import Costs, SamplerCosts, StoreCosts, TeacherCosts, TrainerCosts, VerifierCosts
 from rgopd.simulate.engine import Report, Simulation
-from rgopd.simulate.presets import PAPER, gpu_costs
+from rgopd.simulate.presets import PAPER, STORE, gpu_costs
 from rgopd.simulate.sizing import balanced, demand
 from rgopd.simulate.workload import Cluster, Workload
 
@@ -117,3 +117,21 @@ def test_sizes_fit_their_gpus_and_too_few_are_refused() -> None:
         simulate_gpus("7b-moe", "h100", 4, PAPER, steps=4, seed=0)
     with pytest.raises(ConfigError, match=r"1\.5b-14b"):
         simulate_gpus("3b-9b", "h100", 64, PAPER, steps=4, seed=0)
+
+
+def test_blobs_elsewhere_and_more_servers_take_work_from_the_store() -> None:
+    one = StoreCosts(message_s=0.001, byte_s=1e-6)
+    assert one.work_s(10, 1000) == pytest.approx(0.011)
+    assert replace(one, blobs=False).work_s(10, 1000) == pytest.approx(0.01)
+    assert replace(one, servers=4).work_s(10, 1000) == pytest.approx(0.011 / 4)
+    busy = [
+        simulate_gpus("1.5b-14b", "h100", 1024, replace(PAPER, max_staleness=1), steps=4, seed=0, store=store)[2].busy
+        for store in (STORE, replace(STORE, servers=2), replace(STORE, blobs=False))
+    ]
+    assert busy[0]["store"] > busy[1]["store"] > busy[2]["store"]
+
+
+def test_a_version_costs_a_hash_to_publish_and_another_to_load() -> None:
+    costs, _ = gpu_costs("7b-72b", "h100")
+    assert costs.trainer.publish_s == pytest.approx(2 * 7.62e9 / 1.8e9)
+    assert costs.sampler.load_s == pytest.approx(0.5 + 2 * 7.62e9 / 1.8e9 + 2 * 7.62e9 / 5e9)
