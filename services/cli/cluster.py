@@ -60,9 +60,9 @@ def cluster_checks(settings: ClusterSettings, urls: Sequence[str]) -> Iterator[t
 def _check_part(streams: Streams, part: Streams, number: int, url: str) -> str:
     """One of a run's servers: it is fit, and is to the trainer what it is to us."""
     found = check_server(part.redis)
-    place: Any = part.redis.get(part.run_key("place"))
+    place: Any = part.redis.get(part.run_key("place")) if len(streams.parts) > 1 else None
     here = f"{number} of {len(streams.parts)}"
-    if len(streams.parts) > 1 and place is not None and place.decode() != here:
+    if place is not None and place.decode() != here:
         raise Failed(
             f"{url} is server {here} of this redis_url (from 0), and {place.decode()} of the trainer's: give every "
             "process the same servers in the same order"
