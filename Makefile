@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 TORCH_ARGS ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: settings test-page test-eval test-packages test-slurm test-stores test-vllm install demo test chaos soak check lint types protos protos-check unit contract e2e attacks smoke-real clean
+.PHONY: test-vllm-families settings test-page test-eval test-packages test-slurm test-stores test-vllm install demo test chaos soak check lint types protos protos-check unit contract e2e attacks smoke-real clean
 
 install: $(STAMP)
 
@@ -86,8 +86,11 @@ VLLM := .venv-vllm/bin/python
 	$(VLLM) -m pip install --quiet -e '.[teacher,trainer]' pytest pytest-timeout hypothesis trustme
 	touch $@
 
+test-vllm-families: .venv-vllm/.installed
+	VLLM_CPU_KVCACHE_SPACE=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 $(VLLM) -m pytest -q -W default tests/vllm/families
+
 test-vllm: .venv-vllm/.installed
-	VLLM_CPU_KVCACHE_SPACE=1 $(VLLM) -m pytest -q -W default tests/vllm
+	VLLM_CPU_KVCACHE_SPACE=1 $(VLLM) -m pytest -q -W default tests/vllm --ignore tests/vllm/families
 
 # What code under test may import, installed for an interpreter of its own (300 MB).
 PACKAGES := .venv-packages/bin/python

@@ -60,6 +60,8 @@ class VllmSampler:
         self._adapters = itertools.count(1)
         given = {**_lora_arguments(lora_rank), **(arguments or {})}
         self._llm = _start(model, dtype, tensor_parallel_size, sleeps, given)
+        if not self._takes_adapters:
+            self._check_reload(model)
         self._asleep = False
         self.max_context = int(self._llm.llm_engine.model_config.max_model_len)
         self._ids = itertools.count()
@@ -159,6 +161,12 @@ class VllmSampler:
                 return
             time.sleep(_RESET_PAUSE_S)
         raise Unavailable("vLLM keeps cached prefixes of the old policy: reset_prefix_cache() answered False")
+
+    def _check_reload(self, model: str) -> None:
+        """Before anything starts: a sampler that kept some of the old weights would say nothing of it."""
+        if reason := next(filter(None, self._llm.collective_rpc("cannot_reload")), ""):
+            self.close()
+            raise ConfigError(f"student: {model}: {reason}; set sampler.engine=transformers")
 
     def _load_adapter(self, folder: Path) -> None:
         from vllm.lora.request import LoRARequest

@@ -12,6 +12,18 @@ from rgopd.common.vllm_head import VllmHead
 class SamplingExtension(VllmHead):
     """Mixed into vLLM's worker (`worker_extension_cls`); called through `collective_rpc`."""
 
+    def cannot_reload(self) -> str:
+        """Why a policy's weights would not all arrive in this model, as measured; empty: they do."""
+        from vllm.platforms import current_platform
+
+        model = self.model_runner.get_model()
+        kinds = {type(module).__name__ for module in model.modules()}
+        if current_platform.is_cpu() and "RoutedExperts" in kinds:
+            return "on a CPU vLLM computes experts from a copy that new weights do not reach"
+        if type(model).__name__.startswith("Gemma3n"):
+            return "vLLM does not read all of Gemma 3n's weights again"
+        return ""
+
     def load_policy(self, folder: str) -> None:
         """Read a folder's safetensors into the running model, its head too where that is the embedding.
 

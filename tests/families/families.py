@@ -37,6 +37,26 @@ QUICK = frozenset(
 )
 """One of each way of being different."""
 
+IN_VLLM = (
+    ["llama", "qwen2", "qwen3", "mistral", "ministral3", "phi", "phi3", "gemma", "gemma2", "gemma3_text", "vaultgemma"]
+    + ["granite", "granite_swa", "cohere", "cohere2", "olmo", "olmo2", "olmo3", "smollm3", "seed_oss", "glm", "glm4"]
+    + ["ernie4_5", "exaone4", "nemotron", "stablelm", "starcoder2", "arcee", "cwm", "hunyuan_v1_dense", "hyperclovax"]
+    + ["jais2", "gpt2", "gpt_neox", "gptj", "gpt_bigcode", "opt", "bloom", "falcon", "mamba2", "falcon_h1"]
+)
+"""Sampled, reloaded and sampled again by vLLM 0.32 on a CPU with the model's own log-probs."""
+_EXPERTS = "experts from a copy that new weights do not reach"
+REFUSED_IN_VLLM = {
+    **dict.fromkeys(["mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "granitemoe"], _EXPERTS),
+    "granitemoehybrid": _EXPERTS,
+    "gemma3n_text": "does not read all of Gemma 3n's weights again",
+    "gemma4_text": "vLLM cannot hold",
+    "qwen2 (with a window)": "Sliding window for some but all layers is not supported",
+    "qwen3_next": "vLLM cannot hold",
+    "llama4_text": "vLLM cannot hold",
+    "minicpm3": "vLLM cannot hold",
+}
+"""Those that the vLLM sampler refuses on a CPU, and with which words."""
+
 FAMILIES: tuple[Family, ...] = (
     # Dense, by attention alone.
     Family("llama"),
