@@ -20,8 +20,8 @@ RATE = 1 << 16
 """Bytes a second, read, written or filled, that are a sign; polling moves fewer."""
 _LOOK_S = 0.2
 _DIGITS = re.compile(r"[\d.:]+")
-_TICKS = os.sysconf("SC_CLK_TCK")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+_PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
 @dataclass(frozen=True)
