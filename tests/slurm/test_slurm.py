@@ -26,8 +26,10 @@ SIZES = ["--nodes=1", "--ntasks=1", "--time=20"]
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     cluster = Cluster(tmp_path_factory.mktemp("slurm"), nodes=5, cpus=2)
-    yield cluster.start()
-    cluster.stop()
+    try:
+        yield cluster.start()
+    finally:
+        cluster.stop()
 
 
 def write_config(folder: Path, **changes: Any) -> Path:
