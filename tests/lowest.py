@@ -13,7 +13,8 @@ from pathlib import Path
 
 from rgopd.trainer.records.metrics import read_json_lines
 
-EXTRAS = {"vllm", "lm_eval", "peft", "triton", "flash_attn", "wandb", "trackio", "tensorboardX", "obstore", "psutil"}
+EXTRAS = {"vllm", "lm_eval", "evaluate", "accelerate", "nltk", "peft", "triton", "flash_attn", "wandb", "trackio"}
+EXTRAS |= {"tensorboardX", "obstore", "psutil"}
 """What optional dependencies bring: a module may need one."""
 
 SMALL = ("train.steps=2", "train.eval.n=20", "train.sampling.prompts_per_step=8", "up.samplers=1")

@@ -80,4 +80,5 @@ def test_doctor_names_each_failure(rgopd: Rgopd, tmp_path: Path) -> None:
     assert "FAIL dataset: dataset nowhere.jsonl does not exist" in out
     assert "ok   loss" in out
     assert "ok   tokenizer" in out
-    assert "2 checks failed" in out
+    assert "FAIL mismatch: dataset nowhere.jsonl does not exist" in out, "it samples prompts of the dataset"
+    assert "3 checks failed" in out
