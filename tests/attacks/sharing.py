@@ -44,3 +44,7 @@ SHARING: list[Case] = [
     # what honest programs do with files, on every rung
     _one("honest-files", "import os\ndef save(p): open(p, 'w').write('x')\ndef load(p): return open(p).read()", "import os, tempfile\nsave('a')\nassert open('a').read() == 'x'\nwith tempfile.NamedTemporaryFile('w', delete=False) as t: t.write('y')\nassert load(t.name) == 'y'\nos.remove('a')\nos.remove(t.name)", PASSED),
 ]  # fmt: skip
+
+_FILES = ("link-to", "path-of-the-tests-0", "path-of-the-tests-7", "number-of-verdicts", "pipe", "honest")
+SHARED_FILES = [case for case in SHARING if any(word in case.name for word in _FILES)]
+"""Those whose way depends on the rung."""

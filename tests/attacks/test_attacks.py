@@ -18,7 +18,7 @@ from tests.attacks.conftest import AVAILABLE, Arena
 from tests.attacks.forging import FORGING
 from tests.attacks.honest import HONEST
 from tests.attacks.lying import LYING
-from tests.attacks.sharing import SHARING
+from tests.attacks.sharing import SHARED_FILES, SHARING
 
 os.environ["RGOPD_ATTACK_CANARY"] = host.SECRET  # before the zygotes start: must not reach them
 
@@ -94,8 +94,14 @@ def test_honest(arena: Arena, case: Case) -> None:
     prove(arena, case)
 
 
+@best_rung
 @pytest.mark.parametrize("case", SHARING, ids=lambda case: case.name)
 def test_sharing(arena: Arena, case: Case) -> None:
+    prove(arena, case)
+
+
+@pytest.mark.parametrize("case", SHARED_FILES, ids=lambda case: case.name)
+def test_shared_files(arena: Arena, case: Case) -> None:
     prove(arena, case)
 
 
