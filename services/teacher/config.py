@@ -79,6 +79,11 @@ class TeacherConfig(ServiceSettings):
     )
     threads: int = Field(0, ge=0, description="CPU threads of a forward; 0: torch's default.")
     max_batch_tokens: int = Field(16_384, ge=1, description="Padded tokens of one forward.")
+    batching: Literal["auto", "padded", "packed"] = Field(
+        "auto",
+        description="Rollouts of a forward: padded rows, or one row without padding whose groups share their prompt "
+        "(plain full attention). auto: packed on a GPU, where the model's own answers stay the same.",
+    )
     head_chunk_rows: int = Field(1024, ge=1, description="Rows of [rows, vocabulary] logits held at once.")
     head_kernels: Literal["auto", "torch", "triton"] = Field(
         "auto", description="Passes over the logits: Triton's on a GPU (auto checks it first), or PyTorch's."

@@ -6,25 +6,32 @@ own output when the model is not float32), whatever the number or length of the 
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rgopd.common.head import AfterHead
 from rgopd.teacher.engines import EngineFault, EngineInfo
 from rgopd.teacher.engines.forward import plan_batches, response_states
 from rgopd.teacher.engines.loading import LoadedModel, load_model
+from rgopd.teacher.engines.packed import enable, packed_states
 from rgopd.teacher.engines.rows import Kernels, RowScores, apply_after, choose, head_float32
+from rgopd.teacher.engines.sharing import plan_rows
 from rgopd.teacher.items import Score, ScoreItem
 
 if TYPE_CHECKING:
     from rgopd.teacher.config import TeacherConfig
 
 log = logging.getLogger(__name__)
+
+Batching = Literal["auto", "padded", "packed"]
+States = Callable[[nn.Module, Sequence[ScoreItem]], Tensor]
 
 
 class TransformersEngine:
@@ -43,6 +50,8 @@ class TransformersEngine:
         deterministic: bool = False,
         threads: int = 0,
         head_kernels: Kernels = "auto",
+        batching: Batching = "auto",
+        share: bool = True,
     ) -> None:
         self._models: list[tuple[LoadedModel, float]] = [(loaded, 1.0)]
         self._device = next(loaded.decoder.parameters()).device
@@ -56,7 +65,12 @@ class TransformersEngine:
         config: Any = loaded.decoder.config
         config = config.get_text_config()
         kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-        self._can_share = kinds == {"full_attention"} and not getattr(config, "sliding_window", None)
+        plain = kinds == {"full_attention"} and not getattr(config, "sliding_window", None)
+        self._can_share = plain and share
+        wanted = batching == "packed" or (batching == "auto" and self._device.type == "cuda")
+        size = enable(loaded.decoder, self._device, info.vocab_size) if wanted and not deterministic else None
+        self._packed = size is not None
+        self._size = size if share else None
 
     @classmethod
     def load(cls, config: TeacherConfig) -> TransformersEngine:
@@ -77,6 +91,7 @@ class TransformersEngine:
             "deterministic": config.deterministic,
             "threads": config.threads,
             "head_kernels": config.head_kernels,
+            "batching": config.batching,
         }
 
     @property
@@ -107,20 +122,29 @@ class TransformersEngine:
             torch.set_num_threads(self._threads)
         scores: dict[int, Score] = {}
         try:
-            for batch, shared in self._batches(items):
-                scores.update(zip(batch, self._score_batch([items[i] for i in batch], shared), strict=True))
+            for batch, states in self._batches(items):
+                scores.update(zip(batch, self._score_batch([items[i] for i in batch], states), strict=True))
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise EngineFault(f"out of GPU memory; lower max_batch_tokens or head_chunk_rows: {error}") from error
         return [scores[i] for i in range(len(items))]
 
-    def _batches(self, items: Sequence[ScoreItem]) -> Iterator[tuple[list[int], bool]]:
+    def _batches(self, items: Sequence[ScoreItem]) -> Iterator[tuple[list[int], States]]:
+        """Indices of each forward, and how to make its hidden states."""
         if self._deterministic:
-            return iter([([i], False) for i in range(len(items))])
-        return plan_batches(items, self._max_batch_tokens, self._can_share)
+            for i in range(len(items)):
+                yield [i], partial(response_states, device=self._device, shared=False)
+        elif self._packed:
+            for row in plan_rows(items, self._max_batch_tokens, self._size):
+                places = itertools.count()
+                units = [[next(places) for _ in unit] for unit in row]
+                yield [i for unit in row for i in unit], partial(packed_states, units=units, device=self._device)
+        else:
+            for batch, shared in plan_batches(items, self._max_batch_tokens, self._can_share):
+                yield batch, partial(response_states, device=self._device, shared=shared)
 
-    def _score_batch(self, items: list[ScoreItem], shared: bool) -> list[Score]:
-        hidden = [response_states(model.decoder, items, self._device, shared) for model, _ in self._models]
+    def _score_batch(self, items: list[ScoreItem], states: States) -> list[Score]:
+        hidden = [states(model.decoder, items) for model, _ in self._models]
         scoring = items[0].scoring
         sampled_R = self._tensor(np.concatenate([i.response_ids_T for i in items]))
         support_RK = None
