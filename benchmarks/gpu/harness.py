@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -61,18 +60,18 @@ class Bench:
     def add(self, case: str, value: float | None = None, unit: str = "", **more: Any) -> None:
         print("ROW " + json.dumps(asdict(Row(self.section, case, value, unit, **more))), flush=True)
 
-    @contextmanager
-    def case(self, name: str) -> Iterator[None]:
+    def case(self, name: str, measure: Callable[[], object]) -> None:
         """A case that fails, or comes too late, costs its own row and no other."""
         if self.left < 0:
             self.add(name, error="not run: the section's time was up")
             return
         try:
-            yield
+            measure()
         except SkippedCase as skipped:
             self.add(name, note=str(skipped))
-        except Exception as error:  # noqa: BLE001 - the outermost loop of a benchmark: said in the table, and in the status
-            self.add(name, error=f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else ''}")
+        except Exception as error:  # noqa: BLE001 - a benchmark's outermost loop: it goes into the table and the status
+            first = (str(error).splitlines() or [""])[0]
+            self.add(name, error=f"{type(error).__name__}: {first[:160]}")
         if self.cuda:
             torch.cuda.empty_cache()
 
@@ -121,11 +120,11 @@ class Bench:
 
 
 KINDS = {
+    "collectives": ("nccl", "c10d", "all_gather", "reduce_scatter"),
     "attention": ("flash", "fmha", "attention", "sdpa", "softmax_warp"),
     "products": ("gemm", "cutlass", "nvjet", "cublas", "aten::mm", "addmm", "bmm", "matmul"),
     "optimizer": ("adam", "multi_tensor", "foreach"),
     "copies": ("copy", "memcpy", "memset", "cat", "index", "gather", "scatter"),
-    "collectives": ("nccl", "c10d", "all_gather", "reduce_scatter"),
 }
 """By what a kernel's name holds, the first that fits; all else (norms, activations, reductions) is elementwise."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -101,51 +102,57 @@ def trl_chunked(inputs: Inputs) -> Tensor:
 
 
 def run(bench: Bench) -> None:
-    card = roofline.card_of(torch.cuda.get_device_name() if bench.cuda else "")
     vocab, hidden = (600, 32) if bench.tiny else (151_936, 1536)
     for rows in (64, 128) if bench.tiny else (4096, 8192):
-        at = f"T={rows}"
-        inputs = Inputs.make(rows, vocab, hidden, bench.device)
-        floor = _floor(bench, inputs, at, roofline.head_floor(card, rows, vocab, hidden))
-        sizes = card, rows, vocab, hidden
-        wanted: dict[str, float] = {}
-        ours, naive = roofline.head_ours(*sizes), roofline.head_plain(*sizes)
-        measure = _Measure(bench, floor, wanted, at)
-        measure("plain eager, full logits", lambda: plain(inputs), inputs, naive, reference="eq4")
-        measure("ours, one pass (default on policy)", lambda: one_pass(inputs), inputs, ours, same_as="eq4")
-        measure("ours, two passes", lambda: two_passes(inputs), inputs, ours, same_as="eq4")
-        measure("ours, one pass, PyTorch's operators", lambda: one_pass(inputs, "torch"), inputs, ours, same_as="eq4")
-        gated = Inputs.make(rows, vocab, hidden, bench.device, dropped=0.3)
-        share = float(gated.keep.mean())
-        part = roofline.head_ours(*sizes, active=share)
-        active = f"floor of the {share:.0%} active rows"
-        measure("plain eager, 70% active", lambda: plain(gated), gated, naive, reference="gated")
-        for name, call in (("one pass", one_pass), ("two passes", two_passes)):
-            measure(f"ours, {name}, 70% active", lambda call=call: call(gated), gated, part, same_as="gated",
-                    floor=None if floor is None else floor * share, of=active)  # fmt: skip
-        del gated
-        measure("Liger fused linear cross entropy", lambda: liger_cross_entropy(inputs), inputs, None)
-        measure("Liger fused linear JSD", lambda: liger_jsd(inputs), inputs, None)
-        measure("TRL chunked log-probs", lambda: trl_chunked(inputs), inputs, None)
-        compiled = torch.compile(plain) if bench.cuda else plain  # a C++ compiler is not everywhere
-        name = "plain + torch.compile" if bench.cuda else "plain again (torch.compile is for CUDA here)"
-        measure(name, lambda compiled=compiled: compiled(inputs), inputs, None, same_as="eq4")
+        _at(bench, rows, vocab, hidden)
+
+
+def _at(bench: Bench, rows: int, vocab: int, hidden: int) -> None:
+    card = roofline.card_of(torch.cuda.get_device_name() if bench.cuda else "")
+    sizes = card, rows, vocab, hidden
+    at = f"T={rows}"
+    inputs = Inputs.make(rows, vocab, hidden, bench.device)
+    floor = _floor(bench, inputs, at, roofline.head_floor(*sizes))
+    ours, naive = roofline.head_ours(*sizes), roofline.head_plain(*sizes)
+    measure = _Measure(bench, floor, {}, at)
+    measure("plain eager, full logits", plain, inputs, naive, reference="all")
+    measure("ours, one pass (default on policy)", one_pass, inputs, ours, same_as="all")
+    measure("ours, two passes", two_passes, inputs, ours, same_as="all")
+    measure("ours, one pass, PyTorch's operators", partial(one_pass, kernels="torch"), inputs, ours, same_as="all")
+    gated = Inputs.make(rows, vocab, hidden, bench.device, dropped=0.3)
+    share = float(gated.keep.mean())
+    part = roofline.head_ours(*sizes, active=share)
+    measure("plain eager, 70% active", plain, gated, naive, reference="gated")
+    measure.floor, measure.of = None if floor is None else floor * share, f"floor of the {share:.0%} active rows"
+    measure("ours, one pass, 70% active", one_pass, gated, part, same_as="gated")
+    measure("ours, two passes, 70% active", two_passes, gated, part, same_as="gated")
+    measure.floor, measure.of = floor, "floor"
+    measure("Liger fused linear cross entropy", liger_cross_entropy, inputs, None)
+    measure("Liger fused linear JSD", liger_jsd, inputs, None)
+    measure("TRL chunked log-probs", trl_chunked, inputs, None)
+    # Last, for what it takes to compile; and on CUDA alone, since a C++ compiler is not everywhere.
+    compiled = torch.compile(plain) if bench.cuda else plain
+    name = "plain + torch.compile" if bench.cuda else "plain again (compiled on CUDA)"
+    measure(name, compiled, inputs, None, same_as="all")
 
 
 def _floor(bench: Bench, inputs: Inputs, at: str, predicted: float) -> float | None:
+    """Seconds; None where not even that could be measured."""
     hidden, weight = inputs.hidden.detach(), inputs.weight.detach()
+    name = f"floor: three bf16 products, {at}"
+    found: list[float] = []
 
     def products() -> None:
         logits = hidden @ weight.t()
         _ = logits @ weight
         _ = logits.t() @ hidden
 
-    found: float | None = None
-    with bench.case(f"floor: three bf16 products, {at}"):
-        found = bench.seconds_of(products)
-        bench.add(f"floor: three bf16 products, {at}", found * 1e3, "ms", relative="1.00 × floor",
-                  predicted=predicted * 1e3)  # fmt: skip
-    return found
+    def measure() -> None:
+        found.append(bench.seconds_of(products))
+        bench.add(name, found[0] * 1e3, "ms", relative="1.00 × floor", predicted=predicted * 1e3)
+
+    bench.case(name, measure)
+    return found[0] if found else None
 
 
 @dataclass
@@ -154,42 +161,51 @@ class _Measure:
     floor: float | None
     losses: dict[str, float]
     at: str
+    of: str = "floor"
 
     def __call__(
         self,
         name: str,
-        call: Callable[[], Tensor],
+        call: Callable[[Inputs], Tensor],
         inputs: Inputs,
         predicted: float | None,
         *,
         reference: str = "",
         same_as: str = "",
-        floor: float | None = None,
-        of: str = "floor",
     ) -> None:
-        """Forward and backward: seconds, peak beyond the weight's gradient, launches, and the loss where it is known."""
-        bench, losses = self.bench, []
+        """Forward and backward: seconds, peak beyond the weight's gradient, launches; the loss must be plain's."""
+        bench = self.bench
+        losses: list[Tensor] = []
 
         def step() -> None:
             inputs.hidden.grad = inputs.weight.grad = None
-            loss = call()
+            loss = call(inputs)
             loss.backward()
             losses.append(loss.detach())
 
         case = f"{name}, {self.at}"
-        with bench.case(case):
+
+        def measure() -> None:
             seconds = bench.seconds_of(step)
-            value = float(losses[-1])
-            if reference:
-                self.losses[reference] = value
-            wanted = self.losses.get(same_as)
-            if wanted is not None and not abs(value - wanted) <= 1e-2 * abs(wanted):
-                raise RuntimeError(f"the loss is {value:.5g}, plain PyTorch's {wanted:.5g}")
+            self._compare(float(losses[-1]), reference, same_as)
             inputs.hidden.grad = inputs.weight.grad = None
             peak = bench.peak_gb(step)
-            beyond = None if peak is None else peak - inputs.weight.numel() * inputs.weight.element_size() / GB
-            launches = sum(count for _, count in bench.profile(step).values())
-            base = floor or self.floor
-            bench.add(case, seconds * 1e3, "ms", relative=f"{seconds / base:.2f} × {of}" if base else "",
-                      predicted=None if predicted is None else predicted * 1e3, memory_gb=beyond,
-                      launches=launches)  # fmt: skip
+            gradient = inputs.weight.numel() * inputs.weight.element_size() / GB
+            bench.add(
+                case,
+                seconds * 1e3,
+                "ms",
+                relative=f"{seconds / self.floor:.2f} × {self.of}" if self.floor else "",
+                predicted=None if predicted is None else predicted * 1e3,
+                memory_gb=None if peak is None else peak - gradient,
+                launches=sum(count for _, count in bench.profile(step).values()),
+            )
+
+        bench.case(case, measure)
+
+    def _compare(self, value: float, reference: str, same_as: str) -> None:
+        if reference:
+            self.losses[reference] = value
+        wanted = self.losses.get(same_as)
+        if wanted is not None and not abs(value - wanted) <= 1e-2 * abs(wanted):
+            raise RuntimeError(f"the loss is {value:.5g}, plain PyTorch's {wanted:.5g}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -46,8 +48,8 @@ def run_teacher(bench: Bench) -> None:
             items = rollouts(shape.vocab, *case)
             for share in (True, False) if case[1] > 1 else (False,):
                 path = ", each once" if share else (", each by itself" if case[1] > 1 else "")
-                with bench.case(f"teacher {shape.name}, {name}{path}"):
-                    _teacher(bench, card, shape, model, items, f"teacher {shape.name}, {name}{path}", share)
+                full = f"teacher {shape.name}, {name}{path}"
+                bench.case(full, partial(_teacher, bench, card, shape, model, items, full, share))
         del model
 
 
@@ -73,23 +75,27 @@ def _teacher(
 
 
 def run_sampler(bench: Bench) -> None:
-    card = roofline.card_of(torch.cuda.get_device_name() if bench.cuda else "")
     rows, prompt, new = (3, 6, 5) if bench.tiny else (64, 256, 96)
     for shape in shapes(bench.tiny):
         name = f"sampler {shape.name}, {rows} rows, {new} tokens after {prompt}"
-        with bench.case(name):
-            folder = model_folder(shape, bench.work, bench.device)
-            engine = TransformersSampler(str(folder), dtype="bfloat16", device=bench.device.type)
-            engine.eos_ids = frozenset()  # random weights would end at random
-            options = SamplingOptions(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=new, support_k=20)
-            rng = np.random.default_rng(0)
-            specs = [SampleSpec(rng.integers(0, shape.vocab, prompt, dtype=np.int32), n) for n in range(rows)]
-            found: dict[int, Sample] = {}
-            seconds = bench.seconds_of(
-                lambda: engine.generate(specs, options, found.__setitem__), repeats=2, warm=1, budget_s=8
-            )
-            bench.add(name, rows * new / seconds, "tokens/s",
-                      predicted=rows / roofline.decode_s(card, shape, rows, prompt + new),
-                      memory_gb=bench.peak_gb(lambda: engine.generate(specs[:1], options, found.__setitem__)))  # fmt: skip
-            if len(found) != rows:
-                raise RuntimeError(f"{len(found)} samples of {rows}")
+        bench.case(name, partial(_sampler, bench, shape, name, rows, prompt, new))
+
+
+def _sampler(bench: Bench, shape: Shape, name: str, rows: int, prompt: int, new: int) -> None:
+    card = roofline.card_of(torch.cuda.get_device_name() if bench.cuda else "")
+    folder = model_folder(shape, bench.work, bench.device)
+    engine = TransformersSampler(str(folder), dtype="bfloat16", device=bench.device.type)
+    engine.eos_ids = frozenset()  # random weights would end at random
+    options = SamplingOptions(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=new, support_k=20)
+    rng = np.random.default_rng(0)
+    specs = [SampleSpec(rng.integers(0, shape.vocab, prompt, dtype=np.int32), n) for n in range(rows)]
+    found: dict[int, Sample] = {}
+
+    def generate() -> None:
+        engine.generate(specs, options, found.__setitem__)
+
+    seconds = bench.seconds_of(generate, repeats=2, warm=1, budget_s=8)
+    if len(found) != rows or any(len(sample.response_ids_T) != new for sample in found.values()):
+        raise RuntimeError(f"{len(found)} samples of {rows}")
+    predicted = rows / roofline.decode_s(card, shape, rows, prompt + new)
+    bench.add(name, rows * new / seconds, "tokens/s", predicted=predicted, memory_gb=bench.peak_gb(generate))

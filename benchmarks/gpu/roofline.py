@@ -49,7 +49,7 @@ def head_floor(card: Card, rows: int, vocab: int, hidden: int) -> float:
 
 
 def head_plain(card: Card, rows: int, vocab: int, hidden: int) -> float:
-    """Full logits by PyTorch's operators: bf16 logits written, widened, log-softmax, and the same back, 34 bytes each."""
+    """Full logits by PyTorch's operators: written, widened, log-softmax, and the same back: 34 bytes a logit."""
     return head_floor(card, rows, vocab, hidden) + card.traffic(34.0 * rows * vocab)
 
 

@@ -51,7 +51,8 @@ def section(name: str) -> Callable[[Bench], None]:
     return {"teacher": inference.run_teacher, "sampler": inference.run_sampler}[name]
 
 
-def main() -> int:
+def parser() -> argparse.ArgumentParser:
+    """What the script takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes: to try the script")
@@ -60,10 +61,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("gpu-results"), help="folder for table.md and results.json")
     parser.add_argument("--section", help=argparse.SUPPRESS)
     parser.add_argument("--work", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    options = parser()
+    arguments = options.parse_args()
     wanted = arguments.only.split(",")
     if unknown := set(wanted) - set(SECONDS):
-        parser.error(f"--only: no section {', '.join(sorted(unknown))}; there are {', '.join(SECONDS)}")
+        options.error(f"--only: no section {', '.join(sorted(unknown))}; there are {', '.join(SECONDS)}")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         print("no GPU: torch sees no CUDA device (to try the script: --device cpu --tiny)", file=sys.stderr)
         return 2
