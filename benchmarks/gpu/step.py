@@ -131,7 +131,12 @@ def _publish(bench: Bench, config: TrainConfig, step: TrainStep, shape: Shape, n
     try:
         publisher = Publisher(config, PolicyStore(Streams(client, "bench")), Checkpoints(config.output_dir, 1))
         versions = itertools.count(1)
-        seconds = bench.seconds_of(lambda: publisher.publish(step.student, next(versions)), repeats=2, warm=1)
+
+        def publish() -> None:
+            publisher.publish(step.student, next(versions))
+            publisher.settle()
+
+        seconds = bench.seconds_of(publish, repeats=2, warm=1)
     finally:
         client.close()
         server.stop()
