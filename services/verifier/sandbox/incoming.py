@@ -43,9 +43,8 @@ class Incoming(Tables):
             yield
         finally:
             self._reading -= 1
-            if not self._reading and self._unneeded:
-                self.shared.forget(self._unneeded)
-                self._unneeded = []
+            if not self._reading:
+                self.shared.left()
 
     def absorb(self, message: Mapping[str, Any]) -> None:
         """Take in what a message says beside its value, within `reading`. Raises NotPlain for what is no message."""
@@ -59,7 +58,7 @@ class Incoming(Tables):
             for number, form in message.get("m", ()):
                 self._fill(self.shared[number], form)
                 self.shared.settle(number)
-            self._unneeded += message.get("d", ())
+            self.shared.leave(message.get("d", ()))
         except plain.MALFORMED as error:
             raise plain.NotPlain(f"malformed message: {type(error).__name__}: {error}"[:200]) from None
 

@@ -30,10 +30,21 @@ class Shared:
         self._count = 0
         self._entries: dict[int, list[Any]] = {}  # number -> [object, parts when last in step]
         self._numbers: dict[int, int] = {}  # id(object) -> number
+        self._leaving: set[int] = set()
 
     def number(self, value: Any) -> int | None:
-        """The number of an object, None when it has none."""
-        return self._numbers.get(id(value))
+        """The number of an object, None when it has none that the other side still knows."""
+        number = self._numbers.get(id(value))
+        return None if number in self._leaving else number
+
+    def leave(self, numbers: Iterable[int]) -> None:
+        """The other side has forgotten them; here a message that is being read may still speak of them."""
+        self._leaving.update(numbers)
+
+    def left(self) -> None:
+        """No message is being read any more."""
+        self.forget(self._leaving)
+        self._leaving.clear()
 
     def add(self, value: Any, number: int = 0) -> int:
         """Share an object; without a number, under a new one. In step as soon as `settle` is called."""
@@ -56,7 +67,7 @@ class Shared:
     def changed(self) -> Iterator[tuple[int, Any]]:
         """Number and object of each that is not as it was."""
         for number, (value, before) in list(self._entries.items()):
-            if before is not None and not _same(before, parts(value)):
+            if before is not None and number not in self._leaving and not _same(before, parts(value)):
                 yield number, value
 
     def unused(self) -> list[int]:

@@ -41,7 +41,6 @@ class Tables:
         self._new: list[Any] = []  # definitions of shared objects that go with the next message
         self._queue: list[tuple[list[Any], Any]] = []  # of those, the ones that still need their form
         self._described: list[Any] = []
-        self._unneeded: list[int] = []  # over there
         self._reading = 0
 
 

@@ -236,16 +236,25 @@ def _log(name: Any, level: Any, text: Any, shown: Any) -> None:
 # --- names that tests put something else in the place of
 
 
+_WATCHED: set[str] = set()
+"""Their names. Being of the class is not enough: the import system makes new modules of the class that `sys` has."""
+
+
 class Watched(ModuleType):
     """A module that remembers which of its names were replaced."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        REPLACED.setdefault((self.__name__, name), self.__dict__.get(name, _MISSING))
+        self._note(name)
         super().__setattr__(name, value)
 
     def __delattr__(self, name: str) -> None:
-        REPLACED.setdefault((self.__name__, name), self.__dict__.get(name, _MISSING))
+        self._note(name)
         super().__delattr__(name)
+
+    def _note(self, name: str) -> None:
+        own = self.__dict__
+        if own.get("__name__") in _WATCHED:
+            REPLACED.setdefault((own["__name__"], name), own.get(name, _MISSING))
 
 
 def watch(names: list[str]) -> None:
@@ -256,8 +265,9 @@ def watch(names: list[str]) -> None:
         except ImportError:
             continue
         module = sys.modules[name]
-        if type(module) is ModuleType:
+        if type(module) in (ModuleType, Watched):
             module.__class__ = Watched
+            _WATCHED.add(module.__name__)
 
 
 def replaced() -> Iterator[tuple[str, Any]]:

@@ -21,6 +21,7 @@ from rgopd.trainer.gating.gate import gate_preset
 FOLDER = Path(str(files("rgopd.configs")))
 PAPER = FOLDER / "qwen2.5-1.5b-ultrainteract.yaml"
 OVERLAYS = sorted(p for p in FOLDER.glob("*.yaml") if p not in (PAPER, FOLDER / "demo.yaml"))
+DISTILLATION = {"support": "student", "tail": "tail", "support_from": "behaviour", "margin": 2}
 
 
 def train(*overlays: str) -> TrainConfig:
@@ -36,7 +37,7 @@ def test_the_papers_run_is_appendix_a1() -> None:
     assert (config.optim.lr, config.optim.schedule, config.optim.warmup_steps) == (5e-6, "cosine", 50)
     assert (config.sampling.prompts_per_step, config.sampling.n, config.sampling.max_new_tokens) == (32, 8, 1024)
     assert config.dataset.max_prompt_tokens == 1024
-    assert config.distillation.model_dump() == {"k": 50, "support": "student", "tail": "tail"}
+    assert config.distillation.model_dump() == DISTILLATION | {"k": 50}
     assert config.objective.name == "rg_opd"
     assert config.gate_config() == gate_preset("paper")
     assert config.shared_vocab_size == 151_936
@@ -54,7 +55,7 @@ def test_gates_and_the_ablation_of_table_2() -> None:
     assert train("gate-released").gate_config() == gate_preset("released")
     assert train("gate-released", "gate-paper").gate_config() == gate_preset("paper")
     assert [train(f"k{k}").distillation.k for k in (20, 30, 50)] == [20, 30, 50]
-    assert train("k20", "no-tail").distillation.model_dump() == {"k": 20, "support": "student", "tail": "none"}
+    assert train("k20", "no-tail").distillation.model_dump() == DISTILLATION | {"k": 20, "tail": "none"}
     assert train("reverse-kl").gate_config().enabled is False
     assert train("length-8k").sampling.max_new_tokens == 8192
     assert train("length-8k").sampling.n == 8

@@ -169,7 +169,7 @@ def test_an_overfull_plan_names_settings_that_make_it_fit(
 def test_where_one_setting_is_not_enough_several_are_named(models: list[str]) -> None:
     device, on_gpu = find_device("l4", 0.0)
     sections = read_files([PAPER])
-    overrides = [*models, "train.gradient_checkpointing=false"]
+    overrides = [*models, "train.gradient_checkpointing=false", "train.dtype=float32"]
     from rgopd.cli.sections import override
 
     planner = Planner(override(sections, overrides), device, on_gpu=on_gpu)
