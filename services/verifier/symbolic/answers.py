@@ -6,6 +6,7 @@ tuples, tiny numbers, units) it is overruled.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from rgopd.verifier.letters import chosen
@@ -13,7 +14,7 @@ from rgopd.verifier.reading import last_line
 from rgopd.verifier.symbolic import clock, lists
 from rgopd.verifier.symbolic import text as tidy
 from rgopd.verifier.symbolic.equality import Judge
-from rgopd.verifier.symbolic.options import option
+from rgopd.verifier.symbolic.options import Option, chosen_option, option
 from rgopd.verifier.symbolic.parsing import NothingFound, Unreadable, same_symbols
 from rgopd.verifier.symbolic.prose import Phrase, phrases
 from rgopd.verifier.symbolic.quantities import quantity
@@ -106,7 +107,7 @@ def _in_prose(reference: str, response: str, judge: Judge) -> dict[str, Any]:
         return _outcome(said, response[:200])
     choice = option(reference)
     found = phrases(response)
-    both = _lettered(found) if choice is not None else None
+    both = _lettered(found, choice) if choice is not None else None
     if both is not None:
         return _outcome(judge.equal(reference, both), both)
     letter = chosen(response, []) if choice is not None else None
@@ -142,10 +143,19 @@ def _plain_speech(phrase: str) -> bool:
     return bool(clock.time_of_day(phrase) or clock.date(phrase) or ratio(phrase) or phrase.startswith("not "))
 
 
-def _lettered(found: list[Phrase]) -> str | None:
-    """The first phrase that gives a letter and a value."""
-    options = ((phrase.text, option(phrase.text)) for phrase in found)
-    return next((text for text, read in options if read is not None and read.value), None)
+_VALUE = re.compile(r"[-+]?[\d.$\\]")
+
+
+def _lettered(found: list[Phrase], choice: Option) -> str | None:
+    """The first phrase that gives a letter and a value: no "C, because ...", where a formula is asked for."""
+    worded = not tidy.looks_like_math(choice.value)
+    for phrase in found:
+        read = chosen_option(phrase.text)
+        if read is None or not read.value:
+            continue
+        if worded or tidy.looks_like_math(read.value) or _VALUE.match(read.value):
+            return phrase.text
+    return None
 
 
 def _outcome(equal: bool, extracted: str) -> dict[str, Any]:

@@ -34,6 +34,10 @@ _NONE = re.compile(
     r"|keine (?:reelle )?lösung(?:en)?|(?:pas de|aucune) solutions?|(?:sin|no hay) soluci(?:ón|ones)"
 )
 _COUNTED = re.compile(r"(?i)(?<=many) (?:real )?(?:solutions?|roots?|values?)$")
+_BOLD_LETTER = re.compile(r"(?<![\w)\]*])\*\*([A-J])\*\*(?:\s{1,3}[-–—](?=\s)|(?=\s{0,3}(?![\s=+^/*<>-])))")
+_BOLD = re.compile(r"(?<![\w)\]*])\*\*(?=[^\s*])([^*\n]{1,200})(?<=\S)\*\*(?![\w(*])")
+_BREAKS = re.compile(r"(?:\\\\\s{0,8}|\\newline\s{0,8})+$")
+_ROWS = re.compile(r"(?<=[\w)}])\s{0,3}\\\\\s{0,3}(?=[\d-])")
 _APART = re.compile(r"(?<=\d)\s+(?=\d)")
 _TEXT = re.compile(
     r"\\(?:text|textbf|textrm|mathrm|mbox|textit|textup|operatorname|mathbf|mathsf|bf|rm)\s{0,3}\{([^{}]{0,200})\}"
@@ -63,7 +67,11 @@ def extract(response: str, how: str) -> str | None:
 
 
 def unescaped(text: str) -> str:
-    r"""\\\\frac as \\frac: escaped once too often, as happens to JSON. A matrix has line breaks of its own."""
+    r"""\\\\frac as \\frac: escaped once too often, as happens to JSON. A matrix has line breaks of its own; one at a
+    box's end is nothing."""
+    for box in sorted(boxes(text), key=lambda box: -box.end) if "\\\\" in text or "\\newline" in text else ():
+        if found := _BREAKS.search(box.content[-60:]):
+            text = text[: box.end - 1 - len(found[0])] + text[box.end - 1 :]
     return text if "\\\\" not in text or "\\begin" in text else _ESCAPED.sub(r"\\", text)
 
 
@@ -95,7 +103,14 @@ def boxed_answer(text: str, *, of_several: bool = False) -> str | None:
             break
         if earlier.content not in contents:
             contents.insert(0, earlier.content)
-    return contents[0] if len(contents) == 1 else "\\{" + ", ".join(contents) + "\\}"
+    if len(contents) == 1:
+        return contents[0] if "\\begin" in contents[0] else _ROWS.sub(", ", contents[0])
+    return "\\{" + ", ".join(contents) + "\\}"
+
+
+def unstarred(text: str) -> str:
+    """Without the stars of Markdown's bold; a letter alone between them as "(C)", since they set it apart."""
+    return _BOLD.sub(r"\1", _BOLD_LETTER.sub(r"(\1)", text)) if "**" in text else text
 
 
 def flat(latex: str) -> str:
