@@ -88,7 +88,7 @@ def measured(sections: dict[str, Any], aligner: Aligner) -> str:
     train = sections["train"]
     k = DistillationConfig.model_validate(train.get("distillation", {})).k
     source = PromptSource(DatasetConfig.model_validate(train["dataset"]), aligner.student.tokenizer)
-    model = AutoModelForCausalLM.from_pretrained(train["student"], dtype="auto").eval()
+    model = AutoModelForCausalLM.from_pretrained(train["student"], dtype="auto", trust_remote_code=False).eval()
     tokens = covered = paired = 0
     mass: list[float] = []
     torch.manual_seed(0)

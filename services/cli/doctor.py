@@ -11,13 +11,15 @@ from typing import Any
 from rich.console import Console
 
 from rgopd.cli.alignment import aligned_checks
+from rgopd.cli.models import every_teacher, read_tokenizer, refused_model
 from rgopd.cli.sections import read_sections
+from rgopd.cli.self_teachers import check_self_teacher
 from rgopd.cli.teacher_server import ELSEWHERE, check_teacher_server
 from rgopd.cli.turns import check_turns, has_turns, try_environments
 from rgopd.common.connection import connect, redact
 from rgopd.common.embedded import EmbeddedValkey
 from rgopd.common.errors import RgopdError
-from rgopd.common.models import check_model
+from rgopd.common.models import check_model, loading
 from rgopd.common.open_run import server_urls
 from rgopd.common.settings import ConfigFiles
 
@@ -58,10 +60,13 @@ def checks(sections: dict[str, Any]) -> Iterator[tuple[str, Check]]:
         yield "blobs", lambda: check_blobs(blob_url)
     yield "sandbox", lambda: check_sandbox(sections.get("verifier", {}))
     common = sections.get("common", {})
-    train, served = ({**common, **sections.get(name, {})} for name in ("train", "teacher"))
+    train = {**common, **sections.get("train", {})}
+    if refused := refused_model(sections):  # nothing that would load it
+        if refused not in _trouble(lambda: check_config(sections)):
+            yield "models", lambda: _raise(refused)
+        return
     yield "disk", lambda: check_disk(sections)
-    student, teacher = train.get("student", ""), served.get("model", "")
-    shared = int(train.get("shared_vocab_size", 0))
+    student, shared = train.get("student", ""), int(train.get("shared_vocab_size", 0))
     if student:
         yield "dataset", lambda: check_dataset(train)
         if has_turns(train):
@@ -70,6 +75,18 @@ def checks(sections: dict[str, Any]) -> Iterator[tuple[str, Check]]:
         yield "student", lambda: check_student_rows(train)
         yield "mismatch", lambda: check_mismatch(sections)
         yield "loss", lambda: check_zero_loss(student, shared)
+    for name, section in every_teacher(sections).items():
+        of = f" of {name}" if name else ""
+        for what, check in _teacher_checks({**sections, "teacher": section}, train):
+            yield what + of, check
+
+
+def _teacher_checks(sections: dict[str, Any], train: dict[str, Any]) -> Iterator[tuple[str, Check]]:
+    """Those of section `teacher`, one of the run's teachers."""
+    served = {**sections.get("common", {}), **sections["teacher"]}
+    student, teacher, shared = train.get("student", ""), served.get("model", ""), int(train.get("shared_vocab_size", 0))
+    if student and teacher and served.get("source", "checkpoint") != "checkpoint":
+        yield "self-teacher", lambda: check_self_teacher(sections)
     across = aligned_checks(sections) if student and teacher else []
     here = served.get("engine") not in ELSEWHERE
     if not here:
@@ -84,6 +101,18 @@ def checks(sections: dict[str, Any]) -> Iterator[tuple[str, Check]]:
             yield "support", lambda: check_support(train, served)
         yield "eos", lambda: check_eos(student, teacher)
         yield "chat template", lambda: check_chat_template(student, teacher)
+
+
+def _trouble(check: Check) -> str:
+    try:
+        check()
+    except RgopdError as error:
+        return str(error)
+    return ""
+
+
+def _raise(reason: str) -> str:
+    raise Failed(reason)
 
 
 def check_config(sections: dict[str, Any]) -> str:
@@ -165,17 +194,15 @@ def check_disk(sections: dict[str, Any]) -> str:
 
 
 def _tokenizer(path: str) -> Any:
-    from transformers import AutoTokenizer
-
-    check_model(path, "model")
-    return AutoTokenizer.from_pretrained(path)
+    return read_tokenizer(path, "model")
 
 
 def _config(path: str) -> Any:
     from transformers import AutoConfig
 
     check_model(path, "model")
-    return AutoConfig.from_pretrained(path).get_text_config()
+    with loading("model", path):
+        return AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config()
 
 
 def check_tokenizers(student: str, teacher: str) -> str:

@@ -127,7 +127,7 @@ def vocabularies(student: str, teacher: str) -> tuple[int, int]:
     sizes = []
     for name, setting in ((student, "--student"), (teacher, "--teacher")):
         try:
-            sizes.append(int(AutoConfig.from_pretrained(name).get_text_config().vocab_size))
+            sizes.append(int(AutoConfig.from_pretrained(name, trust_remote_code=False).get_text_config().vocab_size))
         except (OSError, ValueError) as error:
             raise ConfigError(hub_problem(setting, name, error)) from error
     return sizes[0], sizes[1]

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from rgopd.cli.hardware import GIB, total_memory
+from rgopd.cli.models import read_tokenizer
 from rgopd.cli.places import check_devices, check_folder, check_redis
+from rgopd.cli.self_teachers import check_follows
 from rgopd.cli.turns import check_environments, check_templates
 from rgopd.common.errors import ConfigError, RgopdError
-from rgopd.common.models import hub_problem
 from rgopd.sampler.config import SamplerConfig
 from rgopd.teacher.config import TeacherConfig
 from rgopd.trainer.config import TrainConfig
@@ -53,7 +54,7 @@ def preflight(settings: Settings) -> None:
         check_engines(each, settings["sampler"])
         if train.build_objective().needs_teacher:
             check_completion_server(each, train)
-        check_adapters(train, each)
+        check_follows(train, each)
     check_folder(train)
     check_ports(settings)
     check_memory(train)
@@ -63,7 +64,7 @@ def preflight(settings: Settings) -> None:
     named = train.environments
     if named:
         check_environments(named, settings["verifier"].environments)
-        check_templates(named, doctor_tokenizer(train.student))
+        check_templates(named, read_tokenizer(train.student, "student"))
     if train.build_objective().needs_teacher:
         for each in every_teacher:
             check_tokenizers(train, each)
@@ -71,34 +72,11 @@ def preflight(settings: Settings) -> None:
     check_redis(train.redis_url)
 
 
-def doctor_tokenizer(student: str) -> Any:
-    """The student's tokenizer; ConfigError where there is none."""
-    from rgopd.cli import doctor
-
-    try:
-        return doctor.tokenizer_of(student)
-    except (OSError, ValueError) as error:
-        raise ConfigError(hub_problem("student", student, error)) from error
-
-
 def check_extras(train: TrainConfig, verifier: VerifierConfig) -> None:
     """What the settings ask for is installed."""
     if train.lora is not None and importlib.util.find_spec("peft") is None:
         raise ConfigError("train.lora needs peft: pip install 'rgopd[peft]'")
     read_graders(verifier.python_graders)
-
-
-def check_adapters(train: TrainConfig, teacher: TeacherConfig) -> None:
-    """Who follows the student's versions can read them.
-
-    Raises:
-        ConfigError: a self-teacher, which reads whole weights, beside a student published as adapters.
-    """
-    if teacher.source != "checkpoint" and train.lora is not None and train.lora.publish == "adapter":
-        raise ConfigError(
-            f"teacher.source={teacher.source} follows the student's whole weights, and train.lora.publish=adapter "
-            "writes adapters alone: set train.lora.publish=merged"
-        )
 
 
 def check_sampler(train: TrainConfig, sampler: SamplerConfig) -> None:
@@ -306,10 +284,7 @@ def check_tokenizers(train: TrainConfig, teacher: TeacherConfig) -> None:
     if teacher.engine == "vllm-server" or not teacher.model:
         return
     for name, setting in ((student, "student"), (teacher.model, "teacher.model")):
-        try:
-            doctor._tokenizer(name)
-        except (OSError, ValueError) as error:
-            raise ConfigError(hub_problem(setting, name, error)) from error
+        read_tokenizer(name, setting)
     if not aligns(train, teacher):
         doctor.check_tokenizers(student, teacher.model)
         doctor.check_vocabulary(student, teacher.model, train.shared_vocab_size)

@@ -332,6 +332,8 @@ def check_sections(sections: dict[str, Any]) -> dict[str, Any]:
         "train": TrainConfig,
         "watch": WatchConfig,
     }
+    sections = copy.deepcopy(sections)
+    name_lora_rank(sections)
     common = sections.get("common", {})
     for key in common:
         if not any(key in cls.model_fields for cls in classes.values()):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+
+from safetensors import SafetensorError
 
 from rgopd.common.errors import ConfigError
 
@@ -24,7 +27,39 @@ def hub_problem(setting: str, name: str, error: Exception) -> str:
         )
     if any(word in text for word in ("not a valid model identifier", "Repository Not Found", "is not a local folder")):
         return f"{setting}: {name} is no folder here, and the hub has no such model; check the spelling"
+    if "trust_remote_code" in text:
+        return f"{setting}: {name} needs its folder's own Python code, {_NO_CODE}"
+    if "ignore_mismatched_sizes" in text:
+        return f"{setting}: {name} holds weights of other sizes than its config.json says: another model's"
     return f"{setting}: {name} cannot be loaded: {text[:300]}"
+
+
+def check_whole(setting: str, name: str, told: Mapping[str, Any]) -> None:
+    """Refuse what transformers filled with random numbers, of what `output_loading_info` says.
+
+    Raises:
+        ConfigError: weights are missing.
+    """
+    if missing := sorted(told["missing_keys"]):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ConfigError(
+            f"{setting}: {name} lacks weights of its own: {missing[0]}{more}; copy or download the folder again"
+        )
+
+
+@contextmanager
+def loading(setting: str, name: str) -> Iterator[None]:
+    """While transformers reads a model or its tokenizer: all that it says of a broken folder becomes one line.
+
+    Raises:
+        ConfigError: files that are missing or cut off, weights of other shapes than the config's, a package it lacks.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise ConfigError(hub_problem(setting, name, error)) from error
 
 
 def check_model(name: str, setting: str) -> None:
@@ -50,7 +85,7 @@ def check_model(name: str, setting: str) -> None:
 def check_architecture(
     name: str,
     setting: str,
-    config: Mapping[str, Any],
+    config: Any,
     causal_lms: Container[str],
     *,
     may_be_quantised: bool = False,
@@ -60,7 +95,7 @@ def check_architecture(
 
     Args:
         name: the model's folder or hub id.
-        config: its config.json.
+        config: what its config.json holds, whatever that is.
         causal_lms: the `model_type`s that the caller's transformers can load as causal language models.
         may_be_quantised: the engine computes with quantised weights (vLLM's does).
         sampled: by the transformers sampler, token by token with a cache.
@@ -68,8 +103,9 @@ def check_architecture(
     Raises:
         ConfigError: names the setting, the architecture, and what to do.
     """
+    if not isinstance(config, Mapping) or not isinstance(text := config.get("text_config") or {}, Mapping):
+        raise ConfigError(f"{setting}: {name}: its config.json is not that of a model: a mapping, of mappings")
     kind = str(config.get("model_type", ""))
-    text = config.get("text_config") or {}
     quantised = config.get("quantization_config") or text.get("quantization_config")
     if config.get("is_encoder_decoder") or kind in _ENCODER_DECODERS:
         problem = "is an encoder-decoder; rgopd takes decoder-only language models: choose one"
@@ -79,10 +115,7 @@ def check_architecture(
             ", or set engine=vllm" if setting == "model" else ", which are what is trained and published"
         )
     elif kind not in causal_lms and config.get("auto_map"):
-        problem = (
-            "needs its folder's own Python code (auto_map), which rgopd never runs (no trust_remote_code): it cannot "
-            "load it; use a model whose architecture transformers holds"
-        )
+        problem = f"needs its folder's own Python code (auto_map), {_NO_CODE}"
     elif kind not in causal_lms:
         problem = "is not among the causal language models of the installed transformers; upgrade it, or choose one"
     elif kind in _BIDIRECTIONAL and not config.get("is_decoder"):
@@ -96,6 +129,10 @@ def check_architecture(
     raise ConfigError(f"{setting}: {name} (model_type {kind!r}) {problem}")
 
 
+_NO_CODE = (
+    "which rgopd never runs (no trust_remote_code): it cannot load it; use a model whose architecture and tokenizer "
+    "transformers holds"
+)
 _ENCODER_DECODERS = frozenset(
     ["bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "marian", "mbart", "mt5", "musicgen"]
     + ["musicgen_melody", "mvp", "pegasus", "plbart", "prophetnet", "t5", "trocr", "umt5", "whisper"]

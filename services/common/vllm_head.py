@@ -19,6 +19,20 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
+def cannot_reload(model: str, *, experts: bool, cpu: bool) -> str:
+    """Why a policy's weights would not all arrive in a running vLLM, as measured; empty: they do.
+
+    Args:
+        model: its class or `model_type`.
+        experts: it is a mixture of experts.
+    """
+    if cpu and experts:
+        return "on a CPU vLLM computes experts from a copy that new weights do not reach"
+    if model.lower().startswith("gemma3n"):
+        return "vLLM does not read all of Gemma 3n's weights again"
+    return ""
+
+
 class VllmHead:
     """Base of what is mixed into vLLM's worker (`worker_extension_cls`); called through `collective_rpc`."""
 

@@ -54,7 +54,9 @@ class Merger:
         if not self._base:
             from transformers import AutoModelForCausalLM
 
-            own = AutoModelForCausalLM.from_pretrained(self._model, dtype=torch.float32).state_dict()
+            own = AutoModelForCausalLM.from_pretrained(
+                self._model, dtype=torch.float32, trust_remote_code=False
+            ).state_dict()
             if missing := [name for name in names if name not in own]:
                 raise ConfigError(
                     f"the adapters are of another model: {self._model} has no {missing[0]}; start the sampler from the "

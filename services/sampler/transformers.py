@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from rgopd.common.errors import ConfigError
 from rgopd.common.kv_cache import cache_argument
-from rgopd.common.models import hub_problem
+from rgopd.common.models import check_whole, loading
 from rgopd.sampler.adapter import Merger, is_adapter
 from rgopd.sampler.engine import OnSample, Sample, SampleSpec, SamplingOptions
 from rgopd.sampler.eos import eos_ids
@@ -36,11 +36,12 @@ class TransformersSampler:
 
     def __init__(self, model: str, *, dtype: str = "float32", device: str = "auto", shared_vocab_size: int = 0) -> None:
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(model)
-            loaded = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
-        except (OSError, ValueError) as error:
-            raise ConfigError(hub_problem("student", model, error)) from error
+        with loading("student", model):
+            self.tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+            loaded, told = AutoModelForCausalLM.from_pretrained(
+                model, dtype=getattr(torch, dtype), trust_remote_code=False, output_loading_info=True
+            )
+        check_whole("student", model, told)
         self._merger = Merger(model)
         self.model: Any = loaded.to(self.device).eval()
         widen_head(self.model)
@@ -72,7 +73,9 @@ class TransformersSampler:
 
     def _converted(self, folder: Path) -> dict[str, Tensor]:
         """Weights that checkpoints hold otherwise than memory does (a layer's experts one by one)."""
-        model, told = type(self.model).from_pretrained(folder, dtype=self.model.dtype, output_loading_info=True)
+        model, told = type(self.model).from_pretrained(
+            folder, config=self.model.config, dtype=self.model.dtype, output_loading_info=True
+        )
         _refuse(folder, list(told["missing_keys"]), list(told["unexpected_keys"]))
         state: dict[str, Tensor] = model.state_dict()
         return state

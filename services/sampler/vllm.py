@@ -51,8 +51,8 @@ class VllmSampler:
         sleeps: bool = False,
         lora_rank: int = 0,
     ) -> None:
-        config = AutoConfig.from_pretrained(model)
-        self.tokenizer = AutoTokenizer.from_pretrained(model)
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+        self.tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         self.vocab_size = shared_vocab_size or int(config.get_text_config().vocab_size)
         self.eos_ids = eos_ids(_generation_config(model), config, self.tokenizer)
         self._takes_adapters = lora_rank > 0

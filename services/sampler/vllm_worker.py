@@ -6,7 +6,7 @@ at temperature 1, gives exactly those.
 
 from __future__ import annotations
 
-from rgopd.common.vllm_head import VllmHead
+from rgopd.common.vllm_head import VllmHead, cannot_reload
 
 
 class SamplingExtension(VllmHead):
@@ -18,11 +18,7 @@ class SamplingExtension(VllmHead):
 
         model = self.model_runner.get_model()
         kinds = {type(module).__name__ for module in model.modules()}
-        if current_platform.is_cpu() and "RoutedExperts" in kinds:
-            return "on a CPU vLLM computes experts from a copy that new weights do not reach"
-        if type(model).__name__.startswith("Gemma3n"):
-            return "vLLM does not read all of Gemma 3n's weights again"
-        return ""
+        return cannot_reload(type(model).__name__, experts="RoutedExperts" in kinds, cpu=current_platform.is_cpu())
 
     def load_policy(self, folder: str) -> None:
         """Read a folder's safetensors into the running model, its head too where that is the embedding.

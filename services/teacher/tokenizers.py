@@ -13,7 +13,7 @@ def load_tokenizer(name: str, setting: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(name, local_files_only=Path(name).is_dir())
+        return AutoTokenizer.from_pretrained(name, local_files_only=Path(name).is_dir(), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{setting}: no tokenizer can be loaded from {name!r}: {error}") from error
 
@@ -23,7 +23,7 @@ def model_vocabulary(name: str, at_least: int) -> int:
     from transformers import AutoConfig
 
     try:
-        config: Any = AutoConfig.from_pretrained(name, local_files_only=Path(name).is_dir())
+        config: Any = AutoConfig.from_pretrained(name, local_files_only=Path(name).is_dir(), trust_remote_code=False)
     except (OSError, ValueError):
         return at_least
     return max(at_least, int(getattr(config.get_text_config(), "vocab_size", 0)))

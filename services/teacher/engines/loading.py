@@ -13,7 +13,7 @@ from torch import nn
 
 from rgopd.common.errors import ConfigError
 from rgopd.common.head import AfterHead, after_head
-from rgopd.common.models import check_architecture, check_model, hub_problem
+from rgopd.common.models import check_architecture, check_model, check_whole, hub_problem, loading
 from rgopd.teacher.engines import EngineInfo, settings_digest
 from rgopd.teacher.engines.rows import apply_after
 
@@ -51,16 +51,16 @@ def load_model(config: TeacherConfig) -> tuple[Any, LoadedModel, EngineInfo]:
     check_teacher_architecture(config)
     is_folder = Path(config.model).is_dir()
     device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
+    with loading("model", config.model):
+        model, told = AutoModelForCausalLM.from_pretrained(
             config.model,
             revision=config.revision or None,
             dtype=_DTYPES.get(config.dtype, "auto"),
             local_files_only=is_folder,
             trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
-        raise ConfigError(hub_problem("model", config.model, error)) from error
+    check_whole("model", config.model, told)
     model = model.to(device).eval().requires_grad_(False)
     loaded = take_apart(model)
     _self_check(model, loaded)
@@ -81,7 +81,7 @@ def check_teacher_architecture(config: TeacherConfig) -> None:
     except OSError as error:
         raise ConfigError(hub_problem("model", config.model, error)) from error
     quantised = config.engine == "vllm"
-    check_architecture(config.model, "model", dict(raw), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, may_be_quantised=quantised)
+    check_architecture(config.model, "model", raw, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, may_be_quantised=quantised)
 
 
 def take_apart(model: Any) -> LoadedModel:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_ANOTHER = "a self-teacher must start from the student's own architecture, and the published student is another"
+
 Latest = Callable[[], rollout_pb2.PolicyVersion | None]
 
 
@@ -79,9 +81,26 @@ class SelfTeacherEngine(TransformersEngine):
             log.warning("policy version %d has no weights at %s", policy.version, policy.path)
             return
         # A resumed run publishes from an earlier version on: that is one step as well.
+        if not weights.keys() >= dict(self._followed.named_parameters()).keys():
+            weights = self._converted(policy.path)
         self._take(weights, max(1, policy.version - max(self._version, 0)))
         self._version = policy.version
         self._info = replace(self._info, revision=f"{self._source}:{self._rate:g}@{policy.version}")
+
+    def _converted(self, folder: str) -> dict[str, Tensor]:
+        """Weights that checkpoints hold otherwise than memory does (a layer's experts one by one)."""
+        if not (Path(folder) / "config.json").is_file():
+            raise EngineFault(f"{_ANOTHER}: its weights have other names, and there is no config.json beside them")
+        try:
+            model, told = type(self._followed).from_pretrained(
+                folder, config=self._followed.config, dtype=torch.float32, output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError) as error:  # weights of other shapes, say
+            raise EngineFault(f"{_ANOTHER}: {' '.join(str(error).split())[:300]}") from error
+        if wrong := sorted([*told["missing_keys"], *told["unexpected_keys"]]):
+            raise EngineFault(f"{_ANOTHER}: it lacks, or has beside them, {wrong[0]}")
+        state: dict[str, Tensor] = model.state_dict()
+        return state
 
     @torch.no_grad()
     def _take(self, weights: dict[str, Tensor], steps: int) -> None:
@@ -89,10 +108,7 @@ class SelfTeacherEngine(TransformersEngine):
         for name, parameter in self._followed.named_parameters():
             new = weights.get(name)
             if new is None or new.shape != parameter.shape:
-                raise EngineFault(
-                    f"the published student has no weight {name} of shape {list(parameter.shape)}; a self-teacher "
-                    "must start from the student's own architecture"
-                )
+                raise EngineFault(f"{_ANOTHER}: it has no weight {name} of shape {list(parameter.shape)}")
             if self._source == "ema":
                 parameter.copy_(self._average[name].lerp_(new.float(), move))
             else:

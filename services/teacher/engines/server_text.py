@@ -40,7 +40,7 @@ class ServerText:
 
         tokenizer = load_tokenizer(model, "model")
         try:
-            text: Any = AutoConfig.from_pretrained(model).get_text_config()
+            text: Any = AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config()
             context = int(getattr(text, "max_position_embeddings", 0) or 0)
         except (OSError, ValueError):  # a folder with a tokenizer alone
             context = 0

@@ -65,7 +65,7 @@ def compose(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False
         config.redis_url, config.run_id, blob_url=config.blob_url, wait_s=60.0, patience_s=patience_s, check_s=60.0
     )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(config.student)
+        tokenizer = AutoTokenizer.from_pretrained(config.student, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(hub_problem("student", config.student, error)) from error
     objective = config.build_objective()

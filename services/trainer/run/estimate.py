@@ -52,7 +52,7 @@ class ModelShape:
         from transformers import AutoConfig, AutoModelForCausalLM
 
         try:
-            config: Any = AutoConfig.from_pretrained(model).get_text_config()
+            config: Any = AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config()
         except (OSError, ValueError) as error:
             raise ConfigError(hub_problem("model", model, error)) from error
         with torch.device("meta"):

@@ -85,10 +85,10 @@ def export(
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), trust_remote_code=False)
     model.save_pretrained(partial, max_shard_size="5GB")
     tokenizer = source if (source / "tokenizer_config.json").exists() else told.config["student"]
-    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(partial)
+    AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False).save_pretrained(partial)
     if figure is not None:
         shutil.copyfile(figure, partial / FIGURE)
     parameters = sum(p.numel() for p in model.parameters())

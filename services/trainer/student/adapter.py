@@ -64,7 +64,7 @@ def merged_policy(folder: Path, base: str, options: LoraOptions, dtype: str) -> 
         name.removeprefix(_PREFIX).replace(".weight", f".{ADAPTER}.weight"): value
         for name, value in load_file(folder / WEIGHTS).items()
     }
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, trust_remote_code=False)
     layers = {name.split(".lora_")[0] for name in adapters}
     state = {
         f"{layer}.base_layer.{kind}" if (layer := name.rpartition(".")[0]) in layers else name: value.detach()

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from rgopd.common.errors import ConfigError
 from rgopd.common.head import after_head
+from rgopd.common.models import check_whole, loading
 from rgopd.trainer.batch.packing import PackedRow, enable_packing
 from rgopd.trainer.student.anatomy import decoder_of, head_of, layers_of
 from rgopd.trainer.student.fsdp_options import FsdpConfig, mixed_precision, offload
@@ -74,13 +75,18 @@ class Student(nn.Module):
             compile_backend: of torch.compile ("inductor") for the decoder's MLPs and norms; empty: none.
         """
         stored = None
-        if streamed and lora is None:  # adapters are made beside weights that are there
-            try:
-                model, stored = open_stored(path)
-            except NotStored as why:
-                log.info("every rank reads all of %s before it is sharded: %s", path, why)
-        if stored is None:
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+        with loading("student", path):
+            if streamed and lora is None:  # adapters are made beside weights that are there
+                try:
+                    model, stored = open_stored(path)
+                except NotStored as why:
+                    log.info("every rank reads all of %s before it is sharded: %s", path, why)
+            if stored is None:
+                model, told = AutoModelForCausalLM.from_pretrained(
+                    path, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+                )
+                check_whole("student", path, told)
+                model = model.eval()
         if gradient_checkpointing:
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             enable(arguments(gradient_checkpointing))  # the older of the two names warns in transformers 5

@@ -94,7 +94,7 @@ def open_stored(path: str) -> tuple[Any, Stored]:
         NotStored: it has no such files, or they do not fit name by name; `from_pretrained` may know what to do.
     """
     files = _files(path)
-    config = AutoConfig.from_pretrained(path)
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     with parameters_on_meta():
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     stored = Stored(files, model)

@@ -253,3 +253,17 @@ def test_a_self_teacher_beside_published_adapters_is_refused(fails: Fails, confi
     train = config["train"] | {"lora": {"r": 4, "publish": "adapter"}}
     error = fails("up", {**config, "teacher": teacher, "train": train})
     assert "set train.lora.publish=merged" in error
+
+
+def test_a_self_teacher_that_cannot_follow_is_refused(
+    fails: Fails, config: dict[str, Any], teacher_folder: Path, student_folder: Path
+) -> None:
+    ema = {"source": "ema"}
+    error = fails("up", changed(config, teacher=ema))
+    assert f"set teacher.model={student_folder}" in error
+    assert "is of another architecture (" in error
+    served = {"model": str(student_folder), "source": "trust-region", "engine": "vllm-server", "server_url": "http://x"}
+    assert "needs teacher.engine=transformers" in fails("up", changed(config, teacher=served))
+    further = {**changed(config, teacher={"model": str(student_folder)}), "up": {"teachers": {"slow": {**ema}}}}
+    further["up"]["teachers"]["slow"]["model"] = str(teacher_folder)
+    assert "is of another architecture (" in fails("up", further)

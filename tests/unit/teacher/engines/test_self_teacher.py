@@ -12,8 +12,14 @@ from transformers import Qwen2ForCausalLM
 
 from rgopd.common.errors import ConfigError
 from rgopd.protos import rollout_pb2
+from rgopd.teacher.config import TeacherConfig
 from rgopd.teacher.engines import EngineFault, make_engine
 from rgopd.teacher.engines.self_teacher import SelfTeacherEngine
+from rgopd.teacher.items import ScoreItem, Scoring
+from rgopd.trainer.student.model import Student, full_weights
+from rgopd.trainer.student.weights import write_weights
+from tests.families.build import save_tiny
+from tests.families.families import FAMILIES
 from tests.unit.teacher.conftest import SHARED, make_config, random_item
 
 
@@ -124,6 +130,28 @@ def test_another_architecture_is_refused(model_dir, trainer, tmp_path) -> None:
     trainer.policy = rollout_pb2.PolicyVersion(version=1, path=str(tmp_path / "other"))
     with pytest.raises(EngineFault, match="own architecture"):
         engine.score([random_item(np.random.default_rng(0), 8, 12, "none")])
+
+
+@pytest.mark.parametrize("source", ["ema", "trust-region"])
+@pytest.mark.parametrize("family", ["mixtral", "granitemoe", "zamba"])
+def test_weights_that_checkpoints_hold_otherwise_than_memory(source, family, tmp_path) -> None:
+    """Experts one by one, fused in memory; a repeated block under one of its names."""
+    named = next(each for each in FAMILIES if each.name == family)
+    start = save_tiny(tmp_path / "model", named.model_type, **named.config)
+    student = Student.load(str(start))
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    write_weights(tmp_path / "v1", full_weights(student, "float32"), student.hf.config)
+    policy = rollout_pb2.PolicyVersion(version=1, path=str(tmp_path / "v1"))
+    config = TeacherConfig(model=str(start), dtype="float32", device="cpu", source=source, self_rate=1.0)
+    prompt, response = np.random.default_rng(0).integers(3, 100, (2, 9), dtype=np.int32)
+    item = ScoreItem("r", prompt, response, Scoring("none", 0))
+    [score] = SelfTeacherEngine(config, lambda: policy).score([item])
+    ids = torch.from_numpy(item.input_ids.astype(np.int64))
+    with torch.inference_mode():
+        expected = student.own_logits(ids)[len(item.prompt_ids_C) - 1 : -1]
+    np.testing.assert_allclose(score.sampled_logprobs_T, sampled(expected, item), atol=1e-4)
 
 
 def test_a_self_teacher_needs_the_runs_redis(model_dir) -> None:

@@ -1,0 +1,82 @@
+"""Models that cannot be used at all: told once, so that `doctor` looks no further at what it cannot load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, TypeVar
+
+from rgopd.cli.teacher_server import ELSEWHERE
+from rgopd.cli.teachers import teacher_sections
+from rgopd.common.errors import ConfigError
+from rgopd.common.models import check_model, loading
+from rgopd.common.settings import Settings
+
+
+def refused_model(sections: dict[str, Any]) -> str:
+    """Why the student, or a teacher, is refused by its config.json, a hub id's too; empty: none is."""
+    for check in _checks(sections):
+        try:
+            check()
+        except ConfigError as error:
+            return str(error)
+    return ""
+
+
+def read_tokenizer(model: str, setting: str) -> Any:
+    """A model's tokenizer.
+
+    Raises:
+        ConfigError: it has none, or one that needs Python code of its own.
+    """
+    from transformers import AutoTokenizer
+
+    check_model(model, setting)
+    with loading(setting, model):
+        tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    if not tokenizer("1 + 1", add_special_tokens=False)["input_ids"]:  # transformers makes an empty one of no files
+        raise ConfigError(f"{setting}: {model} holds no tokenizer: copy that of the model it was made from into it")
+    return tokenizer
+
+
+def every_teacher(sections: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Section `teacher` under the name "", then those of `up.teachers`; the first alone where `up` is misspelt."""
+    try:
+        further = teacher_sections(sections)
+    except ConfigError:  # the check of the config tells
+        further = {}
+    return {"": sections.get("teacher", {}), **further}
+
+
+def _checks(sections: dict[str, Any]) -> Iterator[Callable[[], Any]]:
+    from rgopd.sampler.config import SamplerConfig
+    from rgopd.sampler.main import check_student_architecture
+    from rgopd.teacher.config import TeacherConfig
+    from rgopd.teacher.engines.loading import check_teacher_architecture
+    from rgopd.trainer.student.anatomy import check_architecture_of
+
+    common = sections.get("common", {})
+    student = str({**common, **sections.get("train", {})}.get("student") or "")
+    if student:
+        yield lambda: check_model(student, "student")
+        yield lambda: check_architecture_of(student)
+        yield partial(read_tokenizer, student, "student")
+        sampler = _settings(SamplerConfig, {"student": student, **common, **sections.get("sampler", {})})
+        if sampler is not None:
+            yield partial(check_student_architecture, sampler)
+    for section in every_teacher(sections).values():
+        teacher = _settings(TeacherConfig, {**common, **section})
+        if teacher is not None and teacher.model and teacher.engine not in ELSEWHERE:
+            yield partial(check_model, teacher.model, "model")
+            yield partial(check_teacher_architecture, teacher)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def _settings(cls: type[S], values: dict[str, Any]) -> S | None:
+    """None where they are misspelt: the check of the config tells."""
+    try:
+        return cls.from_mapping({key: value for key, value in values.items() if key in cls.model_fields})
+    except ConfigError:
+        return None
