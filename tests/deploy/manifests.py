@@ -31,7 +31,7 @@ def build(folder: Path) -> list[Document]:
     assert command, "install kubectl (https://kubernetes.io/docs/tasks/tools): the manifests are built with it"
     done = subprocess.run([*command, str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
+    return [document for document in yaml.load_all(done.stdout, Loader=yaml.CSafeLoader) if document]
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,23 @@ def test_the_verifier_is_on_internal_networks_alone(compose: dict[str, Any]) -> 
         assert compose["services"][name]["environment"]["RGOPD_RUNG"] == "3"
 
 
+def test_every_service_of_a_run_gets_the_same_blob_store(compose: dict[str, Any]) -> None:
+    commands = {name: service.get("command", [""])[0] for name, service in compose["services"].items()}
+    names = [name for name, command in commands.items() if command in SETTINGS]
+    assert len(names) == 8
+    for name in names:
+        given, service = compose["services"][name]["environment"], commands[name]
+        # No value: passed on where it is set, absent where not. An empty one would overrule the config's.
+        assert given["RGOPD_BLOB_URL"] is None, name
+        for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            assert given[key] == (f"${{{key}_VERIFIER:-}}" if service == "verifier" else None), name
+        assert "blobs:/blobs" in compose["services"][name]["volumes"], name
+        folder = {"train": "trainer"}.get(service, service)
+        text = (ROOT / "services" / folder / "Dockerfile").read_text()
+        assert "install -d -o 10001 -g 10001 -m 2775 /blobs" in text, "the volume's owner: two users of one group"
+    assert "# RGOPD_BLOB_URL=file:///blobs" in (ROOT / ".env.example").read_text()
+
+
 def test_only_the_gateway_is_published_and_on_loopback_by_default(compose: dict[str, Any]) -> None:
     published = {name: s["ports"] for name, s in compose["services"].items() if "ports" in s}
     assert list(published) == ["gateway"]

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from rgopd.common.http import OPEN_PATHS
 from rgopd.common.settings import Settings
 from rgopd.common.streams import ENVIRONMENT, GENERATE, SCORE, VERIFY, Streams
 from rgopd.sampler.config import SamplerConfig
 from rgopd.teacher.config import TeacherConfig
 from rgopd.trainer.config import TrainConfig
 from rgopd.verifier.config import VerifierConfig
+from rgopd.watch.config import WatchConfig
 from tests.deploy.manifests import (
     OVERLAYS,
     ROOT,
@@ -34,6 +36,7 @@ SETTINGS: dict[str, type[Settings]] = {
     "verifier": VerifierConfig,
     "sampler": SamplerConfig,
     "train": TrainConfig,
+    "watch": WatchConfig,
 }
 DOCKERFILES = {
     "teacher": "services/teacher/Dockerfile",
@@ -231,6 +234,26 @@ def test_the_verifier_has_one_way_out_and_it_is_redis(documents: list[Document])
     url = environment(container, documents)["RGOPD_REDIS_URL"]
     assert "$(REDIS_SERVICE_HOST)" in url, "a name would need DNS"
     assert verifier.spec["enableServiceLinks"] is True
+
+
+def test_the_page_reads_runs_and_queues_and_goes_nowhere_else(documents: list[Document]) -> None:
+    [page] = [p for p in pods(documents) if p.labels.get("app.kubernetes.io/name") == "watch"]
+    [container] = page.spec["containers"]
+    assert container["args"][1] == "/runs"
+    assert {"name": "runs", "mountPath": "/runs", "readOnly": True} in container["volumeMounts"]
+    [port] = [p["containerPort"] for p in container["ports"]]
+    values = environment(container, documents)
+    assert (values["RGOPD_HOST"], values["RGOPD_PORT"]) == ("0.0.0.0", str(port))
+    [service] = [d for d in of_kind(documents, "Service") if d["metadata"]["name"] == "watch"]
+    assert [p["port"] for p in service["spec"]["ports"]] == [port]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["httpGet"]["path"] in OPEN_PATHS, "without a token"
+    policies = {p["metadata"]["name"]: p["spec"] for p in of_kind(documents, "NetworkPolicy")}
+    assert [p for p, spec in policies.items() if matches(spec["podSelector"], page.labels)] == ["default-deny", "watch"]
+    redis, dns = policies["watch"]["egress"]
+    assert redis["to"] == [{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "redis"}}}]
+    assert {p["port"] for p in dns["ports"]} == {53}
+    assert matches(policies["redis"]["ingress"][0]["from"][0]["podSelector"], page.labels)
 
 
 def test_only_the_fetch_job_may_reach_the_outside(documents: list[Document]) -> None:
