@@ -48,20 +48,20 @@ def write_config(folder: Path, **changes: Any) -> Path:
 def submit(cluster: Cluster, repository: Path, config: Path, *trainer: str) -> tuple[str, Path]:
     """sbatch the shipped script with smaller sizes; the job's number and its output."""
     output = config.parent / "job.out"
-    script = repository / "deploy" / "slurm" / "rgopd.sbatch"
-    text = script.read_text()
-    without_gpus = config.parent / script.name  # this machine has none to give
-    without_gpus.write_text(
-        "".join(line for line in text.splitlines(True) if "--gpus" not in line and "mem-per" not in line)
-    )
     options: list[str] = []
     for number, component in enumerate(COMPONENTS):
         options += [*([":"] if number else [f"--output={output}"]), *SIZES, *component]
     options += list(trainer)
+    return _sbatch(cluster, repository / "deploy" / "slurm" / "rgopd.sbatch", config, options), output
+
+
+def _sbatch(cluster: Cluster, script: Path, config: Path, options: list[str]) -> str:
+    without_gpus = config.parent / script.name  # this machine has none to give
+    lines = script.read_text().splitlines(True)
+    without_gpus.write_text("".join(line for line in lines if "--gpus" not in line and "mem-per" not in line))
     environment = {"RGOPD": str(Path(sys.executable).with_name("rgopd")), "OMP_NUM_THREADS": "1"}
     exported = "--export=ALL," + ",".join(f"{key}={value}" for key, value in environment.items())
-    job = cluster.run("sbatch", "--parsable", exported, *options, str(without_gpus), str(config))
-    return job, output
+    return cluster.run("sbatch", "--parsable", exported, *options, str(without_gpus), str(config))
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +197,23 @@ def test_a_job_whose_time_is_up_saves_and_is_queued_again(
     assert steps_done(tmp_path) < STEPS
     for part in range(4):
         cluster.run("scontrol", "update", f"JobId={int(job) + part}", "StartTime=now", check=False)
+    assert cluster.wait(job, 240) == "COMPLETED", told(cluster, tmp_path)
+    assert result(tmp_path) == expected
+
+
+@pytest.mark.timeout(400)
+def test_a_job_of_one_node_pauses_when_its_time_is_up_and_resumes_to_the_same_bytes(
+    cluster: Cluster, repository: Path, expected: Result, tmp_path: Path
+) -> None:
+    options = [f"--output={tmp_path / 'job.out'}", *SIZES, "--cpus-per-task=2"]
+    job = _sbatch(cluster, repository / "deploy" / "slurm" / "one-node.sbatch", write_config(tmp_path), options)
+    until(lambda: steps_done(tmp_path) >= 2, 180, lambda: told(cluster, tmp_path))
+    cluster.run("scancel", "--batch", "--signal=TERM", job)
+    until(lambda: cluster.state(job) == "PENDING", 60, lambda: told(cluster, tmp_path))
+    assert "paused" in (tmp_path / "events.jsonl").read_text()
+    assert steps_done(tmp_path) < STEPS
+    time.sleep(2)  # credentials have whole seconds: one of that in which the last was revoked is refused
+    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
     assert cluster.wait(job, 240) == "COMPLETED", told(cluster, tmp_path)
     assert result(tmp_path) == expected
 
