@@ -46,7 +46,7 @@ unit: install
 	$(PYTEST) -n 2 tests/unit
 
 contract: install
-	$(PYTEST) tests/contract
+	$(PYTEST) -n 2 --dist loadfile tests/contract
 
 # Manifests and compose files as data; `make test-compose` starts containers.
 deploy: install
