@@ -10,6 +10,24 @@ from typing import Any
 
 _MLA = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
 _MLA |= {"num_key_value_heads": 4}
+_SLIDING = {"layer_types": ["sliding_attention", "full_attention"]}
+_CAPPED = {**_SLIDING, "final_logit_softcapping": 5.0}
+_PER_LAYER = {
+    **_SLIDING,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": 102,
+    "num_kv_shared_layers": 0,
+}
+_MAMBA = {"mamba_d_state": 8, "mamba_d_conv": 4, "mamba_expand": 2}
+_MAMBA2 = {**_MAMBA, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1}
+_ZAMBA = {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid"] * 2, "mamba_d_state": 8}
+_ZAMBA |= {"use_mamba_kernels": False}
+_EVERY_SECOND = {"attn_layer_period": 2, "attn_layer_offset": 1}
+_LINEAR = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
+_LINEAR |= {"layer_types": ["linear_attention", "full_attention"]}
+_CONV = {"layer_types": ["conv", "full_attention"]}
+_ENCODER = "is an encoder, whose tokens see those after them"
+_BART = {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
 
 
 @dataclass(frozen=True)
@@ -69,39 +87,10 @@ FAMILIES: tuple[Family, ...] = (
     Family("phi"),
     Family("phi3"),
     Family("gemma"),
-    Family(
-        "gemma2",
-        config={
-            "layer_types": ["sliding_attention", "full_attention"],
-            "final_logit_softcapping": 5.0,
-            "attn_logit_softcapping": 5.0,
-            "query_pre_attn_scalar": 8,
-        },
-    ),
-    Family(
-        "gemma3_text", config={"layer_types": ["sliding_attention", "full_attention"], "final_logit_softcapping": 5.0}
-    ),
-    Family(
-        "gemma3n_text",
-        config={
-            "num_kv_shared_layers": 0,
-            "hidden_size_per_layer_input": 8,
-            "vocab_size_per_layer_input": 102,
-            "laurel_rank": 4,
-            "layer_types": ["sliding_attention", "full_attention"],
-            "activation_sparsity_pattern": [0.0, 0.0],
-        },
-    ),
-    Family(
-        "gemma4_text",
-        config={
-            "hidden_size_per_layer_input": 8,
-            "vocab_size_per_layer_input": 102,
-            "num_kv_shared_layers": 0,
-            "layer_types": ["sliding_attention", "full_attention"],
-            "global_head_dim": 8,
-        },
-    ),
+    Family("gemma2", config={**_CAPPED, "attn_logit_softcapping": 5.0, "query_pre_attn_scalar": 8}),
+    Family("gemma3_text", config=_CAPPED),
+    Family("gemma3n_text", config={**_PER_LAYER, "laurel_rank": 4, "activation_sparsity_pattern": [0.0, 0.0]}),
+    Family("gemma4_text", config={**_PER_LAYER, "global_head_dim": 8}),
     Family("vaultgemma"),
     Family(
         "granite",
@@ -114,10 +103,10 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("granite_swa", config={"logits_scaling": 4.0}),
     Family("cohere", config={"logit_scale": 0.5}),
-    Family("cohere2", config={"logit_scale": 0.5, "layer_types": ["sliding_attention", "full_attention"]}),
+    Family("cohere2", config={**_SLIDING, "logit_scale": 0.5}),
     Family("olmo"),
     Family("olmo2"),
-    Family("olmo3", config={"layer_types": ["sliding_attention", "full_attention"]}),
+    Family("olmo3", config=_SLIDING),
     Family("smollm3"),
     Family("seed_oss"),
     Family("glm"),
@@ -238,11 +227,8 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "jamba",
         config={
-            "mamba_d_state": 8,
-            "mamba_d_conv": 4,
-            "mamba_expand": 2,
-            "attn_layer_period": 2,
-            "attn_layer_offset": 1,
+            **_MAMBA,
+            **_EVERY_SECOND,
             "expert_layer_period": 2,
             "expert_layer_offset": 1,
             "use_mamba_kernels": False,
@@ -250,30 +236,14 @@ FAMILIES: tuple[Family, ...] = (
         },
         packs=False,
     ),
-    Family(
-        "bamba",
-        config={
-            "mamba_d_state": 8,
-            "mamba_d_conv": 4,
-            "mamba_expand": 2,
-            "mamba_n_heads": 8,
-            "mamba_d_head": 8,
-            "mamba_n_groups": 1,
-            "attn_layer_indices": [1],
-        },
-        packs=False,
-    ),
+    Family("bamba", config={**_MAMBA2, "attn_layer_indices": [1]}, packs=False),
     Family(
         "zamba",
         config={
-            "num_hidden_layers": 4,
-            "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
-            "attn_layer_period": 2,
-            "attn_layer_offset": 1,
-            "mamba_d_state": 8,
+            **_ZAMBA,
+            **_EVERY_SECOND,
             "mamba_dt_rank": 4,
             "n_mamba_heads": 2,
-            "use_mamba_kernels": False,
             "attention_hidden_size": 64,
             "attention_head_dim": 16,
         },
@@ -281,27 +251,13 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "zamba2",
-        config={
-            "num_hidden_layers": 4,
-            "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
-            "mamba_d_state": 8,
-            "mamba_ngroups": 1,
-            "n_mamba_heads": 8,
-            "chunk_size": 8,
-            "use_mamba_kernels": False,
-            "num_mem_blocks": 1,
-        },
+        config={**_ZAMBA, "mamba_ngroups": 1, "n_mamba_heads": 8, "chunk_size": 8, "num_mem_blocks": 1},
         packs=False,
     ),
     Family(
         "falcon_h1",
         config={
-            "mamba_d_state": 8,
-            "mamba_d_conv": 4,
-            "mamba_expand": 2,
-            "mamba_n_heads": 8,
-            "mamba_d_head": 8,
-            "mamba_n_groups": 1,
+            **_MAMBA2,
             "mamba_d_ssm": 64,
             "mamba_chunk_size": 8,
             "lm_head_multiplier": 0.5,
@@ -312,12 +268,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "granitemoehybrid",
         config={
-            "mamba_d_state": 8,
-            "mamba_d_conv": 4,
-            "mamba_expand": 2,
-            "mamba_n_heads": 8,
-            "mamba_d_head": 8,
-            "mamba_n_groups": 1,
+            **_MAMBA2,
             "layer_types": ["mamba", "attention"],
             "shared_intermediate_size": 32,
             "logits_scaling": 4.0,
@@ -338,41 +289,11 @@ FAMILIES: tuple[Family, ...] = (
         },
         packs=False,
     ),
-    Family("lfm2", config={"layer_types": ["conv", "full_attention"]}, packs=False),
-    Family("lfm2_moe", config={"layer_types": ["conv", "full_attention"], "num_dense_layers": 1}, packs=False),
-    Family(
-        "olmo_hybrid",
-        config={
-            "linear_num_value_heads": 4,
-            "linear_num_key_heads": 2,
-            "linear_key_head_dim": 8,
-            "linear_value_head_dim": 8,
-            "layer_types": ["linear_attention", "full_attention"],
-        },
-        packs=False,
-    ),
-    Family(
-        "qwen3_next",
-        config={
-            "linear_num_value_heads": 4,
-            "linear_num_key_heads": 2,
-            "linear_key_head_dim": 8,
-            "linear_value_head_dim": 8,
-            "layer_types": ["linear_attention", "full_attention"],
-        },
-        packs=False,
-    ),
-    Family(
-        "qwen3_5_text",
-        config={
-            "linear_num_value_heads": 4,
-            "linear_num_key_heads": 2,
-            "linear_key_head_dim": 8,
-            "linear_value_head_dim": 8,
-            "layer_types": ["linear_attention", "full_attention"],
-        },
-        packs=False,
-    ),
+    Family("lfm2", config=_CONV, packs=False),
+    Family("lfm2_moe", config={**_CONV, "num_dense_layers": 1}, packs=False),
+    Family("olmo_hybrid", config=_LINEAR, packs=False),
+    Family("qwen3_next", config=_LINEAR, packs=False),
+    Family("qwen3_5_text", config=_LINEAR, packs=False),
     Family("lara_mini", packs=False),
     # Refused, in one line and before any weight is read.
     Family("minimax", refused="cache of its own kind; set sampler.engine=vllm"),
@@ -384,10 +305,10 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("rwkv", refused="outside of any cache"),
     Family("modernbert-decoder", refused="a head of several layers"),
-    Family("bert", refused="is an encoder, whose tokens see those after them"),
-    Family("roberta", refused="is an encoder, whose tokens see those after them"),
-    Family("electra", refused="is an encoder, whose tokens see those after them"),
-    Family("xlnet", refused="is an encoder, whose tokens see those after them"),
-    Family("bart", {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32}, refused="is an encoder-decoder"),
-    Family("pegasus", {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32}, refused="is an encoder-decoder"),
+    Family("bert", refused=_ENCODER),
+    Family("roberta", refused=_ENCODER),
+    Family("electra", refused=_ENCODER),
+    Family("xlnet", refused=_ENCODER),
+    Family("bart", _BART, refused="is an encoder-decoder"),
+    Family("pegasus", _BART, refused="is an encoder-decoder"),
 )
