@@ -67,6 +67,8 @@ def _one(name: str, program: str, test: str, expected: frozenset[str] = FAILED, 
     return Case(name, {"kind": "code", "response": program, "tests": [test], **fields}, expected)
 
 
+_OF_CLASS = "def f(*a): return E\n"
+_TELLS = "from rgopd.verifier.sandbox import describe\ndescribe._is_method = lambda name, part: True\ndescribe.SPECIALS = frozenset()\n"
 _SHORT = {"limits": {"cpu_s": 2, "wall_s": 6}}
 _THIEF = "class T:\n    seen = []\n    def __eq__(s, o): T.seen.append(o); return True\n    def __index__(s): return T.seen[-1] if T.seen else 0\n    def __sub__(s, o): T.seen.append(o); return 0\ndef f(*a): return T()"
 _PEER = "def peer():\n    import gc\n    return [o for o in gc.get_objects() if type(o).__name__ == 'Peer'][0]\n"
@@ -85,6 +87,11 @@ LYING: list[Case] = [
     ),
     _all_fail("liar-that-learns", _THIEF, [f"for i in range(3):\n    assert f(i) == i + {n}" for n in (100, 200)]),
     _all_fail("liar-of-a-metaclass", "class M(type):\n    def __instancecheck__(c, i): return True\n    def __eq__(c, o): return True\n    __hash__ = type.__hash__\nclass E(metaclass=M): pass\ndef f(): return E", ["assert f() == int", "assert f() is int", "assert f() in [int, str]"]),
+    *(
+        _all_fail(f"liar-as-a-class-of-{meta}-{n}", f"from abc import ABCMeta\nfrom enum import EnumMeta, Enum\n{_LIAR.replace('class E:', f'class M({meta}):')}class E(metaclass=M): pass\n{_OF_CLASS}", _PLAIN[n : n + 10])
+        for meta in ("type", "ABCMeta") for n in (0, 10, 20, 30)
+    ),
+    _all_fail("liar-of-its-methods", _TELLS + _LIAR + _FUNCTION, _PLAIN[:10]),
     _one("liar-of-an-exception", "class X(Exception):\n    __class__ = ValueError\n    def __str__(s): return 'right'\ndef f(): raise X('wrong')", "try:\n    f()\n    assert False\nexcept ValueError as e:\n    assert str(e) == 'right'"),
     _one("endless-iterator", "class L:\n    def __iter__(s): return s\n    def __next__(s): return 1\ndef f(): return L()", "assert list(f()) == [1]", **_SHORT),
     _one("endless-attributes", "class L:\n    def __getattr__(s, n): return L()\ndef f(): return L()", "x = f()\nwhile x.next: x = x.next\n", **_SHORT),

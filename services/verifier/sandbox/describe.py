@@ -54,6 +54,7 @@ _OBJECTS |= {"__format__", "__dir__"}
 _NO_BASES = ("builtins", "typing", "unittest.mock")
 _DATA = (bool, int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset)
 _KINDS = frozenset(("function", "builtin_function_or_method", "method", "code"))
+_OF_RE = (("re", "Pattern"), ("re", "Match"))
 _KINDS |= {"generator", "coroutine", "async_generator"}
 
 
@@ -117,7 +118,11 @@ def describe(kind: type, reference: Callable[[type], Any]) -> dict[str, Any]:
         described["lib"] = ancestors
     if _defines(_proper(type(kind)), "__instancecheck__"):
         described["say"] = True
-    if kind.__module__ == "builtins" and kind.__name__ in _KINDS:
+    if _is_own(type(kind)):
+        described["t"] = reference(type(kind))
+    if issubclass(kind, type):
+        described["kind"] = "metaclass"
+    if (kind.__module__ == "builtins" and kind.__name__ in _KINDS) or (kind.__module__, kind.__name__) in _OF_RE:
         described["kind"] = kind.__name__
     dataclass_fields = kind.__dict__.get("__dataclass_fields__")
     if type(dataclass_fields) is dict:
@@ -132,7 +137,7 @@ def builtin_base(kind: type) -> str:
 
 def _beyond_builtins(kind: type) -> list[type]:
     """Its bases without those that its stand-in has too."""
-    same: set[type] = {object}
+    same: set[type] = {type, object} if issubclass(kind, type) else {object}
     for base in kind.__mro__:
         if base in _DATA or library.knows(base) or (issubclass(base, BaseException) and not _is_own(base)):
             same.update(base.__mro__)

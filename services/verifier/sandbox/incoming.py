@@ -66,7 +66,8 @@ class Incoming(Tables):
         if self.mirrors.count >= _MOST_CLASSES:
             raise plain.NotPlain("too many classes")
         bases = [self.decode(base) for base in description["b"]]
-        self.mirrors.learn(int(number), description, [base for base in bases if isinstance(base, type)])
+        meta = self.decode(description["t"]) if "t" in description else None
+        self.mirrors.learn(int(number), description, [base for base in bases if isinstance(base, type)], meta)
 
     def _create(self, number: int, form: Any) -> Any:
         """An empty object, so that others can refer to it."""

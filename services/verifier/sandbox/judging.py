@@ -126,7 +126,11 @@ class Judging:
 
     def _is_meant(self, value: Any) -> bool:
         """Do the tests name its class?"""
-        return not self.named.isdisjoint(type(value).__mro__) or isinstance(value, type)
+        return (
+            not self.named.isdisjoint(type(value).__mro__)
+            or isinstance(value, type)
+            and any(value is kind for kind in self.named)
+        )
 
     def _binary(self, name: str, value: Any, *others: Any) -> Any:
         """An operator. With a plain operand only where the tests mean the class, and then a plain number that comes of

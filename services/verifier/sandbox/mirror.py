@@ -22,6 +22,7 @@ from rgopd.verifier.sandbox.standins import (
     BoundMethod,
     Doc,
     Method,
+    MirrorMeta,
     Remote,
     bound,
     driven,
@@ -38,7 +39,7 @@ class Rules(Protocol):
         """The method of a stand-in for that name; None: the one that asks."""
 
 
-_SPOOFED = {
+_SPOOFED: dict[str, type] = {
     "function": types.FunctionType,
     "builtin_function_or_method": types.BuiltinFunctionType,
     "method": types.MethodType,
@@ -118,8 +119,8 @@ class Mirrors:
 
     # --- classes
 
-    def learn(self, number: int, description: dict[str, Any], bases: list[type]) -> None:
-        """Make the class for a description. Raises NotPlain for what cannot be a class."""
+    def learn(self, number: int, description: dict[str, Any], bases: list[type], meta: Any = None) -> None:
+        """Make the class for a description; `meta`: its metaclass. Raises NotPlain for what cannot be a class."""
         if number in self._classes:
             raise plain.NotPlain("a class described twice")
         if self._deriving is not None and description["n"] == self._deriving.__name__:
@@ -128,10 +129,12 @@ class Mirrors:
             return
         name = str(description["n"])[:200]
         body = self._body(description)
+        if isinstance(meta, type) and issubclass(meta, MirrorMeta):
+            body["_rgopd_meta"] = meta
         try:
             made = self._make(name, self._bases(description, bases), body)
         except (TypeError, ValueError):  # layouts that do not go together, a name that is none
-            made = self._make("object", self._bases(description, []), body)
+            made = self._make("object", self._bases(description, []), body | {"_rgopd_meta": {}})
         for module, of in description.get("lib", ()):
             known = library.loaded(str(module), str(of))
             if hasattr(known, "_abc_impl"):
@@ -142,17 +145,24 @@ class Mirrors:
     def _body(self, description: dict[str, Any]) -> dict[str, Any]:
         body: dict[str, Any] = {"_rgopd": self, "__module__": str(description.get("m", ""))[:200]}
         body["__doc__"] = Doc()
-        body["_rgopd_meta"] = [name for name in description["meta"] if name in SPECIALS]
-        for name in ("__init__", *map(str, description["f"])):
-            body[name] = Method(name)
+        body["_rgopd_meta"] = {n: self._special(n) for n in description["meta"] if n in SPECIALS}
+        is_meta = description.get("kind") == "metaclass"
+        body["__init__"] = Method("__init__")
+        for name in map(str, description["f"]):
+            if not name.startswith(("__", "_rgopd")) and not (is_meta and hasattr(MirrorMeta, name)):
+                body[name] = Method(name)
         for name in description["s"]:
             if name in SPECIALS:
                 body[name] = self._special(name)
         if description.get("unhashable"):
             body["__hash__"] = None
+        if is_meta:
+            del body["__init__"]  # classes of it are made by MirrorMeta
         spoofed = _SPOOFED.get(str(description.get("kind")))
         if spoofed is not None:
             body["__class__"] = property(lambda self: spoofed)
+        if description.get("kind") in ("Pattern", "Match"):  # re.sub(pattern, ...) wants to see one
+            body["__class__"] = property(lambda self: getattr(__import__("re"), str(description["kind"])))
         if spoofed is types.FunctionType:
             body["__get__"] = bound
         return self._with_library(body, description)
@@ -172,6 +182,8 @@ class Mirrors:
 
     def _bases(self, description: dict[str, Any], bases: list[type]) -> tuple[type, ...]:
         wanted: type | None = None
+        if description.get("kind") == "metaclass":
+            return tuple(bases) if any(issubclass(base, MirrorMeta) for base in bases) else (*bases, MirrorMeta)
         if "x" in description:
             wanted = self._exception_base(*description["x"])
         elif "fields" in description:
@@ -190,7 +202,9 @@ class Mirrors:
         return known if isinstance(known, type) and issubclass(known, BaseException) else Exception
 
     def _make(self, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> type:
-        if not any(issubclass(base, Remote) for base in bases):
+        if any(issubclass(base, MirrorMeta) for base in bases):
+            pass  # it asks by itself
+        elif not any(issubclass(base, Remote) for base in bases):
             taken = ["__getattr__", "__copy__", "__deepcopy__"]
             if not any(issubclass(base, BaseException) for base in bases):  # the interpreter sets theirs
                 taken += ["__setattr__", "__delattr__"]

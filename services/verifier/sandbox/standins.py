@@ -59,10 +59,10 @@ class MirrorMeta(type):
         return order
 
     def __instancecheck__(cls, value: Any) -> bool:
-        return type.__instancecheck__(cls, value) or cls._asks("isinstance", value)
+        return type.__instancecheck__(cls, value) or MirrorMeta._asks(cls, "isinstance", value)
 
     def __subclasscheck__(cls, kind: type) -> bool:
-        return type.__subclasscheck__(cls, kind) or cls._asks("issubclass", kind)
+        return type.__subclasscheck__(cls, kind) or MirrorMeta._asks(cls, "issubclass", kind)
 
     def _asks(cls, question: str, value: Any) -> bool:
         """Classes with a say in it, such as protocols and metaclasses, are asked."""
@@ -201,19 +201,16 @@ class Method:
         self.owner = owner
 
 
-def metaclass(bases: tuple[type, ...], specials: list[str]) -> type:
-    """One with the special methods that the class itself has, as an Enum has iteration."""
+def metaclass(bases: tuple[type, ...], of: dict[str, Any] | type) -> type:
+    """The program's own metaclass, or one with the special methods that a class itself has, as an Enum's iteration."""
     metas: list[type] = []
-    for candidate in (*map(type, bases), MirrorMeta):
-        if not any(issubclass(meta, candidate) for meta in metas):
-            metas = [meta for meta in metas if not issubclass(candidate, meta)] + [candidate]
-    if len(metas) == 1 and not specials:
+    own = (of,) if isinstance(of, type) else ()
+    for candidate in (*map(type, bases), *own, MirrorMeta):
+        if not any(candidate in meta.__mro__ for meta in metas):  # issubclass() would ask
+            metas = [meta for meta in metas if meta not in candidate.__mro__] + [candidate]
+    if len(metas) == 1 and (own or not of):
         return metas[0]
-    return type("MirrorMeta", tuple(metas), {name: _of_class(name) for name in specials})
-
-
-def _of_class(name: str) -> Callable[..., Any]:
-    return lambda kind, *args: kind._rgopd.ask("special", kind, name=name, args=args)
+    return type("MirrorMeta", tuple(metas), {} if isinstance(of, type) else of)
 
 
 def generator(ask: Ask, there: Any) -> Generator[Any, Any, Any]:
