@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 TORCH_ARGS ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: test-vllm-families settings test-page test-eval test-packages test-slurm test-stores test-vllm install demo test chaos soak check lint types protos protos-check unit contract e2e attacks smoke-real clean
+.PHONY: test-gpu test-vllm-families settings test-page test-eval test-packages test-slurm test-stores test-vllm install demo test chaos soak check lint types protos protos-check unit contract e2e attacks smoke-real clean
 
 install: $(STAMP)
 
@@ -101,6 +101,11 @@ PACKAGES := .venv-packages/bin/python
 	touch $@
 test-packages: install .venv-packages/.installed
 	RGOPD_TEST_PYTHON=$(CURDIR)/$(PACKAGES) $(BIN)/python -m pytest -q tests/packages
+
+# The parts and the whole loop on one GPU, in four minutes; RGOPD_TEST_DEVICE=cpu tries the tests themselves on a CPU.
+test-gpu: install
+	@$(BIN)/python -c 'import os, sys, torch; sys.exit(os.environ.get("RGOPD_TEST_DEVICE", "cuda") == "cuda" and not torch.cuda.is_available() and "no GPU: torch.cuda is not available")'
+	OMP_NUM_THREADS=4 $(BIN)/python -m pytest -q tests/gpu --durations=15
 
 # Longer than `make test` may take: a real pretrained model (SmolLM2-135M out of a PyPI wheel), 3 steps.
 smoke-real: install

@@ -7,14 +7,16 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is first imported, by whichever test
-
 import pytest
+import torch
 from redis import Redis
 
 from rgopd.common.embedded import EmbeddedValkey
 from rgopd.common.streams import Streams
 from tests.object_server import CREDENTIALS, ObjectServer
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is first decorated, by whichever test
 
 
 @pytest.fixture(scope="session")
