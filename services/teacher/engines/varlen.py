@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import inspect
 from importlib import import_module
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from rgopd.common.attention import varlen_call
 
 
 def attend(
@@ -86,20 +87,8 @@ def _flash(
 ) -> tuple[Tensor, Tensor]:
     varlen = import_module("torch.nn.attention.varlen")
     known = inspect.signature(varlen.varlen_attn).parameters  # grew between versions
-    options: dict[str, Any] = {"return_aux": varlen.AuxRequest(lse=True)}
-    if "window_size" in known:
-        options["window_size"] = (-1, 0) if causal else (-1, -1)
-    else:
-        options["is_causal"] = causal
-    if "scale" in known:
-        options["scale"] = scale
-    else:
-        query = query * (scale * query.shape[-1] ** 0.5)
-    if key.shape[1] != query.shape[1]:
-        if "enable_gqa" in known:
-            options["enable_gqa"] = True
-        else:
-            key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    query, key, value, options = varlen_call(known, query, key, value, scale=scale, causal=causal)
+    options["return_aux"] = varlen.AuxRequest(lse=True)
     bounds = query_bounds, key_bounds, longest_query, longest_key
     output, log_normaliser = varlen.varlen_attn(query, key, value, *bounds, **options)
     return output, log_normaliser

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from rgopd.common.attention import varlen_call
+
 log = logging.getLogger(__name__)
 
 MAX_HEAD_DIM = 256
@@ -142,19 +144,6 @@ def _run_torch(
     cap: float,
 ) -> Tensor:
     assert not cap
-    options: dict[str, Any] = {}
-    if "window_size" in known:
-        options["window_size"] = (window - 1 if window else -1, 0)
-    else:
-        options["is_causal"] = True
-    if "scale" in known:
-        options["scale"] = scale
-    else:
-        query = query * (scale * query.shape[-1] ** 0.5)
-    if key.shape[1] != query.shape[1]:
-        if "enable_gqa" in known:
-            options["enable_gqa"] = True
-        else:
-            key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    query, key, value, options = varlen_call(known, query, key, value, scale=scale, causal=True, window=window)
     out: Tensor = function(query, key, value, cumulative, cumulative, longest, longest, **options)
     return out
