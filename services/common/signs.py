@@ -64,10 +64,14 @@ def descendants(pid: int) -> list[int]:
 def _children(pid: int) -> list[int]:
     """Of all its threads: the kernel keeps who started whom by thread."""
     found: list[int] = []
-    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:  # ended a moment ago
+        return []
+    for thread in threads:
         try:
-            found += map(int, thread.read_text().split())
-        except OSError:  # ended a moment ago
+            found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
+        except OSError:
             continue
     return found
 

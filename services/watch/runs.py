@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from rgopd.common.errors import InvalidInput
@@ -62,5 +63,8 @@ class Runs:
 
 
 def _changed(folder: Path) -> float:
-    times = [path.stat().st_mtime for name in MARKS_OF_LIFE if (path := folder / name).is_file()]
-    return max(times, default=0.0)
+    times = [0.0]
+    for name in MARKS_OF_LIFE:
+        with suppress(OSError):  # not there yet, or deleted a moment ago
+            times.append((folder / name).stat().st_mtime)
+    return max(times)
