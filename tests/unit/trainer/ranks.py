@@ -1,4 +1,8 @@
-"""Run one training step of given rollouts under any number of ranks and any cut; used as a torchrun-like program."""
+"""Training steps of given rollouts under any number of ranks and any cut; used as a torchrun-like program.
+
+Arguments: the student's folder, then a file to write and its case (JSON), as often as wanted: most of the time goes
+into starting the ranks.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,9 +46,17 @@ def make_part(index: int, vocab: int, k: int) -> Part:
 
 
 def main() -> None:
-    folder, out, case = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    folder, *cases = sys.argv[1:]
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
+    for out, case in zip(cases[::2], cases[1::2], strict=True):
+        run(Path(folder), Path(out), json.loads(case))
+    dist.destroy_process_group()
+    leave(0)
+
+
+def run(folder: Path, out: Path, case: dict[str, Any]) -> None:
+    """One case: what its steps took from the weights goes to `out`, the last step's metrics beside it."""
     packing, lora = case.get("packing", False), LoraOptions(**case["lora"]) if "lora" in case else None
 
     def load() -> Student:
@@ -87,8 +100,6 @@ def main() -> None:
     if dist.get_rank() == 0:
         save_file({k: (before[k] - after[k]).contiguous() for k in after}, out)
         out.with_suffix(".json").write_text(json.dumps(metrics))
-    dist.destroy_process_group()
-    leave(0)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,15 @@ from rgopd.common.embedded import free_port
 PROGRAM = Path(__file__).parents[1] / "ranks.py"
 
 
-def run(folder: Path, out: Path, ranks: int, **case: Any) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """One step under `ranks` real gloo processes; returns gradient and metrics."""
+Outcome = tuple[dict[str, Tensor], dict[str, float]]
+"""Gradient and metrics of a case."""
+
+
+def run(folder: Path, out: Path, ranks: int, *cases: dict[str, Any]) -> list[Outcome]:
+    """One step of each case under `ranks` real gloo processes, which are started once; `out`: a new folder."""
+    out.mkdir()
+    files = [out / f"{i}.safetensors" for i in range(len(cases))]
+    arguments = [text for file, case in zip(files, cases, strict=True) for text in (str(file), json.dumps(case))]
     environment = {
         **os.environ,
         "WORLD_SIZE": str(ranks),
@@ -30,7 +37,7 @@ def run(folder: Path, out: Path, ranks: int, **case: Any) -> tuple[dict[str, Ten
     }
     processes = [
         subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(folder), str(out), json.dumps(case)],
+            [sys.executable, str(PROGRAM), str(folder), *arguments],
             env={**environment, "RANK": str(rank)},
             stderr=subprocess.PIPE,
         )
@@ -39,7 +46,7 @@ def run(folder: Path, out: Path, ranks: int, **case: Any) -> tuple[dict[str, Ten
     for process in processes:
         _, stderr = process.communicate(timeout=120)
         assert process.returncode == 0, stderr.decode()[-3000:]
-    return load_file(out), json.loads(out.with_suffix(".json").read_text())
+    return [(load_file(file), json.loads(file.with_suffix(".json").read_text())) for file in files]
 
 
 def worst(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
@@ -48,34 +55,31 @@ def worst(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     return max(float((a[k] - b[k]).abs().max()) for k in a) / scale
 
 
-@pytest.fixture(scope="module")
-def reference(student_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    out = tmp_path_factory.mktemp("ranks") / "one.safetensors"
-    return run(student_folder, out, 1, rollouts=13, micro=64, gate={})
+def test_any_cut_gives_the_same_loss_and_gradient(student_folder: Path, tmp_path: Path) -> None:
+    outcomes = {}
+    for ranks, micros in {1: (64, 1, 8), 2: (1, 8), 3: (4,)}.items():
+        cases = [{"rollouts": 13, "micro": micro, "gate": {}} for micro in micros]
+        done = run(student_folder, tmp_path / str(ranks), ranks, *cases)
+        outcomes.update({(ranks, micro): outcome for micro, outcome in zip(micros, done, strict=True)})
+    expected, reference = outcomes.pop((1, 64))
+    assert 0 < reference["kept_fraction"] < 1
+    for cut, (gradient, metrics) in outcomes.items():
+        assert worst(expected, gradient) < 1e-5, cut
+        assert metrics["loss"] == pytest.approx(reference["loss"], rel=1e-5), cut
+        assert metrics["grad_norm"] == pytest.approx(reference["grad_norm"], rel=1e-5), cut
+        assert metrics["kept_fraction"] == reference["kept_fraction"], cut
 
 
-@pytest.mark.parametrize(("ranks", "micro"), [(1, 1), (1, 8), (2, 1), (2, 8), (3, 4)])
-def test_any_cut_gives_the_same_loss_and_gradient(
-    student_folder: Path, tmp_path: Path, reference: tuple[Any, Any], ranks: int, micro: int
-) -> None:
-    gradient, metrics = run(student_folder, tmp_path / "g.safetensors", ranks, rollouts=13, micro=micro, gate={})
-    assert worst(reference[0], gradient) < 1e-5
-    assert metrics["loss"] == pytest.approx(reference[1]["loss"], rel=1e-5)
-    assert metrics["grad_norm"] == pytest.approx(reference[1]["grad_norm"], rel=1e-5)
-    assert metrics["kept_fraction"] == reference[1]["kept_fraction"]
-    assert 0 < metrics["kept_fraction"] < 1
-
-
-@pytest.mark.parametrize("single_pass", [False, True])
-def test_more_ranks_than_rollouts_is_the_same_too(student_folder: Path, tmp_path: Path, single_pass: bool) -> None:
-    alone, _ = run(student_folder, tmp_path / "a.safetensors", 1, rollouts=1, micro=8, gate={"enabled": False})
-    case = {"rollouts": 1, "micro": 8, "gate": {"enabled": False}, "single_pass": single_pass}
-    spread, _ = run(student_folder, tmp_path / "b.safetensors", 2, **case)
-    assert worst(alone, spread) < 1e-5
-
-
-def test_an_empty_kept_set_changes_nothing_and_is_counted(student_folder: Path, tmp_path: Path) -> None:
-    gradient, metrics = run(student_folder, tmp_path / "g.safetensors", 1, rollouts=4, micro=8, gate={"delta": 1e6})
-    assert all(bool((t == 0).all()) for t in gradient.values())
-    assert (metrics["loss"], metrics["skipped"], metrics["kept_fraction"], metrics["grad_norm"]) == (0, 1, 0, 0)
-    assert torch.isfinite(torch.tensor(list(metrics.values()))).all()
+def test_more_ranks_than_rollouts_and_none_that_is_kept(student_folder: Path, tmp_path: Path) -> None:
+    """Some rank has nothing to do, in one pass and in two; then nobody has, which changes nothing and is counted."""
+    case = {"rollouts": 1, "micro": 8, "gate": {"enabled": False}}
+    empty = {"rollouts": 4, "micro": 8, "gate": {"delta": 1e6}}
+    [(alone, _), *nothing] = run(student_folder, tmp_path / "1", 1, case, empty)
+    cases = [{**case, "single_pass": single_pass} for single_pass in (False, True)]
+    *spread, nothing_of_two = run(student_folder, tmp_path / "2", 2, *cases, empty)
+    for gradient, _ in spread:
+        assert worst(alone, gradient) < 1e-5
+    for gradient, metrics in [*nothing, nothing_of_two]:
+        assert all(bool((t == 0).all()) for t in gradient.values())
+        assert (metrics["loss"], metrics["skipped"], metrics["kept_fraction"], metrics["grad_norm"]) == (0, 1, 0, 0)
+        assert torch.isfinite(torch.tensor(list(metrics.values()))).all()

@@ -54,9 +54,8 @@ def test_bfloat16_computes_in_bfloat16_and_steps_in_float32(student_folder: Path
 
 def test_hybrid_sharding_gives_the_same_step(student_folder: Path, tmp_path: Path) -> None:
     alone, _, _ = step(student_folder, rollouts=7, gate=GateConfig())
-    replicated, _ = run(
-        student_folder, tmp_path / "g.safetensors", 2, rollouts=7, micro=2, gate={}, packing=True, fsdp={"replicas": 2}
-    )
+    case = {"rollouts": 7, "micro": 2, "gate": {}, "packing": True, "fsdp": {"replicas": 2}}
+    [(replicated, _)] = run(student_folder, tmp_path / "ranks", 2, case)
     assert worst(alone, replicated) < 1e-5
 
 
