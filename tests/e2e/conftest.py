@@ -32,6 +32,9 @@ def rgopd(tmp_path: Path) -> Iterator[Rgopd]:
 
     yield start
     for process in started:
+        if process.poll() and process.stderr is not None and not process.stderr.closed:
+            # Shown when a test fails.
+            print(f"{process.args} exited with {process.returncode}:\n{process.stderr.read()}")
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
             try:
