@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rgopd.cli.readiness import repos_of
+from rgopd.common import fleeting
 from rgopd.common.errors import ConfigError
 from rgopd.common.hub import bytes_here, offline, size_of
 from rgopd.common.signs import gb
@@ -51,7 +50,7 @@ def run_needs(train: TrainConfig, shape: ModelShape) -> list[DiskNeed]:
         (run / "student", f"{students} exported students", students * weights),
         (run, "logs and Redis", MARGIN),
     ]
-    here = {folder: 0 if folder == run else _size(folder) for folder, _, _ in found}
+    here = {folder: 0 if folder == run else fleeting.tree_size(folder) for folder, _, _ in found}
     return [DiskNeed(folder, what, max(0, size - here[folder])) for folder, what, size in found]
 
 
@@ -75,21 +74,14 @@ def download_needs(sections: dict[str, Any]) -> list[DiskNeed]:
 def shortages(needs: list[DiskNeed]) -> list[str]:
     """For each disk that is too small: what was to go there, and what it has."""
     by_disk: dict[int, list[DiskNeed]] = defaultdict(list)
+    free: dict[Path, int] = {}
     for need in needs:
-        by_disk[os.stat(existing(need.folder)).st_dev].append(need)
+        device, free[need.folder] = fleeting.disk(need.folder)
+        by_disk[device].append(need)
     texts = []
     for group in by_disk.values():
-        wanted, free = sum(need.size for need in group), shutil.disk_usage(existing(group[0].folder)).free
-        if wanted > free:
+        wanted, left = sum(need.size for need in group), free[group[-1].folder]
+        if wanted > left:
             what = ", ".join(need.what for need in group if need.size)
-            texts.append(f"{group[0].folder} needs {gb(wanted)} GB ({what}), and its disk has {gb(free)} GB free")
+            texts.append(f"{group[0].folder} needs {gb(wanted)} GB ({what}), and its disk has {gb(left)} GB free")
     return texts
-
-
-def existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that there is."""
-    return next(path for path in [folder.resolve(), *folder.resolve().parents] if path.exists())
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +16,7 @@ from rgopd.cli.sections import read_sections
 from rgopd.cli.self_teachers import check_self_teacher
 from rgopd.cli.teacher_server import ELSEWHERE, check_teacher_server
 from rgopd.cli.turns import check_turns, has_turns, try_environments
+from rgopd.common import fleeting
 from rgopd.common.connection import connect, redact
 from rgopd.common.embedded import EmbeddedValkey
 from rgopd.common.errors import RgopdError
@@ -174,23 +175,24 @@ def check_sandbox(section: dict[str, Any]) -> str:
 
 def check_disk(sections: dict[str, Any]) -> str:
     """Room for the checkpoints at their peak, policy versions, exported students and what the hub has to send."""
-    from rgopd.cli.disk import download_needs, existing, run_needs, shortages
+    from rgopd.cli.disk import download_needs, run_needs, shortages
     from rgopd.cli.up import check_sections
     from rgopd.trainer.run.estimate import ModelShape
 
     train = check_sections(sections)["train"]
-    probe = existing(train.output_dir) / ".rgopd-doctor"
+    place = fleeting.standing(train.output_dir)
+    probe = place / f".rgopd-doctor-{os.getpid()}"  # others may look at the same time
     probe.write_bytes(b"x")
-    probe.unlink()
+    probe.unlink(missing_ok=True)
     needs = [*run_needs(train, ModelShape.of(train.student)), *download_needs(sections)]
     if short := shortages(needs):
         raise Failed(
             "; ".join(short) + ". Free some, move train.output_dir, train.policies_dir or HF_HOME, lower "
             "train.checkpoint.keep, or train adapters (train.lora)"
         )
-    free = shutil.disk_usage(existing(train.output_dir)).free
+    _, free = fleeting.disk(train.output_dir)
     wanted = "; ".join(need.what for need in needs if need.size)
-    return f"{free >> 30} GiB free at {existing(train.output_dir)}, for {wanted}"
+    return f"{free >> 30} GiB free at {place}, for {wanted}"
 
 
 def _tokenizer(path: str) -> Any:

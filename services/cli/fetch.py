@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rgopd.cli.fetch_files import HTTP_MOST, RESUMED, RemoteFile, part_of, resume
+from rgopd.common import fleeting
 from rgopd.common.errors import ConfigError
 from rgopd.common.hub import Repo, bytes_here, hub_errors, hub_repo, offline, wanted_files
 from rgopd.trainer.prompts.config import DatasetConfig
@@ -49,16 +50,14 @@ class Wanted:
     def to_fetch(self) -> int:
         """Bytes still to come, less those of files that were begun."""
         blobs = self.repo.folder / "blobs"
-        begun = {file.etag: part.stat().st_size for file in self.files if (part := part_of(blobs, file)).exists()}
-        return sum(max(0, file.size - begun.get(file.etag, 0)) for file in self.missing())
+        return sum(max(0, file.size - (fleeting.size(part_of(blobs, file)) or 0)) for file in self.missing())
 
     def path(self, file: RemoteFile) -> Path:
         """Where the cache shows a file."""
         return self.repo.folder / "snapshots" / self.commit / file.name
 
     def _is_here(self, file: RemoteFile) -> bool:
-        path = self.path(file)
-        return path.exists() and path.stat().st_size == file.size
+        return fleeting.size(self.path(file)) == file.size
 
 
 def repos_of_sections(sections: dict[str, Any]) -> Iterator[tuple[Repo, Callable[[list[str]], list[str]]]]:
@@ -130,8 +129,7 @@ def _why(repo: Repo, error: Exception) -> str:
 
 def check_room(wanted: list[Wanted], cache: Path) -> int:
     """Free bytes of the cache's disk; ConfigError where they are not enough for what is to come."""
-    existing = next(path for path in [cache, *cache.parents] if path.exists())
-    free, needed = shutil.disk_usage(existing).free, sum(each.to_fetch() for each in wanted)
+    free, needed = shutil.disk_usage(fleeting.standing(cache)).free, sum(each.to_fetch() for each in wanted)
     if needed > free:
         raise ConfigError(
             f"{human(needed)} are to be fetched into {cache}, whose disk has {human(free)} free: free some, or set "

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 
+from rgopd.common import fleeting
 from rgopd.common.hub import Repo
 
 RESUMED = 10_000_000
@@ -54,18 +55,20 @@ def resume(repo: Repo, commit: str, files: Sequence[RemoteFile], attempts: int) 
 
 def _one(repo: Repo, commit: str, blobs: Path, file: RemoteFile, attempts: int) -> None:
     part, failures = part_of(blobs, file), 0
-    while (here := part.stat().st_size if part.exists() else 0) < file.size:
+    while (here := fleeting.size(part) or 0) < file.size:
+        if (blobs / file.etag).exists():  # another fetch was faster
+            return
         try:
             _stream(repo, commit, file, part, here)
         except httpx.TransportError as error:
-            failures = 0 if part.exists() and part.stat().st_size > here else failures + 1
+            failures = 0 if (fleeting.size(part) or 0) > here else failures + 1
             if failures == attempts:
                 raise OSError(f"{file.name}: {type(error).__name__} {error}") from error
             time.sleep(min(30.0, 0.5 * 2**failures))
-    if part.stat().st_size > file.size:  # of something else: verified later, it would be damaged
-        part.unlink()
+    if here > file.size:  # of something else: verified later, it would be damaged
+        part.unlink(missing_ok=True)
         return _one(repo, commit, blobs, file, attempts)
-    part.rename(blobs / file.etag)
+    fleeting.seen(lambda: part.rename(blobs / file.etag), None)  # gone: another fetch did that
 
 
 def _stream(repo: Repo, commit: str, file: RemoteFile, part: Path, here: int) -> None:

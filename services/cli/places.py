@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
+from rgopd.common import fleeting
 from rgopd.common.connection import connect
 from rgopd.common.errors import ConfigError, Unavailable
 from rgopd.trainer.config import TrainConfig
@@ -21,13 +21,13 @@ def check_folder(train: TrainConfig) -> None:
     `rgopd doctor` counts what all checkpoints need.
     """
     folder = train.output_dir.resolve()
-    existing = next(p for p in [folder, *folder.parents] if p.exists())
+    existing = fleeting.standing(folder)
     if not existing.is_dir():
         raise ConfigError(f"train.output_dir={folder}: {existing} is a file, not a folder: name another place")
     if not os.access(existing, os.W_OK | os.X_OK) or str(existing).startswith(("/proc", "/sys")):
         raise ConfigError(f"train.output_dir={folder}: {existing} cannot be written to: name another place")
-    weights = sum(file.stat().st_size for file in Path(train.student).glob("*.safetensors"))
-    if (free := shutil.disk_usage(existing).free) < weights + _ROOM:
+    weights = sum(fleeting.size(file) or 0 for file in fleeting.listed(Path(train.student), "*.safetensors"))
+    if (free := fleeting.disk(folder)[1]) < weights + _ROOM:
         raise ConfigError(
             f"train.output_dir={folder}: {free >> 20} MiB are free there, and the student alone needs "
             f"{(weights + _ROOM) >> 20}: free some, or name another place"

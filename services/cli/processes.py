@@ -10,10 +10,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rgopd.common import fleeting
 from rgopd.common.children import die_with_parent
 from rgopd.common.errors import RgopdError
 
@@ -66,22 +66,14 @@ class Leaving:
 
 def leaving_of(folder: Path) -> Leaving:
     """As a run's folder shows it; metrics and logs, which others write too, left out."""
-    written = 0
-    for place in ("checkpoints", "policies", "student", "best"):
-        for parent, _, names in os.walk(folder / place):
-            for name in names:
-                with suppress(OSError):  # renamed or deleted a moment ago
-                    written += os.stat(os.path.join(parent, name)).st_size
+    written = sum(fleeting.tree_size(folder / place) for place in ("checkpoints", "policies", "student", "best"))
     rows = (json.loads(line) for line in _last_lines(folder / "timings.jsonl") if line.endswith("}"))
     return Leaving(written, max((float(row.get("seconds", 0.0)) for row in rows), default=0.0))
 
 
 def _last_lines(path: Path, most: int = 1 << 16) -> list[str]:
-    if not path.exists():
-        return []
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - most))
-        return file.read().decode(errors="replace").splitlines()[1 if path.stat().st_size > most else 0 :]
+    found = fleeting.text_from(path, -most)
+    return found.splitlines()[1 if len(found.encode()) >= most else 0 :]  # the first may be half a line
 
 
 @dataclass
@@ -114,7 +106,7 @@ class Child:
         """Start it in a session of its own: Ctrl-C reaches the parent, which stops the children in order."""
         self.log_dir.mkdir(parents=True, exist_ok=True)
         self.started = time.monotonic()
-        self.earlier_bytes = self.err.stat().st_size if self.err.exists() else 0
+        self.earlier_bytes = fleeting.size(self.err) or 0
         with self.out.open("wb") as out, self.err.open("ab") as err:
             self.process = subprocess.Popen(
                 list(self.argv),
@@ -132,8 +124,7 @@ class Child:
 
     def url(self) -> str | None:
         """The URL of its ready line, once it is there."""
-        text = self.out.read_text(errors="replace") if self.out.exists() else ""
-        line = next((line for line in text.splitlines() if " ready at " in line), None)
+        line = next((line for line in fleeting.text(self.out).splitlines() if " ready at " in line), None)
         return line.rpartition(" ready at ")[2] if line else None
 
     def wait_ready(self, timeout_s: float) -> str:
@@ -189,11 +180,9 @@ class Child:
     def tail(self) -> str:
         """Why it ended, as far as the log of this life tells: its last critical message; else the exception that it
         ended by, or the log's end, and where the whole log is."""
-        if not self.err.exists():
+        text = fleeting.text_from(self.err, self.earlier_bytes).splitlines()
+        if not text:
             return ""
-        with self.err.open("rb") as log_file:
-            log_file.seek(self.earlier_bytes)
-            text = log_file.read().decode(errors="replace").splitlines()
         critical = [json.loads(line)["msg"] for line in text if line.startswith("{") and '"level": "critical"' in line]
         if critical:
             return str(critical[-1])

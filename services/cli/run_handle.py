@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rgopd.cli.processes import Child
+from rgopd.common import fleeting
 from rgopd.common.children import PAUSED
 from rgopd.common.errors import RgopdError
 from rgopd.trainer.records.metrics import read_json_lines
@@ -58,7 +59,7 @@ class Run:
     @property
     def url(self) -> str | None:
         """The live page (`rgopd watch`), once it is served."""
-        text = self._child.out.read_text(errors="replace") if self._child.out.exists() else ""
+        text = fleeting.text(self._child.out)
         words = [word.strip(".,)") for line in text.splitlines() if "page" in line.lower() for word in line.split()]
         return next((word for word in words if word.startswith("http")), None)
 
@@ -145,11 +146,11 @@ class Run:
 
     def _rows(self, event: str = "") -> list[dict[str, Any]]:
         path = self.folder / "metrics.jsonl"
-        rows = read_json_lines(path) if path.exists() else []
+        rows: list[dict[str, Any]] = fleeting.seen(lambda: read_json_lines(path), [])
         return [row for row in rows if not event or row["event"] == event]
 
     def _raise_if_failed(self) -> None:
         if self.status == "failed":
-            said = self._child.err.read_text(errors="replace").strip() if self._child.err.exists() else ""
+            said = fleeting.text(self._child.err).strip()
             why = said.rpartition("rgopd: ")[2] or "its logs do not say why"
             raise RunFailed(f"{why}\n(logs: {self.folder / 'logs'})")

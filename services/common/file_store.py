@@ -115,7 +115,10 @@ class FileStore:
             finally:
                 probe.unlink(missing_ok=True)
 
-        return _said(touch)
+        try:
+            return _said(touch)
+        except FileNotFoundError as error:
+            raise StoreTrouble(f"{self.root} is gone; is the file system mounted?") from error
 
     def delete(self, names: Sequence[str]) -> None:
         """See `Store`."""

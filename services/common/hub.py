@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from rgopd.common import fleeting
 from rgopd.common.errors import ConfigError
 
 Kind = Literal["model", "dataset"]
@@ -36,8 +37,8 @@ class Repo:
     def snapshot(self) -> Path | None:
         """Its files in the cache, as its branch, tag or commit was when they came; None where there are none."""
         wanted = self.revision or "main"
-        ref = self.folder / "refs" / wanted
-        found = self.folder / "snapshots" / (ref.read_text().strip() if ref.is_file() else wanted)
+        commit = fleeting.text(self.folder / "refs" / wanted).strip()
+        found = self.folder / "snapshots" / (commit or wanted)
         return found if found.is_dir() else None
 
 

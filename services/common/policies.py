@@ -11,7 +11,7 @@ import hashlib
 import time
 from pathlib import Path
 
-from rgopd.common import wire
+from rgopd.common import fleeting, wire
 from rgopd.common.errors import InvalidInput, Unavailable
 from rgopd.common.streams import Streams
 from rgopd.protos import rollout_pb2
@@ -95,7 +95,7 @@ def verified(policy: rollout_pb2.PolicyVersion, timeout_s: float) -> Path:
     """
     folder = Path(policy.path)
     deadline = time.monotonic() + timeout_s
-    while digest(folder) != policy.sha256:
+    while fleeting.seen(lambda: digest(folder), "") != policy.sha256:
         if time.monotonic() >= deadline:
             raise Unavailable(
                 f"policy version {policy.version} at {folder} does not have the announced sha256; trainer and "

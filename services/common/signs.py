@@ -161,11 +161,12 @@ class LogNews:
     def __call__(self) -> int:
         """How many there have been so far."""
         for path, start in self._read.items():
-            if not path.exists():
+            try:
+                with path.open("rb") as file:
+                    file.seek(start if start <= os.fstat(file.fileno()).st_size else 0)
+                    lines = file.read().decode(errors="replace").splitlines()
+                    self._read[path] = file.tell()
+            except OSError:  # not there yet, or not any more
                 continue
-            with path.open("rb") as file:
-                file.seek(start if start <= path.stat().st_size else 0)
-                lines = file.read().decode(errors="replace").splitlines()
-                self._read[path] = file.tell()
             self._kinds.update(_DIGITS.sub("", line)[:200] for line in lines)
         return len(self._kinds)

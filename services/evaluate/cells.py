@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rgopd.common import fleeting
 from rgopd.common.errors import ConfigError
 from rgopd.evaluate.scores import Column, Documents, Score
 from rgopd.evaluate.suites import Pin
@@ -97,13 +98,20 @@ def claim(folder: Path, spec: Mapping[str, Any]) -> None:
     partial.rename(path)
 
 
+def _written(folder: Path) -> list[Path]:
+    """Cells that are done; others may be written beside them now."""
+    parts = [task for place in fleeting.listed(folder / "cells") for task in fleeting.listed(place)]
+    seeds = [seed for part in parts for seed in fleeting.listed(part, "seed-*") if seed.suffix != ".partial"]
+    return [seed / CELL for seed in seeds]
+
+
 def read_scores(folder: Path) -> dict[int | None, dict[Column, Score]]:
     """Length -> column -> score over the seeds that are done, from the files alone; likelihood columns under None."""
     groups: dict[tuple[int | None, Column], dict[int, Path]] = {}
-    for path in sorted(folder.glob(f"cells/*/*/seed-*/{CELL}")):
-        if path.parent.name.endswith(".partial"):
+    for path in _written(folder):
+        if not (told := fleeting.text(path)):  # an evaluation at work replaces it at this moment
             continue
-        cell = json.loads(path.read_text(encoding="utf-8"))
+        cell = json.loads(told)
         groups.setdefault((cell["length"], Column(cell["label"], cell["mode"])), {})[int(cell["seed"])] = path.parent
     found: dict[int | None, dict[Column, Score]] = {}
     for (length, column), seeds in groups.items():

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from rgopd.common import wire
 from rgopd.common.conversation import check_of
 from rgopd.common.deadlines import for_response
-from rgopd.common.errors import InvalidInput, Malformed
+from rgopd.common.errors import ConfigError, InvalidInput, Malformed, Unavailable
 from rgopd.common.identity import derive_seed, rollout_id
 from rgopd.common.policies import PolicyStore, verified
 from rgopd.common.stage import stage_done, stage_failed
@@ -168,13 +168,19 @@ class Policy:
         """Give the engine a version's weights, unless it has them.
 
         Raises:
-            Unavailable: the files are not what was announced within `timeout_s`.
+            Unavailable: the files are not what was announced within `timeout_s`, or were removed meanwhile.
             ConfigError: they do not fit the student.
         """
         if self.holds(policy):
             return
         self.loaded_sha = ""  # unknown until the load is whole
-        self.engine.load_weights(verified(policy, min(30.0, timeout_s)))
+        folder = verified(policy, min(30.0, timeout_s))
+        try:
+            self.engine.load_weights(folder)
+        except (OSError, ConfigError) as error:
+            if folder.is_dir():
+                raise
+            raise Unavailable(f"policy version {policy.version} was removed while it was loaded: {error}") from error
         self.loaded_sha = policy.sha256
         self.version.set(policy.version)
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from rgopd.common import fleeting
 from rgopd.watch.run import Run
 
 _END = 32 << 10
@@ -17,7 +18,7 @@ def processes_of(folder: Path) -> list[dict[str, Any]]:
     """[{name, url, problems}] of the processes that `rgopd up` started; problems: the last complaints in their logs."""
     return [
         {"name": log.stem, "url": url_of(log.with_suffix(".out")), "problems": _problems(log)}
-        for log in sorted((folder / "logs").glob("*.log"))
+        for log in fleeting.listed(folder / "logs", "*.log")
     ]
 
 
@@ -58,7 +59,7 @@ def links_of(run: Run, *, alive: bool) -> list[dict[str, str]]:
     those of services only while it is `alive`."""
     links = [
         {"name": f"{process} metrics", "url": f"{url.split('?')[0].rstrip('/')}/metrics"}
-        for log in sorted((run.folder / "logs").glob("*.out"))
+        for log in fleeting.listed(run.folder / "logs", "*.out")
         if alive and (process := log.stem) != "watch" and (url := url_of(log)).startswith(("http://", "https://"))
     ]
     monitor = run.config().get("monitor") or {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import time
@@ -10,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rgopd.common import fleeting
 from rgopd.common.run_files import read_status
 from rgopd.watch.run import Run
 from rgopd.watch.table import finite
@@ -140,7 +140,7 @@ def _lives(pid: int) -> bool:
 
 def _changed(folder: Path) -> float:
     names = ("status.json", "metrics.jsonl", "timings.jsonl", "events.jsonl")
-    return max((os.stat(folder / name).st_mtime for name in names if (folder / name).exists()), default=0.0)
+    return max(fleeting.changed_ns(folder / name) for name in names) / 1e9
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, str]:

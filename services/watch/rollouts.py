@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from rgopd.common import fleeting
 from rgopd.common.errors import InvalidInput
 from rgopd.common.run_files import (
     KeptGroup,
@@ -19,10 +20,12 @@ from rgopd.common.run_files import (
     kept_steps,
     read_step,
 )
+from rgopd.common.run_files.kept import NothingKept
 from rgopd.common.run_files.kept_files import kept_files
 from rgopd.watch.run import Run
 
 _CACHED_STEPS = 4
+_LOOKS = 3
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,8 @@ def rollouts_of(run: Run, step: int | None, chosen: Filter) -> dict[str, Any]:
 
     Never an error for a run that kept nothing: `groups` is then empty and `trouble` says why.
     """
-    steps = kept_steps(run.folder)
-    if not steps:
+    steps, number, kept = _nearest(run.folder, step)
+    if kept is None:
         trouble = (
             "no rollouts are kept: it has trained no step yet, or was told to keep none (train.watch.keep.rollouts=0)"
         )
@@ -73,8 +76,6 @@ def rollouts_of(run: Run, step: int | None, chosen: Filter) -> dict[str, Any]:
             "groups": [],
             "trouble": trouble,
         }
-    number = steps[-1] if step is None else min(steps, key=lambda s: abs(s - step))
-    kept = load_step(run.folder, number)
     groups, shown, total = [], 0, 0
     for group in kept.groups:
         rows = []
@@ -182,6 +183,20 @@ def _row(tokens: Any, known: Vocabulary, position: int) -> dict[str, Any]:
     return {"top": top, "tail": tails}
 
 
+def _nearest(folder: Path, step: int | None) -> tuple[list[int], int, KeptStep | None]:
+    """Steps of which something is kept, the one nearest to `step` (None: the newest), and what is kept of it."""
+    steps = kept_steps(folder)
+    for _ in range(_LOOKS):
+        if not steps:
+            break
+        number = steps[-1] if step is None else min(steps, key=lambda s: abs(s - step))
+        try:
+            return steps, number, load_step(folder, number)
+        except NothingKept:  # thinned out since it was listed
+            steps = kept_steps(folder)
+    return [], -1, None
+
+
 def find(run: Run, step: int, rollout_id: str) -> KeptRollout:
     """One kept rollout. Raises `InvalidInput` where there is none."""
     for _, rollout in load_step(run.folder, step).rollouts:
@@ -193,7 +208,7 @@ def find(run: Run, step: int, rollout_id: str) -> KeptRollout:
 def load_step(folder: Path, step: int) -> KeptStep:
     """`read_step`, remembered until one of the step's files changes: other ranks write their parts a moment later."""
     parts = tuple(
-        sorted((str(path), path.stat().st_mtime_ns) for path, number, _ in kept_files(folder) if number == step)
+        sorted((str(path), fleeting.changed_ns(path)) for path, number, _ in kept_files(folder) if number == step)
     )
     return _load(folder, step, parts)
 
@@ -205,8 +220,7 @@ def _load(folder: Path, step: int, parts: tuple[tuple[str, int], ...]) -> KeptSt
 
 def vocabulary(folder: Path) -> Vocabulary:
     """Texts of token ids; not remembered before the file is there."""
-    path = folder / "rollouts" / "vocabulary.json.gz"
-    return _vocabulary(folder, path.stat().st_mtime_ns if path.exists() else 0)
+    return _vocabulary(folder, fleeting.changed_ns(folder / "rollouts" / "vocabulary.json.gz"))
 
 
 @lru_cache(maxsize=4)

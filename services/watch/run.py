@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections import deque
@@ -22,8 +23,8 @@ MAX_EVENTS = 500
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is a run's, however far it has come."""
-    return any((folder / name).is_file() for name in MARKS)
+    """Whether a folder is a run's, however far it has come; no where this user may not look into it."""
+    return any(os.path.isfile(folder / name) for name in MARKS)
 
 
 class Run:

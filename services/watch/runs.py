@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
+from rgopd.common import fleeting
 from rgopd.common.errors import InvalidInput
 from rgopd.watch.run import Run, is_run
 
@@ -29,9 +29,8 @@ class Runs:
         for place in self.places:
             if is_run(place):
                 found.append(place)
-            elif place.is_dir():
-                below = [child for child in place.iterdir() if child.is_dir() and is_run(child)]
-                found += sorted(below, key=_changed, reverse=True)
+            else:
+                found += sorted(filter(is_run, fleeting.listed(place)), key=_changed, reverse=True)
         unique = list(dict.fromkeys(path.absolute() for path in found))[:MAX_RUNS]
         names: dict[str, Path] = {}
         for path in unique:
@@ -63,8 +62,4 @@ class Runs:
 
 
 def _changed(folder: Path) -> float:
-    times = [0.0]
-    for name in MARKS_OF_LIFE:
-        with suppress(OSError):  # not there yet, or deleted a moment ago
-            times.append((folder / name).stat().st_mtime)
-    return max(times)
+    return max(fleeting.changed_ns(folder / name) for name in MARKS_OF_LIFE) / 1e9

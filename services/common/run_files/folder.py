@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from rgopd.common import fleeting
 from rgopd.common.errors import ConfigError
 from rgopd.common.run_files.events import EVENTS
 from rgopd.common.run_files.kept import KeptStep, kept_steps, read_step
@@ -35,13 +36,12 @@ class RunFolder:
     @property
     def run_id(self) -> str:
         """Its name in Redis; the folder's name until it has one."""
-        path = self.path / "run.json"
-        return str(json.loads(path.read_text())["run_id"]) if path.exists() else self.path.name
+        told = fleeting.text(self.path / "run.json")
+        return str(json.loads(told)["run_id"]) if told else self.path.name
 
     def config(self) -> dict[str, Any]:
         """The trainer's settings in force, defaults included; empty before it starts."""
-        path = self.path / "config.yaml"
-        return dict(yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+        return dict(yaml.safe_load(fleeting.text(self.path / "config.yaml")) or {})
 
     def status(self) -> dict[str, Any] | None:
         """What it is doing now; see `read_status`."""

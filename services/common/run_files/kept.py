@@ -16,8 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from rgopd.common import fleeting
 from rgopd.common.errors import ConfigError
 from rgopd.common.run_files.kept_files import FORMAT, kept_files, unpack
+
+
+class NothingKept(ConfigError):
+    """Of a step; or not any more."""
 
 
 @dataclass(frozen=True)
@@ -157,11 +162,12 @@ def read_step(run: Path, step: int) -> KeptStep:
     """Everything kept of a step, all ranks' parts joined. A part that is cut short is read as far as it goes.
 
     Raises:
-        ConfigError: nothing is kept of it; names the nearest step of which something is.
+        NothingKept: of it; names the nearest step of which something is.
+        ConfigError: a part is damaged, or of a newer rgopd.
     """
     parts = sorted((rank, path) for path, number, rank in kept_files(run) if number == step)
     if not parts:
-        raise ConfigError(_nothing(run, step))
+        raise NothingKept(_nothing(run, step))
     rows = [row for _, path in parts for row in _read_rows(path)]
     header = next((row for row in rows if row["kind"] == "step"), {"step": step, "format": FORMAT})
     if header["format"] > FORMAT:
@@ -188,10 +194,9 @@ def _nothing(run: Path, step: int) -> str:
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     inflater = zlib.decompressobj(wbits=31)
+    data = fleeting.seen(path.read_bytes, b"")  # empty: thinned out a moment ago
     try:
-        text = inflater.decompress(path.read_bytes())
-    except FileNotFoundError:  # thinned out a moment ago
-        return []
+        text = inflater.decompress(data)
     except zlib.error as error:
         raise ConfigError(f"{path} is damaged ({error}): delete it") from error
     whole = text[: text.rfind(b"\n") + 1]

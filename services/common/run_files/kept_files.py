@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rgopd.common import fleeting
+
 FOLDER = "rollouts"
 FORMAT = 1
 _NAME = re.compile(r"^step-(\d{6,})(?:\.rank-(\d{3,}))?\.jsonl\.gz$")
@@ -26,9 +28,8 @@ _DTYPES = {"i4": "<i4", "f4": "<f4", "f2": "<f2", "u1": "<u1"}
 
 def kept_files(run: Path) -> list[tuple[Path, int, int]]:
     """(path, step, rank) of every part, in no order."""
-    folder = run / FOLDER
     found = []
-    for path in folder.iterdir() if folder.is_dir() else ():
+    for path in fleeting.listed(run / FOLDER):
         if match := _NAME.match(path.name):
             found.append((path, int(match.group(1)), int(match.group(2) or 0)))
     return found
@@ -71,7 +72,7 @@ def thin(run: Path, newest: int, max_bytes: int) -> list[int]:
     """
     sizes: dict[int, int] = {}
     for path, step, _ in kept_files(run):
-        sizes[step] = sizes.get(step, 0) + path.stat().st_size
+        sizes[step] = sizes.get(step, 0) + (fleeting.size(path) or 0)
     steps = sorted(sizes)
     recent = set(steps[-newest:]) if newest else set()
     order = sorted(steps, key=lambda s: (s in recent, _twos(s) if s not in recent else 0, s))

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rgopd.common import fleeting
+
 _MARK = 64
 """Bytes before the place that was read to: if they differ, it is another file under the same name."""
 
@@ -38,9 +40,8 @@ class Lines:
 
     def read(self, max_bytes: int = 64 << 20) -> News:
         """The rows that are new since the last look, up to `max_bytes` at a time; none where there is no file."""
-        try:
-            file = self.path.open("rb")
-        except FileNotFoundError:
+        file = fleeting.seen(lambda: self.path.open("rb"), None)
+        if file is None:
             return self._gone()
         with file:
             anew = self._replaced(file.fileno())

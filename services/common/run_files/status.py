@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rgopd.common import fleeting
+
 STATUS = "status.json"
 
 
@@ -28,7 +30,7 @@ class StatusFile:
 def read_status(folder: Path) -> dict[str, Any] | None:
     """The newest status, with `age_s` by this machine's clock; None where a run has not begun to write one."""
     try:
-        status = json.loads((folder / STATUS).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):  # the latter: a copy of a run folder in the making
+        status = json.loads(fleeting.text(folder / STATUS))
+    except json.JSONDecodeError:  # none yet, or a copy of a run folder in the making
         return None
     return {**status, "age_s": max(0.0, time.time() - float(status["time"]))}

@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from rgopd.common import fleeting
 from rgopd.common.run_files.kept_files import FOLDER
 
 FILE = "vocabulary.json.gz"
@@ -26,9 +27,9 @@ class Vocabulary:
     def read(cls, run: Path) -> Vocabulary:
         """Of a run's folder; without the file every id reads as its number."""
         path = run / FOLDER / FILE
-        if not path.exists():
+        if not (packed := fleeting.seen(path.read_bytes, b"")):
             return cls([])
-        data = json.loads(gzip.decompress(path.read_bytes()))
+        data = json.loads(gzip.decompress(packed))
         tokens = [p.encode() if isinstance(p, str) else bytes.fromhex(p["hex"]) for p in data["pieces"]]
         return cls(tokens, data["special"])
 

@@ -82,7 +82,13 @@ class SelfTeacherEngine(TransformersEngine):
             return
         # A resumed run publishes from an earlier version on: that is one step as well.
         if not weights.keys() >= dict(self._followed.named_parameters()).keys():
-            weights = self._converted(policy.path)
+            try:
+                weights = self._converted(policy.path)
+            except EngineFault as error:
+                if Path(policy.path).is_dir():
+                    raise
+                log.warning("policy version %d went while it was read: %s", policy.version, error)
+                return
         self._take(weights, max(1, policy.version - max(self._version, 0)))
         self._version = policy.version
         self._info = replace(self._info, revision=f"{self._source}:{self._rate:g}@{policy.version}")

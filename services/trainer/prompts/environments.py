@@ -8,6 +8,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
+from rgopd.common import fleeting
 from rgopd.common.errors import ConfigError
 from rgopd.protos import environment_pb2
 from rgopd.trainer.prompts.bad_row import BadRow
@@ -85,8 +86,7 @@ def first_of_each(config: DatasetConfig) -> dict[str, environment_pb2.Environmen
     for part in config.parts:
         if part.environment:
             found.setdefault(part.environment, environment_pb2.Environment(name=part.environment, role="user"))
-        if part.path.exists():
-            stamp = part.path.stat().st_mtime_ns
+        if stamp := fleeting.changed_ns(part.path):
             found.update(_named(part.model_dump_json(include=set(DatasetPart.model_fields)), stamp))
     return found
 

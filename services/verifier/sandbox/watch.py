@@ -60,7 +60,7 @@ def _too_full(folder: str, limit_bytes: int) -> bool:
             with os.scandir(todo.pop()) as listing:
                 for entry in listing:
                     entries += 1
-                    used += entry.stat(follow_symlinks=False).st_blocks * 512
+                    used += _blocks(entry) * 512
                     if used > limit_bytes + (1 << 20) or entries > _MOST_FILES:
                         return True
                     if entry.is_dir(follow_symlinks=False):
@@ -68,6 +68,14 @@ def _too_full(folder: str, limit_bytes: int) -> bool:
         except OSError:  # gone or closed meanwhile
             continue
     return False
+
+
+def _blocks(entry: os.DirEntry[str]) -> int:
+    """0 where it has just been deleted: code that deletes files all the time must not end the count at the first."""
+    try:
+        return entry.stat(follow_symlinks=False).st_blocks
+    except OSError:
+        return 0
 
 
 def _has_children(pid: int) -> bool:

@@ -249,7 +249,7 @@ def _children() -> list[int]:
     try:
         with open(f"/proc/self/task/{os.getpid()}/children") as file:
             return [int(pid) for pid in file.read().split()]
-    except FileNotFoundError:  # a kernel without that file
+    except OSError:  # a kernel without that file
         return descendants()
 
 
