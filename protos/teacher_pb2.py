@@ -25,23 +25,25 @@ _sym_db = _symbol_database.Default()
 from rgopd.protos import common_pb2 as rgopd_dot_protos_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1argopd/protos/teacher.proto\x12\x05rgopd\x1a\x19rgopd/protos/common.proto\"\x9a\x01\n\tScoreItem\x12\n\n\x02id\x18\x01 \x01(\t\x12!\n\nprompt_ids\x18\x02 \x01(\x0b\x32\r.rgopd.Tensor\x12#\n\x0cresponse_ids\x18\x03 \x01(\x0b\x32\r.rgopd.Tensor\x12\"\n\x0bsupport_ids\x18\x04 \x01(\x0b\x32\r.rgopd.Tensor\x12\x15\n\rmessages_json\x18\x05 \x01(\t\"\xc3\x01\n\x0cScoreRequest\x12\x1d\n\x06header\x18\x01 \x01(\x0b\x32\r.rgopd.Header\x12\r\n\x05model\x18\x02 \x01(\t\x12\t\n\x01k\x18\x03 \x01(\r\x12\x1f\n\x07support\x18\x04 \x01(\x0e\x32\x0e.rgopd.Support\x12\"\n\x08rollouts\x18\x05 \x03(\x0b\x32\x10.rgopd.ScoreItem\x12\x13\n\x0btemperature\x18\x06 \x01(\x02\x12 \n\ntopk_dtype\x18\x07 \x01(\x0e\x32\x0c.rgopd.DType\"\xcf\x01\n\x0cTeacherScore\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x10sampled_logprobs\x18\x02 \x01(\x0b\x32\r.rgopd.Tensor\x12\x1f\n\x08topk_ids\x18\x03 \x01(\x0b\x32\r.rgopd.Tensor\x12$\n\rtopk_logprobs\x18\x04 \x01(\x0b\x32\r.rgopd.Tensor\x12#\n\x0ctail_logprob\x18\x05 \x01(\x0b\x32\r.rgopd.Tensor\x12\x1e\n\x07\x61ligned\x18\x06 \x01(\x0b\x32\r.rgopd.Tensor\"\x85\x01\n\rScoreResponse\x12\x1d\n\x06header\x18\x01 \x01(\x0b\x32\r.rgopd.Header\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\x0f\n\x07scoring\x18\x04 \x01(\t\x12#\n\x06scores\x18\x05 \x03(\x0b\x32\x13.rgopd.TeacherScore\"\x9d\x01\n\x08ScoreJob\x12\x1d\n\x06header\x18\x01 \x01(\x0b\x32\r.rgopd.Header\x12\x10\n\x08group_id\x18\x02 \x01(\t\x12\t\n\x01k\x18\x03 \x01(\r\x12\x1f\n\x07support\x18\x04 \x01(\x0e\x32\x0e.rgopd.Support\x12\x13\n\x0btemperature\x18\x05 \x01(\x02\x12\x0f\n\x07teacher\x18\x06 \x01(\t\x12\x0e\n\x06tokens\x18\x07 \x01(\r*^\n\x07Support\x12\x17\n\x13SUPPORT_UNSPECIFIED\x10\x00\x12\x13\n\x0fSUPPORT_STUDENT\x10\x01\x12\x13\n\x0fSUPPORT_TEACHER\x10\x02\x12\x10\n\x0cSUPPORT_NONE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1argopd/protos/teacher.proto\x12\x05rgopd\x1a\x19rgopd/protos/common.proto\"\x9a\x01\n\tScoreItem\x12\n\n\x02id\x18\x01 \x01(\t\x12!\n\nprompt_ids\x18\x02 \x01(\x0b\x32\r.rgopd.Tensor\x12#\n\x0cresponse_ids\x18\x03 \x01(\x0b\x32\r.rgopd.Tensor\x12\"\n\x0bsupport_ids\x18\x04 \x01(\x0b\x32\r.rgopd.Tensor\x12\x15\n\rmessages_json\x18\x05 \x01(\t\"\xe2\x01\n\x0cScoreRequest\x12\x1d\n\x06header\x18\x01 \x01(\x0b\x32\r.rgopd.Header\x12\r\n\x05model\x18\x02 \x01(\t\x12\t\n\x01k\x18\x03 \x01(\r\x12\x1f\n\x07support\x18\x04 \x01(\x0e\x32\x0e.rgopd.Support\x12\"\n\x08rollouts\x18\x05 \x03(\x0b\x32\x10.rgopd.ScoreItem\x12\x13\n\x0btemperature\x18\x06 \x01(\x02\x12 \n\ntopk_dtype\x18\x07 \x01(\x0e\x32\x0c.rgopd.DType\x12\x1d\n\x06\x61\x63ross\x18\x08 \x01(\x0e\x32\r.rgopd.Across\"\xf4\x01\n\x0cTeacherScore\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x10sampled_logprobs\x18\x02 \x01(\x0b\x32\r.rgopd.Tensor\x12\x1f\n\x08topk_ids\x18\x03 \x01(\x0b\x32\r.rgopd.Tensor\x12$\n\rtopk_logprobs\x18\x04 \x01(\x0b\x32\r.rgopd.Tensor\x12#\n\x0ctail_logprob\x18\x05 \x01(\x0b\x32\r.rgopd.Tensor\x12\x1e\n\x07\x61ligned\x18\x06 \x01(\x0b\x32\r.rgopd.Tensor\x12#\n\x0crest_logprob\x18\x07 \x01(\x0b\x32\r.rgopd.Tensor\"\x85\x01\n\rScoreResponse\x12\x1d\n\x06header\x18\x01 \x01(\x0b\x32\r.rgopd.Header\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\x0f\n\x07scoring\x18\x04 \x01(\t\x12#\n\x06scores\x18\x05 \x03(\x0b\x32\x13.rgopd.TeacherScore\"\xbc\x01\n\x08ScoreJob\x12\x1d\n\x06header\x18\x01 \x01(\x0b\x32\r.rgopd.Header\x12\x10\n\x08group_id\x18\x02 \x01(\t\x12\t\n\x01k\x18\x03 \x01(\r\x12\x1f\n\x07support\x18\x04 \x01(\x0e\x32\x0e.rgopd.Support\x12\x13\n\x0btemperature\x18\x05 \x01(\x02\x12\x0f\n\x07teacher\x18\x06 \x01(\t\x12\x0e\n\x06tokens\x18\x07 \x01(\r\x12\x1d\n\x06\x61\x63ross\x18\x08 \x01(\x0e\x32\r.rgopd.Across*^\n\x07Support\x12\x17\n\x13SUPPORT_UNSPECIFIED\x10\x00\x12\x13\n\x0fSUPPORT_STUDENT\x10\x01\x12\x13\n\x0fSUPPORT_TEACHER\x10\x02\x12\x10\n\x0cSUPPORT_NONE\x10\x03*A\n\x06\x41\x63ross\x12\x11\n\rACROSS_MAPPED\x10\x00\x12\x11\n\rACROSS_RANKED\x10\x01\x12\x11\n\rACROSS_HYBRID\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rgopd.protos.teacher_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SUPPORT']._serialized_start=925
-  _globals['_SUPPORT']._serialized_end=1019
+  _globals['_SUPPORT']._serialized_start=1024
+  _globals['_SUPPORT']._serialized_end=1118
+  _globals['_ACROSS']._serialized_start=1120
+  _globals['_ACROSS']._serialized_end=1185
   _globals['_SCOREITEM']._serialized_start=65
   _globals['_SCOREITEM']._serialized_end=219
   _globals['_SCOREREQUEST']._serialized_start=222
-  _globals['_SCOREREQUEST']._serialized_end=417
-  _globals['_TEACHERSCORE']._serialized_start=420
-  _globals['_TEACHERSCORE']._serialized_end=627
-  _globals['_SCORERESPONSE']._serialized_start=630
-  _globals['_SCORERESPONSE']._serialized_end=763
-  _globals['_SCOREJOB']._serialized_start=766
-  _globals['_SCOREJOB']._serialized_end=923
+  _globals['_SCOREREQUEST']._serialized_end=448
+  _globals['_TEACHERSCORE']._serialized_start=451
+  _globals['_TEACHERSCORE']._serialized_end=695
+  _globals['_SCORERESPONSE']._serialized_start=698
+  _globals['_SCORERESPONSE']._serialized_end=831
+  _globals['_SCOREJOB']._serialized_start=834
+  _globals['_SCOREJOB']._serialized_end=1022
 # @@protoc_insertion_point(module_scope)

@@ -13,10 +13,19 @@ class Support(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SUPPORT_STUDENT: _ClassVar[Support]
     SUPPORT_TEACHER: _ClassVar[Support]
     SUPPORT_NONE: _ClassVar[Support]
+
+class Across(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ACROSS_MAPPED: _ClassVar[Across]
+    ACROSS_RANKED: _ClassVar[Across]
+    ACROSS_HYBRID: _ClassVar[Across]
 SUPPORT_UNSPECIFIED: Support
 SUPPORT_STUDENT: Support
 SUPPORT_TEACHER: Support
 SUPPORT_NONE: Support
+ACROSS_MAPPED: Across
+ACROSS_RANKED: Across
+ACROSS_HYBRID: Across
 
 class ScoreItem(_message.Message):
     __slots__ = ("id", "prompt_ids", "response_ids", "support_ids", "messages_json")
@@ -33,7 +42,7 @@ class ScoreItem(_message.Message):
     def __init__(self, id: _Optional[str] = ..., prompt_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., response_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., support_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., messages_json: _Optional[str] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("header", "model", "k", "support", "rollouts", "temperature", "topk_dtype")
+    __slots__ = ("header", "model", "k", "support", "rollouts", "temperature", "topk_dtype", "across")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +50,7 @@ class ScoreRequest(_message.Message):
     ROLLOUTS_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     TOPK_DTYPE_FIELD_NUMBER: _ClassVar[int]
+    ACROSS_FIELD_NUMBER: _ClassVar[int]
     header: _common_pb2.Header
     model: str
     k: int
@@ -48,23 +58,26 @@ class ScoreRequest(_message.Message):
     rollouts: _containers.RepeatedCompositeFieldContainer[ScoreItem]
     temperature: float
     topk_dtype: _common_pb2.DType
-    def __init__(self, header: _Optional[_Union[_common_pb2.Header, _Mapping]] = ..., model: _Optional[str] = ..., k: _Optional[int] = ..., support: _Optional[_Union[Support, str]] = ..., rollouts: _Optional[_Iterable[_Union[ScoreItem, _Mapping]]] = ..., temperature: _Optional[float] = ..., topk_dtype: _Optional[_Union[_common_pb2.DType, str]] = ...) -> None: ...
+    across: Across
+    def __init__(self, header: _Optional[_Union[_common_pb2.Header, _Mapping]] = ..., model: _Optional[str] = ..., k: _Optional[int] = ..., support: _Optional[_Union[Support, str]] = ..., rollouts: _Optional[_Iterable[_Union[ScoreItem, _Mapping]]] = ..., temperature: _Optional[float] = ..., topk_dtype: _Optional[_Union[_common_pb2.DType, str]] = ..., across: _Optional[_Union[Across, str]] = ...) -> None: ...
 
 class TeacherScore(_message.Message):
-    __slots__ = ("id", "sampled_logprobs", "topk_ids", "topk_logprobs", "tail_logprob", "aligned")
+    __slots__ = ("id", "sampled_logprobs", "topk_ids", "topk_logprobs", "tail_logprob", "aligned", "rest_logprob")
     ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLED_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     TOPK_IDS_FIELD_NUMBER: _ClassVar[int]
     TOPK_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     TAIL_LOGPROB_FIELD_NUMBER: _ClassVar[int]
     ALIGNED_FIELD_NUMBER: _ClassVar[int]
+    REST_LOGPROB_FIELD_NUMBER: _ClassVar[int]
     id: str
     sampled_logprobs: _common_pb2.Tensor
     topk_ids: _common_pb2.Tensor
     topk_logprobs: _common_pb2.Tensor
     tail_logprob: _common_pb2.Tensor
     aligned: _common_pb2.Tensor
-    def __init__(self, id: _Optional[str] = ..., sampled_logprobs: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., topk_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., topk_logprobs: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., tail_logprob: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., aligned: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    rest_logprob: _common_pb2.Tensor
+    def __init__(self, id: _Optional[str] = ..., sampled_logprobs: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., topk_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., topk_logprobs: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., tail_logprob: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., aligned: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., rest_logprob: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
     __slots__ = ("header", "model", "revision", "scoring", "scores")
@@ -81,7 +94,7 @@ class ScoreResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[_common_pb2.Header, _Mapping]] = ..., model: _Optional[str] = ..., revision: _Optional[str] = ..., scoring: _Optional[str] = ..., scores: _Optional[_Iterable[_Union[TeacherScore, _Mapping]]] = ...) -> None: ...
 
 class ScoreJob(_message.Message):
-    __slots__ = ("header", "group_id", "k", "support", "temperature", "teacher", "tokens")
+    __slots__ = ("header", "group_id", "k", "support", "temperature", "teacher", "tokens", "across")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
@@ -89,6 +102,7 @@ class ScoreJob(_message.Message):
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     TEACHER_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ACROSS_FIELD_NUMBER: _ClassVar[int]
     header: _common_pb2.Header
     group_id: str
     k: int
@@ -96,4 +110,5 @@ class ScoreJob(_message.Message):
     temperature: float
     teacher: str
     tokens: int
-    def __init__(self, header: _Optional[_Union[_common_pb2.Header, _Mapping]] = ..., group_id: _Optional[str] = ..., k: _Optional[int] = ..., support: _Optional[_Union[Support, str]] = ..., temperature: _Optional[float] = ..., teacher: _Optional[str] = ..., tokens: _Optional[int] = ...) -> None: ...
+    across: Across
+    def __init__(self, header: _Optional[_Union[_common_pb2.Header, _Mapping]] = ..., group_id: _Optional[str] = ..., k: _Optional[int] = ..., support: _Optional[_Union[Support, str]] = ..., temperature: _Optional[float] = ..., teacher: _Optional[str] = ..., tokens: _Optional[int] = ..., across: _Optional[_Union[Across, str]] = ...) -> None: ...

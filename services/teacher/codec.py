@@ -15,7 +15,7 @@ from rgopd.common.errors import InvalidInput, Malformed, TooLarge
 from rgopd.protos import common_pb2, teacher_pb2
 from rgopd.teacher.alignment.aligner import Aligner, student_view
 from rgopd.teacher.engines import EngineInfo
-from rgopd.teacher.items import Int, Score, ScoreItem, Scoring, SupportKind
+from rgopd.teacher.items import Across, Int, Score, ScoreItem, Scoring, SupportKind
 from rgopd.teacher.schemas import RolloutIn, ScoreOut, ScoreTopkRequest, ScoreTopkResponse
 from rgopd.teacher.validation import make_item, make_scoring
 
@@ -23,6 +23,11 @@ SUPPORTS: dict[int, SupportKind] = {
     teacher_pb2.SUPPORT_STUDENT: "student",
     teacher_pb2.SUPPORT_TEACHER: "teacher",
     teacher_pb2.SUPPORT_NONE: "none",
+}
+ACROSS: dict[int, Across] = {
+    teacher_pb2.ACROSS_MAPPED: "mapped",
+    teacher_pb2.ACROSS_RANKED: "ranked",
+    teacher_pb2.ACROSS_HYBRID: "hybrid",
 }
 
 
@@ -41,7 +46,7 @@ def items_from_json(
         raise _from_pydantic(error) from error
     _check_call(request.model, len(request.rollouts), info, max_rollouts)
     scoring = make_scoring(request.support, request.k, request.temperature, info)
-    return _unique([_item_from_json(rollout, scoring, info, aligner) for rollout in request.rollouts])
+    return _unique([_item_from_json(rollout, scoring, info, aligner, request.across) for rollout in request.rollouts])
 
 
 def items_from_proto(
@@ -57,7 +62,8 @@ def items_from_proto(
     if request.topk_dtype not in (0, common_pb2.DTYPE_FLOAT32, common_pb2.DTYPE_FLOAT16):
         raise InvalidInput("topk_dtype: must be DTYPE_FLOAT32 or DTYPE_FLOAT16")
     scoring = make_scoring(support_kind(request.support), request.k, set_temperature(request.temperature), info)
-    return _unique([_item_from_proto(rollout, scoring, info, aligner) for rollout in request.rollouts])
+    across = across_kind(request.across)
+    return _unique([_item_from_proto(rollout, scoring, info, aligner, across) for rollout in request.rollouts])
 
 
 def check_rollout_count(body: bytes, max_rollouts: int) -> None:
@@ -118,6 +124,17 @@ def support_kind(code: int) -> SupportKind:
     return SUPPORTS[code]
 
 
+def across_kind(code: int) -> Across:
+    """What an enum value asks of a teacher with another tokenizer.
+
+    Raises:
+        InvalidInput: unknown.
+    """
+    if code not in ACROSS:
+        raise InvalidInput("across: set ACROSS_MAPPED, ACROSS_RANKED or ACROSS_HYBRID")
+    return ACROSS[code]
+
+
 def response_to_json(items: Sequence[ScoreItem], scores: Sequence[Score], info: EngineInfo) -> bytes:
     """A ScoreTopkResponse. Ids are written even where the caller knows them: JSON is the door for people."""
     response = ScoreTopkResponse.model_construct(
@@ -132,6 +149,7 @@ def response_to_json(items: Sequence[ScoreItem], scores: Sequence[Score], info: 
                 topk_logprobs=_tolist(score.topk_logprobs_TK),
                 tail_logprob=_tolist(score.tail_logprob_T),
                 aligned=_tolist(score.aligned_T),
+                rest_logprob=_tolist(score.rest_logprob_T),
             )
             for item, score in zip(items, map(student_view, items, scores), strict=True)
         ],
@@ -170,10 +188,14 @@ def score_to_proto(item: ScoreItem, score: Score, topk_dtype: int = 0) -> teache
             message.topk_ids.CopyFrom(wire.to_tensor(score.topk_ids_TK))
     if score.aligned_T is not None:
         message.aligned.CopyFrom(wire.to_tensor(score.aligned_T))
+    if score.rest_logprob_T is not None:
+        message.rest_logprob.CopyFrom(wire.to_tensor(score.rest_logprob_T))
     return message
 
 
-def _item_from_json(rollout: RolloutIn, scoring: Scoring, info: EngineInfo, aligner: Aligner | None) -> ScoreItem:
+def _item_from_json(
+    rollout: RolloutIn, scoring: Scoring, info: EngineInfo, aligner: Aligner | None, across: Across
+) -> ScoreItem:
     support_ids = None
     if rollout.support_ids is not None:
         widths = {len(row) for row in rollout.support_ids}
@@ -186,19 +208,19 @@ def _item_from_json(rollout: RolloutIn, scoring: Scoring, info: EngineInfo, alig
     response_ids = np.array(rollout.response_ids, np.int32)
     if aligner is not None:
         messages = json.dumps(rollout.messages, ensure_ascii=False) if rollout.messages else ""
-        return aligner.item(rollout.id, messages, response_ids, support_ids, scoring, info)
+        return aligner.item(rollout.id, messages, response_ids, support_ids, scoring, info, across)
     return make_item(rollout.id, np.array(rollout.prompt_ids, np.int32), response_ids, support_ids, scoring, info)
 
 
 def _item_from_proto(
-    rollout: teacher_pb2.ScoreItem, scoring: Scoring, info: EngineInfo, aligner: Aligner | None
+    rollout: teacher_pb2.ScoreItem, scoring: Scoring, info: EngineInfo, aligner: Aligner | None, across: Across
 ) -> ScoreItem:
     support_ids = (
         tensor_ids(rollout.support_ids, rollout.id, "support_ids", 2) if rollout.HasField("support_ids") else None
     )
     response_ids = tensor_ids(rollout.response_ids, rollout.id, "response_ids", 1)
     if aligner is not None:
-        return aligner.item(rollout.id, rollout.messages_json, response_ids, support_ids, scoring, info)
+        return aligner.item(rollout.id, rollout.messages_json, response_ids, support_ids, scoring, info, across)
     prompt_ids = tensor_ids(rollout.prompt_ids, rollout.id, "prompt_ids", 1)
     return make_item(rollout.id, prompt_ids, response_ids, support_ids, scoring, info)
 

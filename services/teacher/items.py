@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -11,9 +11,14 @@ from numpy.typing import NDArray
 Int = NDArray[np.int32]
 Float = NDArray[np.float32]
 SupportKind = Literal["student", "teacher", "none"]
+Across = Literal["mapped", "ranked", "hybrid"]
+"""Which rows a teacher with another tokenizer fills; docs/objectives.md."""
 
 PAD_ID = -1
 """A support id that stands for "no id here" (rows of ragged K)."""
+
+OWN_ID = -2
+"""A row of nothing but these asks for the teacher's own k likeliest ids, best first, in place of named ones."""
 
 PAD_LOGPROB = -1e4
 """The log-prob at a padded id, and the floor of every log-prob: -inf never crosses the wire, since the loss
@@ -29,11 +34,13 @@ class Scoring:
     """How a rollout is to be scored. Only items with equal `Scoring` share a forward batch.
 
     `k` is the support's width: 0 with "none". `temperature` divides the logits before the softmax.
+    `own_rows`: with "student", some rows of the support are OWN_ID.
     """
 
     support: SupportKind
     k: int
     temperature: float = 1.0
+    own_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +54,10 @@ class Alignment:
     pairs_M2: NDArray[np.int64]
     """Positions (student, teacher) of tokens that are the same bytes: there the support is compared."""
     support_ids_TK: Int | None
-    """The student's support, PAD_ID for ids that the teacher lacks and at all positions outside `pairs_M2`."""
+    """The student's support, PAD_ID for ids that the teacher lacks and at all positions outside `pairs_M2`; rows of
+    OWN_ID at those of `ranked_M2`."""
+    ranked_M2: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    """Positions (student, teacher) of the first tokens of the chunks that are compared by rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +69,8 @@ class ScoreItem:
     response_ids_T: Int
     scoring: Scoring
     support_ids_TK: Int | None = None
-    """With support "student": the ids to score at each response position, PAD_ID where a row is shorter."""
+    """With support "student": the ids to score at each response position, PAD_ID where a row is shorter. A whole
+    row of OWN_ID: the teacher's own likeliest."""
     alignment: Alignment | None = None
     """Set where all ids here are the teacher's own and the student's are others."""
 
@@ -88,3 +99,5 @@ class Score:
     tail_logprob_T: Float | None = None
     aligned_T: Int | None = None
     """As `Alignment.aligned_T`, where the score was brought back from another tokenizer."""
+    rest_logprob_T: Float | None = None
+    """With ranked rows: there the log-prob of the teacher's tokens of the chunk after its first, 0 elsewhere."""

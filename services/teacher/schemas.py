@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rgopd.teacher.items import SupportKind
+from rgopd.teacher.items import Across, SupportKind
 
 # fail_fast: a body of a million bad items must not make a million error records.
 Id = Annotated[int, Field(ge=-(2**31), lt=2**31)]
@@ -48,6 +48,12 @@ class ScoreTopkRequest(BaseModel):
         description="student: score at your support_ids; teacher: the teacher's own top-k; none: sampled ids alone.",
     )
     temperature: float = Field(1.0, description="The run's sampling temperature; logits are divided by it.")
+    across: Across = Field(
+        "mapped",
+        description="With support student, of a teacher with another tokenizer (docs/objectives.md): the student's ids "
+        "where a token maps one to one; ranked: the teacher's own largest k log-probs at the first token of every "
+        "chunk; hybrid: both, ranked where no token maps.",
+    )
     rollouts: list[RolloutIn] = Field(fail_fast=True, description="At least one.")
 
 
@@ -56,12 +62,17 @@ class ScoreOut(BaseModel):
 
     id: str
     sampled_logprobs: list[float] = Field(description="[T], exact")
-    topk_ids: list[list[int]] | None = Field(None, description="[T, K]; absent with support none")
+    topk_ids: list[list[int]] | None = Field(
+        None, description="[T, K]; absent with support none; a row of -2 is ranked: the teacher's own, best first"
+    )
     topk_logprobs: list[list[float]] | None = Field(None, description="[T, K]; -10000 at padded ids")
     tail_logprob: list[float] | None = Field(None, description="[T], log of the mass outside topk_ids")
     aligned: list[int] | None = Field(
         None,
         description="[T], of a teacher with another tokenizer: the aligned chunk of each token, -1: no value there",
+    )
+    rest_logprob: list[float] | None = Field(
+        None, description="[T], with ranked rows: log-prob of the teacher's tokens of that chunk after its first"
     )
 
 

@@ -16,7 +16,7 @@ from rgopd.common.worker import DEADLINES_S, announce_failure
 from rgopd.common.workers import StreamWorkers
 from rgopd.protos import rollout_pb2, teacher_pb2
 from rgopd.teacher.batching import TeacherService
-from rgopd.teacher.codec import score_to_proto, set_temperature, support_kind, tensor_ids
+from rgopd.teacher.codec import across_kind, score_to_proto, set_temperature, support_kind, tensor_ids
 from rgopd.teacher.items import ScoreItem
 from rgopd.teacher.validation import make_item, make_scoring
 
@@ -95,7 +95,8 @@ class ScoreWorker:
                     f"rollout {rollout_id!r} is a conversation, which a teacher with another tokenizer cannot score: "
                     "take a teacher of the student's family"
                 )
-            return aligner.item(rollout_id, rollout.messages_json, response_ids, support_ids, scoring, info)
+            across = across_kind(job.across) if scoring.support == "student" else "mapped"
+            return aligner.item(rollout_id, rollout.messages_json, response_ids, support_ids, scoring, info, across)
         prompt_ids = tensor_ids(rollout.prompt_ids, rollout_id, "prompt_ids", 1)
         return make_item(rollout_id, prompt_ids, response_ids, support_ids, scoring, info)
 

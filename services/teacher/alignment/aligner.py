@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rgopd.common.errors import InvalidInput
-from rgopd.teacher.alignment.chunks import chunk_sums, common_chunks, one_to_one
+from rgopd.teacher.alignment.chunks import chunk_starts, chunk_sums, common_chunks, one_to_one
 from rgopd.teacher.alignment.side import Side
 from rgopd.teacher.engines import EngineInfo
-from rgopd.teacher.items import PAD_ID, PAD_LOGPROB, Alignment, Int, Score, ScoreItem, Scoring
+from rgopd.teacher.items import OWN_ID, PAD_ID, PAD_LOGPROB, Across, Alignment, Int, Score, ScoreItem, Scoring
 from rgopd.teacher.validation import make_item
 
 
@@ -59,15 +59,22 @@ class Aligner:
         support_ids_TK: Int | None,
         scoring: Scoring,
         info: EngineInfo,
+        across: Across = "mapped",
     ) -> ScoreItem:
         """A checked item at the teacher's ids.
 
         Raises:
-            InvalidInput: no messages, a support that is the teacher's own, or what `make_item` refuses.
+            InvalidInput: no messages, a support that is the teacher's own, ranks that the engine cannot give, or what
+                `make_item` refuses.
         """
         if scoring.support == "teacher":
             raise InvalidInput('support: this teacher has another tokenizer than the student: use "student" or "none"')
         where = f"rollout {rollout_id[:256]!r}"
+        if across != "mapped" and (scoring.support != "student" or "teacher" not in info.supports):
+            raise InvalidInput(
+                f"{where}: across {across!r} compares the teacher's own top k with the student's, which needs support "
+                f"student and an engine that gives both; this one ({info.engine}) offers {info.supports}"
+            )
         if not messages_json:
             raise InvalidInput(
                 f"{where}: this teacher has another tokenizer than the student and reads the prompt as chat messages: "
@@ -76,41 +83,56 @@ class Aligner:
         theirs = replace(info, vocab_size=self.student.size, max_context=1 << 31)
         own = make_item(rollout_id, response_ids_T[:1], response_ids_T, support_ids_TK, scoring, theirs)
         prompt_ids_C = np.array(self._prompt_ids(messages_json, where), np.int32)
-        alignment, response_ids_U = self.align(response_ids_T, own.support_ids_TK)
+        alignment, response_ids_U = self.align(response_ids_T, own.support_ids_TK, across)
         support_UK = None
         if own.support_ids_TK is not None:
             support_UK = np.full((len(response_ids_U), own.support_ids_TK.shape[1]), PAD_ID, np.int32)
             rows_T, rows_U = alignment.pairs_M2.T
             support_UK[rows_U] = self._mapped(own.support_ids_TK[rows_T])
-        item = make_item(rollout_id, prompt_ids_C, response_ids_U, support_UK, own.scoring, info)
-        return replace(item, alignment=alignment)
+        item = replace(
+            make_item(rollout_id, prompt_ids_C, response_ids_U, support_UK, own.scoring, info), alignment=alignment
+        )
+        if support_UK is None or not len(alignment.ranked_M2):
+            return item
+        support_UK[alignment.ranked_M2[:, 1]] = OWN_ID
+        return replace(item, support_ids_TK=support_UK, scoring=replace(item.scoring, own_rows=True))
 
     def describe(self, student: str) -> dict[str, Any]:
         """For /info: whose tokenizer, and how many of its ids have a counterpart."""
         mapped = int((self.support_map_V != PAD_ID).sum())
         return {"student_tokenizer": student, "student_ids": self.student.size, "mapped_ids": mapped}
 
-    def align(self, response_ids_T: Int, support_ids_TK: Int | None = None) -> tuple[Alignment, Int]:
+    def align(
+        self, response_ids_T: Int, support_ids_TK: Int | None = None, across: Across = "mapped"
+    ) -> tuple[Alignment, Int]:
         """A response beside the teacher's tokens of the same bytes. Those are never empty: where nothing can be aligned
         they are one token that counts for nothing."""
         lengths, ids_U, lengths_U = self._encode([int(i) for i in response_ids_T])
         covered, rows = len(lengths), len(response_ids_T)
         aligned_T = np.full(rows, -1, np.int32)
-        chunk_U, pairs_M2 = np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
+        chunk_U, pairs_M2, ranked_M2 = np.zeros(0, np.int64), np.zeros((0, 2), np.int64), np.zeros((0, 2), np.int64)
         if sum(lengths):
             chunk_T, chunk_U = common_chunks(np.array(lengths), np.array(lengths_U))
             aligned_T[:covered] = chunk_T
             alone_T, alone_U = one_to_one(chunk_T, chunk_U)
             same = [self._is_same(int(response_ids_T[t]), ids_U[u]) for t, u in zip(alone_T, alone_U, strict=True)]
             pairs_M2 = np.stack([alone_T, alone_U], axis=1)[np.array(same, dtype=bool)]
+            if across != "mapped":
+                ranked_M2 = chunk_starts(chunk_T, chunk_U)
+                if across == "ranked" or support_ids_TK is None:
+                    pairs_M2 = pairs_M2[:0]
+                else:  # a row of which no id has a counterpart has nothing but ranks to compare
+                    pairs_M2 = pairs_M2[(self._mapped(support_ids_TK[pairs_M2[:, 0]]) != PAD_ID).any(1)]
+                ranked_M2 = ranked_M2[~np.isin(ranked_M2[:, 0], pairs_M2[:, 0])]
         support_TK = None
         if support_ids_TK is not None:
             support_TK = np.full_like(support_ids_TK, PAD_ID)
             rows_T = pairs_M2[:, 0]
             kept_MK = support_ids_TK[rows_T]
             support_TK[rows_T] = np.where(self._mapped(kept_MK) == PAD_ID, PAD_ID, kept_MK)
-        placeholder = self.teacher.end or 0
-        return Alignment(aligned_T, chunk_U, pairs_M2, support_TK), np.array(ids_U or [placeholder], np.int32)
+            support_TK[ranked_M2[:, 0]] = OWN_ID
+        ids = np.array(ids_U or [self.teacher.end or 0], np.int32)
+        return Alignment(aligned_T, chunk_U, pairs_M2, support_TK, ranked_M2), ids
 
     def _mapped(self, ids_MK: Int) -> Int:
         return np.where(ids_MK == PAD_ID, PAD_ID, self.support_map_V[ids_MK.clip(min=0)]).astype(np.int32)
@@ -194,22 +216,26 @@ def student_view(item: ScoreItem, score: Score) -> Score:
 
     `sampled_logprobs_T`: a chunk's log-likelihood in equal parts on its tokens, 0 where the teacher has no value.
     Support: where a token maps one to one, the teacher's log-probs of the ids with a counterpart, and all else in the
-    tail; PAD_ID, and a tail that is everything, elsewhere.
+    tail; in ranked rows its own largest log-probs, falling, under OWN_ID; PAD_ID, and a tail that is everything,
+    elsewhere.
     """
     alignment = item.alignment
     if alignment is None:
         return score
     aligned_T, covered_T = alignment.aligned_T, alignment.aligned_T >= 0
-    sampled_T = np.zeros(len(aligned_T), np.float32)
+    sampled_T, rest_T = np.zeros(len(aligned_T), np.float32), np.zeros(len(aligned_T), np.float32)
     if len(alignment.chunk_U):
         sums_C = chunk_sums(score.sampled_logprobs_T, alignment.chunk_U, int(alignment.chunk_U.max()) + 1)
         share_C = sums_C / np.bincount(aligned_T[covered_T], minlength=len(sums_C))
         sampled_T[covered_T] = share_C[aligned_T[covered_T]]
+        first_T, first_U = alignment.ranked_M2.T
+        rest_T[first_T] = sums_C[aligned_T[first_T]] - score.sampled_logprobs_T[first_U]
     if alignment.support_ids_TK is None or score.topk_logprobs_TK is None or score.tail_logprob_T is None:
         return Score(sampled_T, aligned_T=aligned_T)
     topk_TK: NDArray[Any] = np.full(alignment.support_ids_TK.shape, PAD_LOGPROB, np.float32)
     tail_T = np.zeros(len(aligned_T), np.float32)
-    rows_T, rows_U = alignment.pairs_M2.T
+    rows_T, rows_U = np.concatenate([alignment.pairs_M2, alignment.ranked_M2]).T
     topk_TK[rows_T] = score.topk_logprobs_TK[rows_U]
     tail_T[rows_T] = score.tail_logprob_T[rows_U]
-    return Score(sampled_T, alignment.support_ids_TK, topk_TK, tail_T, aligned_T)
+    rest = rest_T if len(alignment.ranked_M2) else None
+    return Score(sampled_T, alignment.support_ids_TK, topk_TK, tail_T, aligned_T, rest)

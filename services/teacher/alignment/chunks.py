@@ -44,6 +44,13 @@ def chunk_sums(values_U: NDArray[Any], chunk_U: Ints, chunks: int) -> NDArray[np
     return sums_C
 
 
+def chunk_starts(chunk_T: Ints, chunk_U: Ints) -> Ints:
+    """Positions of the first token of every chunk on both sides: int64 ``[C, 2]``. There both have seen the same bytes,
+    except for tokens without bytes."""
+    first = [np.unique(chunk, return_index=True)[1] for chunk in (chunk_T, chunk_U)]
+    return np.stack(first, axis=1)
+
+
 def one_to_one(chunk_T: Ints, chunk_U: Ints) -> tuple[Ints, Ints]:
     """Positions of the tokens that are alone in their chunk on both sides, paired: int64 ``[M]`` twice."""
     count = int(max(chunk_T.max(initial=-1), chunk_U.max(initial=-1))) + 1

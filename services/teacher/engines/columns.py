@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from rgopd.teacher.engines import EngineFault
-from rgopd.teacher.items import PAD_ID, PAD_LOGPROB, TAIL_FLOOR, Float, Int, Score, ScoreItem
+from rgopd.teacher.items import OWN_ID, PAD_ID, PAD_LOGPROB, TAIL_FLOOR, Float, Int, Score, ScoreItem, Scoring
 
 
 def score_from_columns(item: ScoreItem, sampled_T: Float, ids_TK: Int, topk_TK: Float) -> Score:
@@ -50,11 +52,44 @@ def score_from_full(item: ScoreItem, logprobs_TV: Float, temperature: float) -> 
     if item.scoring.support == "teacher":
         ids_TK = _top_ids(scaled_TV, item.scoring.k)
     elif item.support_ids_TK is not None:
-        ids_TK = item.support_ids_TK
+        own_T1 = item.support_ids_TK[:, :1] == OWN_ID
+        ids_TK = (
+            np.where(own_T1, _top_ids(scaled_TV, item.scoring.k), item.support_ids_TK)
+            if own_T1.any()
+            else item.support_ids_TK
+        )
     else:
         ids_TK = np.empty((len(sampled_T), 0), np.int32)
     topk_TK = np.take_along_axis(scaled_TV, np.maximum(ids_TK, 0), 1)
     return score_from_columns(item, sampled_T, ids_TK, topk_TK.astype(np.float32))
+
+
+def split_own(item: ScoreItem) -> tuple[ScoreItem | None, ScoreItem]:
+    """An item with rows of OWN_ID as two for an engine that is asked for named ids or for its top k: the named ids
+    (None where there are none), and the top k of every row."""
+    assert item.support_ids_TK is not None, "validated before it was queued"
+    named_TK = np.where(item.support_ids_TK == OWN_ID, PAD_ID, item.support_ids_TK)
+    named = replace(item, support_ids_TK=named_TK, scoring=replace(item.scoring, own_rows=False))
+    top = replace(item, support_ids_TK=None, scoring=Scoring("teacher", item.scoring.k, item.scoring.temperature))
+    return (named if (named_TK != PAD_ID).any() else None), top
+
+
+def join_own(item: ScoreItem, named: Score | None, top: Score) -> Score:
+    """One score out of those of `split_own`."""
+    assert item.support_ids_TK is not None, "validated before it was queued"
+    assert top.topk_logprobs_TK is not None, "support teacher has it"
+    assert top.tail_logprob_T is not None, "support teacher has it"
+    own_T = item.support_ids_TK[:, 0] == OWN_ID
+    if named is None:
+        topk_TK = np.where(own_T[:, None], top.topk_logprobs_TK, np.float32(PAD_LOGPROB))
+        return Score(
+            top.sampled_logprobs_T, item.support_ids_TK, topk_TK, np.where(own_T, top.tail_logprob_T, np.float32(0))
+        )
+    assert named.topk_logprobs_TK is not None, "support student has it"
+    assert named.tail_logprob_T is not None, "support student has it"
+    topk_TK = np.where(own_T[:, None], top.topk_logprobs_TK, named.topk_logprobs_TK)
+    tail_T = np.where(own_T, top.tail_logprob_T, named.tail_logprob_T)
+    return Score(named.sampled_logprobs_T, item.support_ids_TK, topk_TK, tail_T)
 
 
 def _top_ids(logprobs_TV: np.ndarray[tuple[int, int], np.dtype[np.float64]], k: int) -> Int:

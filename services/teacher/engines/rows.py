@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rgopd.common.head import AfterHead
-from rgopd.teacher.items import PAD_ID, PAD_LOGPROB, TAIL_FLOOR, Scoring
+from rgopd.teacher.items import OWN_ID, PAD_ID, PAD_LOGPROB, TAIL_FLOOR, Scoring
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,8 @@ def score_rows(
     Args:
         logits_RV: float32, overwritten (the buffer is reused in place: it is the peak of the whole engine).
         sampled_ids_R: int64, below vocab_size.
-        support_ids_RK: int64 with PAD_ID allowed; None with support "teacher" or "none".
+        support_ids_RK: int64 with PAD_ID allowed, and whole rows of OWN_ID where `scoring.own_rows`; None with support
+            "teacher" or "none".
         scoring: support kind, k and temperature.
         vocab_size: ids from here on are masked before the softmax.
         after: what the architecture does to its logits after the head, where that is still to be done.
@@ -56,7 +57,7 @@ def score_rows(
     if scoring.support == "teacher":
         topk_RK, ids_RK = logits_RV.topk(scoring.k, dim=-1)
     elif support_ids_RK is not None:
-        ids_RK = support_ids_RK
+        ids_RK = own_ids(logits_RV, support_ids_RK) if scoring.own_rows else support_ids_RK
         topk_RK = logits_RV.gather(1, ids_RK.clamp(min=0))
     else:
         ids_RK = sampled_ids_R.new_empty((len(sampled_ids_R), 0))
@@ -78,6 +79,12 @@ def score_rows(
         weights_RV.scatter_(1, index_RK, keep_R1.expand_as(index_RK))
         tail_R = (weights_RV.sum(-1).log() - log_total_R).clamp(min=TAIL_FLOOR)
     return RowScores(sampled_R, ids_RK, topk_RK, tail_R)
+
+
+def own_ids(logits_RV: Tensor, ids_RK: Tensor) -> Tensor:
+    """The support with each row of OWN_ID replaced by the row's likeliest ids, best first."""
+    own_R = (ids_RK[:, 0] == OWN_ID).nonzero().squeeze(1)
+    return ids_RK.index_copy(0, own_R, logits_RV[own_R].topk(ids_RK.shape[1], dim=-1).indices)
 
 
 def apply_after(logits: Tensor, after: AfterHead) -> Tensor:
@@ -155,9 +162,16 @@ def disagreement(other: ScoreRows, device: torch.device) -> float:
     sampled = support[:, 0].clone()
     sampled[-1] = vocab - 1
     worst = 0.0
-    for scoring in (Scoring("student", k, 0.7), Scoring("teacher", k), Scoring("none", 0)):
+    with_own = support.clone()
+    with_own[1] = OWN_ID
+    for scoring in (
+        Scoring("student", k, 0.7),
+        Scoring("student", k, own_rows=True),
+        Scoring("teacher", k),
+        Scoring("none", 0),
+    ):
         for after in (AfterHead(), AfterHead(scale=0.5), AfterHead(soft_cap=10.0)):
-            given = support if scoring.support == "student" else None
+            given = (with_own if scoring.own_rows else support) if scoring.support == "student" else None
             found = [math(logits.clone(), sampled, given, scoring, vocab, after) for math in (score_rows, other)]
             for a, b in zip(found[0], found[1], strict=True):
                 worst = max(worst, float((a - b).abs().max()) if a.numel() else 0.0)

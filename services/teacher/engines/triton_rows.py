@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rgopd.common.head import AfterHead
-from rgopd.teacher.engines.rows import RowScores, apply_after
+from rgopd.teacher.engines.rows import RowScores, apply_after, own_ids
 from rgopd.teacher.items import PAD_ID, PAD_LOGPROB, TAIL_FLOOR, Scoring
 
 _BLOCK = 4096
@@ -42,6 +42,7 @@ def score_rows(
         raw_RK, ids_RK = logits_RV.topk(scoring.k, dim=-1)
     else:
         ids_RK = sampled_ids_R.new_empty(len(sampled_ids_R), 0) if support_ids_RK is None else support_ids_RK
+        ids_RK = own_ids(logits_RV, ids_RK) if scoring.own_rows else ids_RK
         raw_RK = logits_RV.gather(1, ids_RK.clamp(min=0))
     real_RK = ids_RK != PAD_ID
     if ids_RK.shape[1]:

@@ -21,7 +21,7 @@ import numpy as np
 from rgopd.common.errors import ConfigError
 from rgopd.common.vllm_head import REFUSALS, one_line
 from rgopd.teacher.engines import EngineFault, EngineInfo, settings_digest
-from rgopd.teacher.engines.columns import score_from_columns, score_from_full
+from rgopd.teacher.engines.columns import join_own, score_from_columns, score_from_full, split_own
 from rgopd.teacher.engines.loading import check_teacher_architecture, folder_digest
 from rgopd.teacher.engines.loop import LoopThread
 from rgopd.teacher.items import PAD_ID, Float, Int, Score, ScoreItem
@@ -90,6 +90,9 @@ class VllmEngine:
         if item.scoring.support == "student" and self.info.scoring == "full-vocab":
             async with self._full_lock:  # one at a time: each holds rows x vocabulary Python numbers
                 return await self._full(item)
+        if item.scoring.own_rows:
+            named, top = split_own(item)
+            return join_own(item, await self._score_one(named) if named else None, await self._score_one(top))
         # A cached prefix saves its forward but yields no rows; that is right as long as it ends within the
         # prompt. Where it reaches into the response (equal first ids, a replay) the cache is passed by.
         for skip_cache in (False, True):

@@ -22,7 +22,7 @@ import numpy as np
 from rgopd.common.deadlines import for_response
 from rgopd.common.errors import ConfigError, InvalidInput
 from rgopd.teacher.engines import EngineFault, EngineInfo, settings_digest
-from rgopd.teacher.engines.columns import score_from_columns, score_from_full
+from rgopd.teacher.engines.columns import join_own, score_from_columns, score_from_full, split_own
 from rgopd.teacher.engines.loop import LoopThread
 from rgopd.teacher.items import PAD_ID, Float, Score, ScoreItem, SupportKind
 
@@ -87,10 +87,13 @@ class VllmServerEngine:
         async with self._slots:
             if self.info.scoring == "full-vocab":
                 return score_from_full(item, await self._full(item), item.scoring.temperature)
-            if item.scoring.support == "student":
-                return await self._token_ids(item)
-            rows = await self._prompt_logprobs(item, item.scoring.k)
-            return _read_topk(item, rows)
+            if item.scoring.own_rows:
+                named, top = split_own(item)
+                return join_own(item, await self._token_ids(named) if named else None, await self._top(top))
+            return await (self._token_ids(item) if item.scoring.support == "student" else self._top(item))
+
+    async def _top(self, item: ScoreItem) -> Score:
+        return _read_topk(item, await self._prompt_logprobs(item, item.scoring.k))
 
     async def _full(self, item: ScoreItem) -> Float:
         rows = await self._prompt_logprobs(item, -1)

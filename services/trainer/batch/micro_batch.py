@@ -12,19 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rgopd.common import wire
-from rgopd.common.conversation import own_tokens
-from rgopd.common.errors import InvalidInput
 from rgopd.common.streams import Streams
-from rgopd.protos import common_pb2, rollout_pb2, teacher_pb2
+from rgopd.protos import teacher_pb2
 from rgopd.trainer.batch.packing import PackedRow
+from rgopd.trainer.batch.part import BatchOptions, Part, read_part
 from rgopd.trainer.batch.plan import RolloutPlan
 from rgopd.trainer.batch.stored import Vanished, read_rollouts, read_scores
 from rgopd.trainer.gating.gate import GateConfig, decide_gate
+from rgopd.trainer.losses.buckets import PAD_LOGPROB
 from rgopd.trainer.objectives import TokenBatch
 
-MAX_LOGPROB = 0.01
-"""float16 and bfloat16 softmaxes round a probability of 1 up by less than this."""
+__all__ = ["BatchOptions", "Dropped", "MicroBatch", "Part", "assemble", "load_micro_batch", "prefiltered"]
 
 
 @dataclass(frozen=True)
@@ -83,53 +81,6 @@ class Dropped:
     stats: dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class BatchOptions:
-    """How a rank turns its rollouts into tensors."""
-
-    needs_teacher: bool
-    total_steps: int
-    packing: bool = False
-    prefilter: GateConfig | None = None
-    """Leave out rollouts of which this gate would keep nothing if the student still were the behaviour policy."""
-    aligns: bool = False
-    """Take scores of a teacher with another tokenizer."""
-    support: bool = True
-    """Scores hold the teacher's log-probs on a support; False: of the sampled tokens alone."""
-    current_k: int = 0
-    """How many of the support's ids the current student chooses; 0: all of them count."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One rollout's arrays. K may differ between rollouts; -1 pads.
-
-    T tokens are trained on: the student's own. In a conversation the sequence behind the prompt is longer,
-    `sequence_L`, and `own_T` says where in it they are; elsewhere both are None.
-    """
-
-    prompt_ids_C: NDArray[np.int32]
-    response_ids_T: NDArray[np.int32]
-    behaviour_T: NDArray[np.float32]
-    support_ids_TK: NDArray[np.int32]
-    teacher_sampled_T: NDArray[np.float32] | None
-    teacher_support_TK: NDArray[Any] | None
-    teacher_tail_T: NDArray[np.float32] | None
-    aligned_T: NDArray[np.int32] | None = None
-    sequence_L: NDArray[np.int32] | None = None
-    own_T: NDArray[np.intp] | None = None
-
-    def sequence(self) -> NDArray[np.int64]:
-        """What the forward pass reads."""
-        after = self.response_ids_T if self.sequence_L is None else self.sequence_L
-        return np.concatenate([self.prompt_ids_C, after]).astype(np.int64)
-
-    def predicting(self) -> NDArray[np.intp]:
-        """The position in `sequence` that predicts each of the T tokens."""
-        own_T = np.arange(len(self.response_ids_T)) if self.own_T is None else self.own_T
-        return len(self.prompt_ids_C) - 1 + own_T
-
-
 def load_micro_batch(streams: Streams, plans: Sequence[RolloutPlan], options: BatchOptions, *, step: int) -> MicroBatch:
     """Read a rank's own rollouts and scores from the blob store.
 
@@ -146,7 +97,7 @@ def load_micro_batch(streams: Streams, plans: Sequence[RolloutPlan], options: Ba
     for item, rollout, score in zip(ids, rollouts, scores, strict=True):
         if rollout is None or (options.needs_teacher and score is None):
             raise Vanished(f"rollout {item} or its teacher score was stored and is gone from Redis")
-        parts.append(_part(item, rollout, score, options))
+        parts.append(read_part(item, rollout, score, options))
     if options.prefilter is not None:
         micro = prefiltered(parts, plans, options, options.prefilter, step=step)
     else:
@@ -197,96 +148,6 @@ def _kept_tokens(tokens: TokenBatch, gate: GateConfig) -> tuple[Tensor, dict[str
     return kept_R, decision.stats
 
 
-def _part(
-    item: str, rollout: rollout_pb2.Rollout, score: teacher_pb2.TeacherScore | None, options: BatchOptions
-) -> Part:
-    response_ids_T = wire.from_tensor(rollout.response_ids, f"{item}.response_ids", dtype="int32", ndim=1)
-    support_ids_TK = wire.from_tensor(rollout.support_ids, f"{item}.support_ids", dtype="int32", ndim=2)
-    sampled = topk = tail = aligned = None
-    if score is not None:
-        sampled = wire.from_tensor(score.sampled_logprobs, f"{item}.sampled_logprobs", dtype="float32", ndim=1)
-        if len(sampled) != len(response_ids_T):
-            raise InvalidInput(f"{item}: {len(sampled)} teacher log-probs for {len(response_ids_T)} response tokens")
-        _check_logprobs(item, "sampled_logprobs", sampled)
-        if options.support:
-            support_ids_TK, topk, tail = _on_support(item, score, support_ids_TK)
-        if score.HasField("aligned"):
-            aligned = _aligned(item, score.aligned, len(response_ids_T), options.aligns)
-    behaviour = wire.from_tensor(rollout.sampled_logprobs, f"{item}.sampled_logprobs", dtype="float32", ndim=1)
-    if len(behaviour) != len(response_ids_T):
-        raise InvalidInput(f"{item}: {len(behaviour)} behaviour log-probs for {len(response_ids_T)} response tokens")
-    _check_logprobs(item, "behaviour log-probs", behaviour, source="sampler")
-    part = Part(
-        wire.from_tensor(rollout.prompt_ids, f"{item}.prompt_ids", dtype="int32", ndim=1),
-        response_ids_T,
-        behaviour,
-        support_ids_TK,
-        sampled,
-        topk,
-        tail,
-        aligned,
-    )
-    return _own(part, own_tokens(rollout))
-
-
-def _own(part: Part, own_L: NDArray[np.bool_] | None) -> Part:
-    """The part with the tokens that the student sampled; what its environment said is context and nothing else."""
-    if own_L is None:
-        return part
-    if part.aligned_T is not None:
-        raise InvalidInput(
-            "a teacher with another tokenizer cannot score conversations: take one of the student's family"
-        )
-    arrays = {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.name != "prompt_ids_C"}
-    own = {name: array[own_L] for name, array in arrays.items() if array is not None}
-    return dataclasses.replace(part, **own, sequence_L=part.response_ids_T, own_T=np.flatnonzero(own_L))
-
-
-def _on_support(
-    item: str, score: teacher_pb2.TeacherScore, support_ids_TK: NDArray[np.int32]
-) -> tuple[NDArray[np.int32], NDArray[Any], NDArray[np.float32]]:
-    """The support, the teacher's log-probs on it, and its tail."""
-    if not score.HasField("topk_logprobs"):
-        raise InvalidInput(f"{item}: its teacher score has no support; was it asked for in this run?")
-    if score.HasField("topk_ids"):
-        support_ids_TK = wire.from_tensor(score.topk_ids, f"{item}.topk_ids", dtype="int32", ndim=2)
-    topk = wire.from_tensor(score.topk_logprobs, f"{item}.topk_logprobs", ndim=2)
-    tail = wire.from_tensor(score.tail_logprob, f"{item}.tail_logprob", dtype="float32", ndim=1)
-    rows = wire.from_tensor(score.sampled_logprobs).shape[0]
-    if topk.shape != support_ids_TK.shape or not rows == len(tail) == len(topk):
-        raise InvalidInput(
-            f"{item}: teacher score {topk.shape} does not fit support {support_ids_TK.shape} "
-            f"of a response of {rows} tokens"
-        )
-    for name, values in (("topk_logprobs", topk), ("tail_logprob", tail)):
-        _check_logprobs(item, name, values)
-    return support_ids_TK, topk, tail
-
-
-def _aligned(item: str, tensor: common_pb2.Tensor, tokens: int, aligns: bool) -> NDArray[np.int32]:
-    aligned_T = wire.from_tensor(tensor, f"{item}.aligned", dtype="int32", ndim=1)
-    if not aligns:
-        raise InvalidInput(
-            f"{item}: its teacher has another tokenizer, which this objective or distillation.tail cannot use; take "
-            "reverse_kl, rg_opd or a weighted_sum of them, with tail: tail, or a teacher of the student's family"
-        )
-    if len(aligned_T) != tokens:
-        raise InvalidInput(f"{item}: {len(aligned_T)} aligned chunk numbers for {tokens} response tokens")
-    return aligned_T
-
-
-def _check_logprobs(item: str, name: str, values: NDArray[Any], source: str = "teacher") -> None:
-    """A log-prob is a finite number of at most 0 (a little over, after rounding). NaN would poison every weight."""
-    good = np.isfinite(values) & (values <= MAX_LOGPROB)
-    if name == "tail_logprob":  # -inf: the support holds all of the probability
-        good |= np.isneginf(values)
-    if not good.all():
-        raise InvalidInput(
-            f"{item}: the {source}'s {name} holds {values[~good].flat[0]}, which is no log-prob; nothing was trained "
-            f"on it. Look at the {source}: its dtype (set {source}.dtype=float32), its weights, its log"
-        )
-
-
 def assemble(
     parts: Sequence[Part], plans: Sequence[RolloutPlan], *, step: int, total_steps: int, packing: bool = False
 ) -> MicroBatch:
@@ -317,13 +178,13 @@ def assemble(
         reward_R=torch.tensor([p.reward for p in plans], dtype=torch.float32),
         teacher_sampled_N=_flat([p.teacher_sampled_T for p in parts], torch.float32) if scored else None,
         teacher_support_NK=(
-            _flat([_widen(p.teacher_support_TK, k, 0) for p in parts], torch.float32) if supported else None
+            _flat([_widen(p.teacher_support_TK, k, PAD_LOGPROB) for p in parts], torch.float32) if supported else None
         ),
         teacher_tail_N=_flat([p.teacher_tail_T for p in parts], torch.float32) if supported else None,
-        aligned_N=_first_of_chunk(parts, lengths),
         step=step,
         total_steps=total_steps,
     )
+    tokens = dataclasses.replace(tokens, **_alignment(parts, lengths))
     rows_N, names = torch.from_numpy(np.concatenate(rows)), [p.rollout_id for p in plans]
     if packing:
         ids_1S = torch.from_numpy(np.concatenate(sequences))[None]
@@ -358,23 +219,34 @@ def _empty(step: int, total_steps: int, packing: bool) -> MicroBatch:
     return MicroBatch(one, torch.ones_like(one), none_N, tokens, [])
 
 
-def _first_of_chunk(parts: Sequence[Part], lengths: Sequence[int]) -> Tensor | None:
-    """``TokenBatch.aligned_N``; a rollout that its teacher scored at the student's own ids is its own alignment."""
+def _alignment(parts: Sequence[Part], lengths: Sequence[int]) -> dict[str, Any]:
+    """Of teachers with another tokenizer what `TokenBatch` has of them; nothing where there is none. A rollout that its
+    teacher scored at the student's own ids is its own alignment."""
     if all(p.aligned_T is None for p in parts):
-        return None
+        return {}
     flat = []
     for start, part, length in zip(np.cumsum([0, *lengths[:-1]]), parts, lengths, strict=True):
         chunk_T = np.arange(length) if part.aligned_T is None else part.aligned_T
         _, first, inverse = np.unique(chunk_T, return_index=True, return_inverse=True)
         flat.append(np.where(chunk_T < 0, -1, start + first[inverse]))
-    return _flat(flat, torch.int64)
+    foreign = [np.full(n, p.aligned_T is not None) for p, n in zip(parts, lengths, strict=True)]
+    found = {"aligned_N": _flat(flat, torch.int64), "foreign_N": _flat(foreign, torch.bool)}
+    if any(p.ranked_T is not None for p in parts):
+        both = [(np.zeros(n, bool), np.zeros(n, np.float32)) for n in lengths]
+        pairs = [
+            (p.ranked_T, p.teacher_rest_T) if p.ranked_T is not None else none
+            for p, none in zip(parts, both, strict=True)
+        ]
+        found["ranked_N"] = _flat([ranked_T for ranked_T, _ in pairs], torch.bool)
+        found["teacher_rest_N"] = _flat([rest_T for _, rest_T in pairs], torch.float32)
+    return found
 
 
 def _flat(arrays: Sequence[Any], dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(np.concatenate(arrays)).to(dtype)
 
 
-def _widen(array_TK: Any, k: int, fill: int) -> NDArray[Any]:
+def _widen(array_TK: Any, k: int, fill: float) -> NDArray[Any]:
     if array_TK.shape[1] == k:
         return np.asarray(array_TK)
     return np.pad(array_TK, ((0, 0), (0, k - array_TK.shape[1])), constant_values=fill)

@@ -15,6 +15,8 @@ from rgopd.trainer.losses.buckets import TailMode, bucket_logprobs
 from rgopd.trainer.losses.head import HeadStats
 
 SupportOwner = Literal["student", "teacher", "none"]
+Across = Literal["mapped", "ranked", "hybrid"]
+"""Which rows a teacher with another tokenizer is to fill; docs/objectives.md."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,13 @@ class TokenBatch:
     """int64, of a teacher with another tokenizer: the first token (0..N-1) of the aligned chunk that a token is in, -1
     where the teacher has no value. ``teacher_sampled_N`` is then a chunk's log-likelihood in equal parts, and the
     support of a token without a counterpart is all padding. None: the teacher's tokens are the student's."""
+    foreign_N: Tensor | None = None
+    """bool, with ``aligned_N``: whether the token's teacher has another tokenizer; of several teachers some may not."""
+    ranked_N: Tensor | None = None
+    """bool, of teachers that were asked for ranks: the first token of a chunk that is compared by rank. There
+    ``teacher_support_NK`` holds the teacher's own K largest log-probs, ``support_ids_NK`` the student's ids."""
+    teacher_rest_N: Tensor | None = None
+    """with ``ranked_N``: there the teacher's log-prob of its tokens of the chunk after its first."""
     teacher_entropy_N: Tensor | None = None
     """full-vocabulary entropy, where the teacher returned it; else objectives use the buckets'."""
     reference_logprobs_N: Tensor | None = None
@@ -126,6 +135,10 @@ class Objective(Protocol):
     def aligns(self) -> bool:
         """Works with a teacher of another tokenizer: reads ``aligned_N``."""
 
+    @property
+    def across_rows(self) -> Across:
+        """What such a teacher is asked for."""
+
     def token_losses(self, stats: HeadStats, batch: TokenBatch) -> ObjectiveOutput:
         """Losses of N response tokens, before gate and normaliser; ValueError where the batch lacks what it needs."""
 
@@ -159,6 +172,11 @@ class ObjectiveBase(ObjectiveOptions):
     def needs_reference(self) -> bool:
         """Whether the batch must hold ``reference_logprobs_N``."""
         return False
+
+    @property
+    def across_rows(self) -> Across:
+        """What a teacher with another tokenizer is asked for."""
+        return "mapped"
 
 
 def student_teacher_buckets(stats: HeadStats, batch: TokenBatch, tail: TailMode) -> tuple[Tensor, Tensor]:

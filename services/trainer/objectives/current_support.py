@@ -35,12 +35,17 @@ def on_current_support(stats: HeadStats, batch: TokenBatch) -> tuple[HeadStats, 
     chosen_NK = candidates_NK.topk(min(k, width), dim=1).indices
     student_NK = stats.support_logprobs_NK.gather(1, chosen_NK)
     ids_NK = batch.support_ids_NK.gather(1, chosen_NK)
-    left_out_NK = batch.teacher_support_NK.masked_fill(pad_NK, -torch.inf).scatter(1, chosen_NK, -torch.inf)
+    places_NK = chosen_NK
+    if batch.ranked_N is not None:  # there the teacher's are its own, by rank
+        first_NK = torch.arange(chosen_NK.shape[1], device=chosen_NK.device).expand_as(chosen_NK)
+        places_NK = torch.where(batch.ranked_N[:, None], first_NK, chosen_NK)
+        pad_NK = pad_NK & ~batch.ranked_N[:, None]
+    left_out_NK = batch.teacher_support_NK.masked_fill(pad_NK, -torch.inf).scatter(1, places_NK, -torch.inf)
     tail_N = torch.logaddexp(batch.teacher_tail_N, left_out_NK.logsumexp(dim=1))
     narrowed = dataclasses.replace(
         batch,
         support_ids_NK=ids_NK,
-        teacher_support_NK=batch.teacher_support_NK.gather(1, chosen_NK),
+        teacher_support_NK=batch.teacher_support_NK.gather(1, places_NK),
         teacher_tail_N=tail_N,
     )
     least_N = student_NK.detach().masked_fill(ids_NK < 0, PAD_LOGPROB).amin(dim=1)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rgopd.trainer.gating.gate import PresetName
 from rgopd.trainer.losses.head import HeadStats
-from rgopd.trainer.objectives.base import Objective, ObjectiveOptions, ObjectiveOutput, SupportOwner, TokenBatch
+from rgopd.trainer.objectives.base import Across, Objective, ObjectiveOptions, ObjectiveOutput, SupportOwner, TokenBatch
 from rgopd.trainer.objectives.registry import get_objective, register
 
 
@@ -46,6 +46,10 @@ class WeightedSum(ObjectiveOptions):
         self._objectives = [get_objective(part.name, **part.options) for part in self.parts]
         if not self.supports:
             raise ValueError("the parts have no support owner in common")
+        if len(self._asked()) > 1:
+            raise ValueError(
+                "parts with `across: uld`, `hybrid` and others ask one teacher for different things: use one"
+            )
         return self
 
     @property
@@ -94,6 +98,14 @@ class WeightedSum(ObjectiveOptions):
     def aligns(self) -> bool:
         """Where all parts that distil do."""
         return all(part.aligns for part in self._objectives if part.needs_teacher)
+
+    @property
+    def across_rows(self) -> Across:
+        """What all parts that distil ask for."""
+        return next(iter(self._asked()), "mapped")
+
+    def _asked(self) -> set[Across]:
+        return {part.across_rows for part in self._objectives if part.needs_teacher}
 
     def token_losses(self, stats: HeadStats, batch: TokenBatch) -> ObjectiveOutput:
         """Gated and ungated sums; ValueError where the parts have different denominators."""

@@ -31,6 +31,11 @@ SUPPORT = {
     "teacher": teacher_pb2.SUPPORT_TEACHER,
     "none": teacher_pb2.SUPPORT_NONE,
 }
+ACROSS = {
+    "mapped": teacher_pb2.ACROSS_MAPPED,
+    "ranked": teacher_pb2.ACROSS_RANKED,
+    "hybrid": teacher_pb2.ACROSS_HYBRID,
+}
 TEND_S = 2.0
 TELL_S = 15.0
 MAX_TWINS = 3
@@ -77,6 +82,7 @@ class Dispatch:
         self.should_stop = should_stop
         self.asked_again = 0
         self.patience = patience_of(config, max(config.eval.groups_per_request, rows_of(config)))
+        self._across = ACROSS[config.build_objective().across_rows]
         self._asked: dict[str, tuple[bytes, str]] = {}
         """Of each group its request, and the first group in that."""
         self._missed: set[tuple[str, str]] = set()
@@ -183,6 +189,7 @@ class Dispatch:
             support=SUPPORT[distillation.support],
             temperature=self._sampling(group)[0],
             teacher=group.prompt.teacher if item else "",
+            across=self._across,
         )
 
     # -- asking again ---------------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def compose(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False
     prefilter = config.gate_config() if config.gate_prefilter == "behaviour" else None
     support = config.distillation.support != "none"
     aligns = objective.aligns and (config.distillation.tail == "tail" or not support)
-    batch = (config.batch.packing, prefilter, aligns, support, config.distillation.current_k)
+    batch = (config.batch.packing, prefilter, aligns, support, config.distillation.current_k, objective.across_rows)
     options = BatchOptions(objective.needs_teacher, total_steps, *batch)
     gather = Gather(streams, options, should_stop, lead)
     watch = Watch(config, objective, tokenizer, start, live)

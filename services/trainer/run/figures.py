@@ -14,7 +14,7 @@ from torch import Tensor
 from rgopd.common.run_files.kept_files import pack
 from rgopd.trainer.batch.micro_batch import MicroBatch
 from rgopd.trainer.batch.plan import RolloutPlan
-from rgopd.trainer.objectives.base import Objective
+from rgopd.trainer.objectives.base import Objective, TokenBatch
 from rgopd.trainer.objectives.step import HeadLoss
 from rgopd.trainer.records.watch import KeepConfig
 
@@ -104,7 +104,7 @@ def _taken(micro: MicroBatch, result: HeadLoss, objective: Objective, index: Ten
         "behaviour": tokens.behaviour_logprobs_N[index],
         "loss": loss_N if ungated_N is None else loss_N + ungated_N,
         "keep": result.decision.keep_N[index],
-        "support_ids": tokens.support_ids_NK[index].int(),
+        "support_ids": _named_by_both(tokens)[index].int(),
         "support_student": stats.support_logprobs_NK[index],
         "tail_student": stats.tail_logprob_N[index],
     }
@@ -112,7 +112,16 @@ def _taken(micro: MicroBatch, result: HeadLoss, objective: Objective, index: Ten
         taken["teacher"] = tokens.teacher_sampled_N[index]
     if tokens.teacher_support_NK is not None and tokens.teacher_tail_N is not None:
         taken |= {"support_teacher": tokens.teacher_support_NK[index], "tail_teacher": tokens.teacher_tail_N[index]}
+    if tokens.ranked_N is not None:  # nothing is named by both there: all of it is tail
+        for tail in ("tail_student", "tail_teacher"):
+            taken[tail] = taken[tail].masked_fill(tokens.ranked_N[index], 0.0)
     return taken
+
+
+def _named_by_both(tokens: TokenBatch) -> Tensor:
+    """The support without ranked rows, where the teacher's log-probs are of other ids."""
+    ids_NK = tokens.support_ids_NK
+    return ids_NK if tokens.ranked_N is None else ids_NK.masked_fill(tokens.ranked_N[:, None], -1)
 
 
 def _row(item: str, arrays: Mapping[str, NDArray[Any]], shown: int, rank: int, top_k: int) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from torch import Tensor
 from rgopd.common import wire
 from rgopd.common.errors import InvalidInput
 from rgopd.protos import rollout_pb2, teacher_pb2
-from rgopd.trainer.batch.micro_batch import BatchOptions, MicroBatch, Part, _part, assemble, prefiltered
+from rgopd.trainer.batch.micro_batch import BatchOptions, MicroBatch, Part, assemble, prefiltered
+from rgopd.trainer.batch.part import read_part
 from rgopd.trainer.batch.plan import RolloutPlan
 from rgopd.trainer.gating.gate import GateConfig
 from rgopd.trainer.objectives import TokenBatch, get_objective
@@ -64,7 +65,7 @@ def plan(name: str) -> RolloutPlan:
 
 
 def parts(chosen: str, noise: int = 0) -> list[Part]:
-    return [_part(name, *messages(name, noise), BatchOptions(True, 1)) for name in chosen]
+    return [read_part(name, *messages(name, noise), BatchOptions(True, 1)) for name in chosen]
 
 
 def micro(chosen: str = "abcd", *, packing: bool = False, noise: int = 0) -> MicroBatch:
@@ -215,11 +216,11 @@ def test_a_mask_that_does_not_fit_is_refused(own: list[int]) -> None:
     rollout, score = messages("a")
     rollout.own.CopyFrom(wire.to_tensor(np.array(own, dtype=np.int32)))
     with pytest.raises(InvalidInput, match=r"a\.own"):
-        _part("a", rollout, score, BatchOptions(True, 1))
+        read_part("a", rollout, score, BatchOptions(True, 1))
 
 
 def test_an_aligned_teacher_is_refused() -> None:
     rollout, score = messages("a")
     score.aligned.CopyFrom(wire.to_tensor(np.arange(8, dtype=np.int32)))
     with pytest.raises(InvalidInput, match="another tokenizer cannot score conversations"):
-        _part("a", rollout, score, BatchOptions(True, 1, aligns=True))
+        read_part("a", rollout, score, BatchOptions(True, 1, aligns=True))
