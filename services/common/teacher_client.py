@@ -152,6 +152,7 @@ class TeacherPool:
         topk_dtype: common_pb2.DType = common_pb2.DTYPE_FLOAT32,
         zstd: bool = False,
         header: common_pb2.Header | None = None,
+        across: teacher_pb2.Across = teacher_pb2.ACROSS_MAPPED,
     ) -> Future[teacher_pb2.ScoreResponse]:
         """Score items at one teacher; the future's response has a score for each, in order.
 
@@ -165,7 +166,13 @@ class TeacherPool:
             known = ", ".join(repr(name) for name in self.replicas)
             raise InvalidInput(f"teacher {teacher!r} is not configured; known are {known}")
         request = teacher_pb2.ScoreRequest(
-            header=header, k=k, support=support, temperature=temperature, rollouts=items, topk_dtype=topk_dtype
+            header=header,
+            k=k,
+            support=support,
+            temperature=temperature,
+            rollouts=items,
+            topk_dtype=topk_dtype,
+            across=across,
         )
         tokens = sum(len(i.prompt_ids.data) + len(i.response_ids.data) for i in items) // 4
         headers = {"Content-Type": wire.PROTOBUF, "Accept-Encoding": "zstd" if zstd else "identity"}

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from rgopd.teacher.items import PAD_LOGPROB, TAIL_FLOOR, Score, ScoreItem, Scoring, SupportKind
+from rgopd.teacher.items import OWN_ID, PAD_LOGPROB, TAIL_FLOOR, Score, ScoreItem, Scoring, SupportKind
 
 VOCAB, SHARED, EOS = 320, 300, 2
 Case = Callable[[np.random.Generator], list[ScoreItem]]
@@ -80,6 +80,17 @@ def _padded(rng: np.random.Generator) -> list[ScoreItem]:
     return [item]
 
 
+def _own_rows(rng: np.random.Generator, temperature: float = 1.0) -> list[ScoreItem]:
+    """Rows of the teacher's own top k among named ones, and in an item without named ones."""
+    items = [rollout(rng, 10, 20, temperature=temperature), rollout(rng, 5, 6, temperature=temperature)]
+    some, only = (item.support_ids_TK for item in items)
+    assert some is not None
+    assert only is not None
+    some[3], some[7, :4], some[[0, 5, 19]] = -1, -1, OWN_ID
+    only[:], only[[1, 4]] = -1, OWN_ID
+    return [replace(item, scoring=replace(item.scoring, own_rows=True)) for item in items]
+
+
 CASES: dict[str, Case] = {
     "random ids": lambda rng: [rollout(rng, int(c), int(t)) for c, t in rng.integers(1, 60, (12, 2))],
     "long prompts": lambda rng: [rollout(rng, c, t) for c, t in ((900, 20), (700, 90), (500, 1))],
@@ -97,6 +108,8 @@ CASES: dict[str, Case] = {
     "teacher support": lambda rng: [rollout(rng, 9, 12, "teacher", 5), rollout(rng, 30, 3, "teacher", 5)],
     "teacher support at a temperature": lambda rng: [rollout(rng, 9, 12, "teacher", 5, 0.7)],
     "teacher support, K=vocabulary": lambda rng: [rollout(rng, 9, 12, "teacher", SHARED)],
+    "rows of the teacher's own": _own_rows,
+    "rows of the teacher's own at a temperature": lambda rng: _own_rows(rng, 0.7),
     "no support": lambda rng: [rollout(rng, 9, 12, "none"), rollout(rng, 90, 33, "none")],
     "no support at a temperature": lambda rng: [rollout(rng, 9, 12, "none", temperature=0.7)],
 }
@@ -134,6 +147,10 @@ def largest_errors(
             continue
         ids_TK, topk_TK, tail_T = score.topk_ids_TK, score.topk_logprobs_TK, score.tail_logprob_T
         assert ids_TK is not None
+        if item.scoring.own_rows:  # whether an engine names those ids is its own affair
+            assert item.support_ids_TK is not None
+            own_T1 = item.support_ids_TK[:, :1] == OWN_ID
+            ids_TK = np.where(own_T1, np.argsort(-exact_TV, axis=1)[:, : item.scoring.k], item.support_ids_TK)
         assert topk_TK is not None
         assert tail_T is not None
         assert ids_TK.shape == topk_TK.shape == (len(rows), item.scoring.k)

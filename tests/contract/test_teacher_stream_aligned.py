@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from prometheus_client import CollectorRegistry
 
 from rgopd.common import wire
@@ -25,7 +26,8 @@ from tests.unit.teacher.alignment.test_aligner import ids_of, tiny_engine
 TEXTS = ["def f(a): return a", "\\boxed{46}", "é"]
 
 
-def test_scores_of_another_tokenizer_become_one_micro_batch(streams: Streams) -> None:
+def scored(streams: Streams, across: int = teacher_pb2.ACROSS_MAPPED) -> list[RolloutPlan]:
+    """Rollouts of `TEXTS`, through a teacher's worker."""
     aligner = Aligner(side("qwen"), side("llama"))
     service = TeacherService(
         tiny_engine(aligner.teacher.size),
@@ -51,7 +53,12 @@ def test_scores_of_another_tokenizer_become_one_micro_batch(streams: Streams) ->
         )
         streams.blobs.put(ROLLOUT, f"r{n}", rollout.SerializeToString())
         job = teacher_pb2.ScoreJob(
-            header=rollout.header, group_id="g", k=4, support=teacher_pb2.SUPPORT_STUDENT, temperature=1
+            header=rollout.header,
+            group_id="g",
+            k=4,
+            support=teacher_pb2.SUPPORT_STUDENT,
+            temperature=1,
+            across=across,
         )
         streams.add(SCORE, job.SerializeToString())
         plans.append(RolloutPlan(f"r{n}", 2, len(ids_T), 1.0, 1.0, 0))
@@ -62,7 +69,11 @@ def test_scores_of_another_tokenizer_become_one_micro_batch(streams: Streams) ->
         time.sleep(0.02)
     worker.stop(5)
     service.drain(5)
+    return plans
 
+
+def test_scores_of_another_tokenizer_become_one_micro_batch(streams: Streams) -> None:
+    plans = scored(streams)
     tokens = load_micro_batch(streams, plans, BatchOptions(True, 1, aligns=True), step=0).tokens
     assert tokens.aligned_N is not None
     start = 0
@@ -76,3 +87,40 @@ def test_scores_of_another_tokenizer_become_one_micro_batch(streams: Streams) ->
         start += plan.response_tokens
     with pytest.raises(InvalidInput, match="r0: its teacher has another tokenizer"):
         load_micro_batch(streams, plans, BatchOptions(True, 1), step=0)
+
+
+@pytest.mark.parametrize("across", ["ranked", "hybrid"])
+def test_ranked_rows_lie_beside_the_students_own_support(streams: Streams, across: str) -> None:
+    plans = scored(streams, {"ranked": teacher_pb2.ACROSS_RANKED, "hybrid": teacher_pb2.ACROSS_HYBRID}[across])
+    tokens = load_micro_batch(streams, plans, BatchOptions(True, 1, aligns=True, across=across), step=0).tokens
+    assert tokens.aligned_N is not None
+    assert tokens.ranked_N is not None
+    assert tokens.teacher_support_NK is not None
+    assert tokens.teacher_rest_N is not None
+    assert tokens.foreign_N is not None
+    assert tokens.foreign_N.all()
+    first_N = tokens.aligned_N == torch.arange(len(tokens.aligned_N))
+    ranked_N = tokens.ranked_N
+    assert not (ranked_N & ~first_N).any()
+    assert ranked_N.any()
+    own_NK = np.concatenate(
+        [
+            wire.from_tensor(wire.parse(rollout_pb2.Rollout, streams.blobs.get(ROLLOUT, p.rollout_id)).support_ids)
+            for p in plans
+        ]
+    )
+    assert (tokens.support_ids_NK[ranked_N].numpy() == own_NK[ranked_N.numpy()]).all()
+    assert (tokens.support_ids_NK[~ranked_N & ~first_N] == -1).all()
+    assert (tokens.teacher_support_NK[ranked_N].diff(dim=1) <= 0).all()
+    mass_N = tokens.teacher_support_NK.exp().sum(1) + tokens.teacher_tail_N.exp()
+    assert torch.allclose(mass_N[ranked_N], torch.ones(int(ranked_N.sum())), atol=1e-5)
+    assert (tokens.teacher_rest_N[~ranked_N] == 0).all()
+    alone_N = torch.bincount(tokens.aligned_N, minlength=len(first_N)) == 1
+    assert (ranked_N == first_N).all() == (across == "ranked")
+    assert not (ranked_N & alone_N & (tokens.teacher_rest_N == 0)).all() or across == "ranked"
+
+
+def test_a_teacher_that_was_not_asked_for_ranks_or_does_not_know_them_is_named(streams: Streams) -> None:
+    plans = scored(streams)
+    with pytest.raises(InvalidInput, match="r0: its teacher was asked for ranks.*older version"):
+        load_micro_batch(streams, plans, BatchOptions(True, 1, aligns=True, across="ranked"), step=0)

@@ -18,7 +18,7 @@ from rgopd.teacher.alignment.aligner import Aligner, student_view
 from rgopd.teacher.engines import EngineInfo
 from rgopd.teacher.engines.loading import take_apart
 from rgopd.teacher.engines.transformers import TransformersEngine
-from rgopd.teacher.items import PAD_ID, PAD_LOGPROB, Scoring
+from rgopd.teacher.items import OWN_ID, PAD_ID, PAD_LOGPROB, Scoring
 from tests.unit.teacher.alignment.kinds import MAKERS, TEXTS, side
 
 PAIRS = list(itertools.permutations(MAKERS, 2))
@@ -166,6 +166,56 @@ def test_the_score_that_comes_back_is_that_of_the_teachers_own_tokens_in_float64
         begin_T, begin_U = stop_T, stop_U
     assert score.sampled_logprobs_T.sum() == pytest.approx(sampled_U.sum(), abs=1e-3)
     check_row(aligner, score, len(response_T) - 1, support_TK[-1], logprobs_UV[-1])
+
+
+@pytest.mark.parametrize("across", ["ranked", "hybrid"])
+@pytest.mark.parametrize("pair", [("demo", "qwen"), ("qwen", "llama"), ("llama", "bpe"), ("unigram", "qwen")])
+def test_ranked_rows_hold_the_teachers_own_likeliest_where_both_sides_begin_a_token(pair, across):
+    aligner, (ours, theirs) = ALIGNERS[pair], pair
+    engine = tiny_engine(side(theirs).size)
+    text = "def f(a, b):\n    return a * b - 2 # é日"
+    response_T = np.array([*ids_of(ours, text), side(ours).end], np.int32)
+    rng = np.random.default_rng(0)
+    support_TK = np.stack([rng.permutation(side(ours).size)[:6] for _ in response_T]).astype(np.int32)
+    scoring = Scoring("student", 6, 0.7)
+    item = aligner.item("r", MESSAGES, response_T, support_TK, scoring, engine.info, across)
+    score = student_view(item, engine.score([item])[0])
+    plain = aligner.item("r", MESSAGES, response_T, support_TK, scoring, engine.info)
+    other = student_view(plain, engine.score([plain])[0])
+    whole = replace(plain, scoring=Scoring("teacher", 6, 0.7), support_ids_TK=None, alignment=None)
+    [top] = engine.score([whole])
+    assert np.allclose(score.sampled_logprobs_T, other.sampled_logprobs_T, atol=1e-5)
+    assert (score.aligned_T == other.aligned_T).all()
+    chunk_U = item.alignment.chunk_U
+    ranked = 0
+    for chunk in range(int(chunk_U.max()) + 1):
+        tokens_T, tokens_U = np.flatnonzero(score.aligned_T == chunk), np.flatnonzero(chunk_U == chunk)
+        first_T, first_U = tokens_T[0], tokens_U[0]
+        assert (score.topk_ids_TK[tokens_T[1:]] == PAD_ID).all()
+        if across == "hybrid" and (other.topk_ids_TK[first_T] != PAD_ID).any():
+            assert (score.topk_ids_TK[first_T] == other.topk_ids_TK[first_T]).all()
+            assert np.allclose(score.topk_logprobs_TK[first_T], other.topk_logprobs_TK[first_T], atol=1e-5)
+            assert score.rest_logprob_T[first_T] == 0
+            continue
+        ranked += 1
+        assert (score.topk_ids_TK[first_T] == OWN_ID).all()
+        assert np.allclose(score.topk_logprobs_TK[first_T], top.topk_logprobs_TK[first_U], atol=1e-5)
+        assert score.tail_logprob_T[first_T] == pytest.approx(top.tail_logprob_T[first_U], abs=1e-4)
+        rest = top.sampled_logprobs_T[tokens_U[1:]].sum()
+        assert score.rest_logprob_T[first_T] == pytest.approx(rest, abs=1e-4)
+    assert ranked == len(item.alignment.ranked_M2) > 0
+
+
+def test_ranks_are_refused_where_they_cannot_be_had():
+    aligner = ALIGNERS["demo", "qwen"]
+    info = tiny_engine(aligner.teacher.size).info
+    response = np.array(ids_of("demo", "1+1"), np.int32)
+    support = np.tile(np.arange(4, dtype=np.int32), (len(response), 1))
+    with pytest.raises(InvalidInput, match="across 'ranked'.*support student"):
+        aligner.item("r", MESSAGES, response, None, Scoring("none", 0), info, "ranked")
+    only = replace(info, supports=("student",))
+    with pytest.raises(InvalidInput, match="across 'hybrid'.*offers"):
+        aligner.item("r", MESSAGES, response, support, Scoring("student", 4), only, "hybrid")
 
 
 def check_row(aligner: Aligner, score, t: int, support_K: np.ndarray, logprobs_V: np.ndarray | None) -> None:

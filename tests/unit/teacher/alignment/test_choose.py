@@ -87,6 +87,37 @@ def test_both_content_types_answer_at_the_students_positions(client, engine):
     assert np.allclose(wire.from_tensor(message.tail_logprob), expected.tail_logprob_T, atol=1e-4)
 
 
+def test_both_content_types_answer_with_ranks(client, engine):
+    response_T, support_TK = rollout()
+    messages = json.dumps(MESSAGES, ensure_ascii=False)
+    item = ALIGNER.item("r", messages, response_T, support_TK, Scoring("student", 4), engine.info, "hybrid")
+    expected = student_view(item, engine.score([item])[0])
+    body = {"id": "r", "messages": MESSAGES, "response_ids": response_T.tolist(), "support_ids": support_TK.tolist()}
+    [score] = client.post("/score_topk", json={"rollouts": [body], "across": "hybrid"}).json()["scores"]
+    assert score["topk_ids"] == expected.topk_ids_TK.tolist()
+    assert [-2] * 4 in score["topk_ids"]
+    assert np.allclose(score["rest_logprob"], expected.rest_logprob_T, atol=1e-4)
+
+    request = teacher_pb2.ScoreRequest(support=teacher_pb2.SUPPORT_STUDENT, across=teacher_pb2.ACROSS_HYBRID)
+    request.rollouts.add(
+        id="r",
+        messages_json=messages,
+        response_ids=wire.to_tensor(response_T),
+        support_ids=wire.to_tensor(support_TK),
+    )
+    headers = {"Content-Type": wire.PROTOBUF}
+    answer = client.post("/score_topk", content=request.SerializeToString(), headers=headers)
+    [message] = teacher_pb2.ScoreResponse.FromString(answer.content).scores
+    assert wire.from_tensor(message.topk_ids).tolist() == expected.topk_ids_TK.tolist()
+    assert np.allclose(wire.from_tensor(message.topk_logprobs), expected.topk_logprobs_TK, atol=1e-4)
+    assert np.allclose(wire.from_tensor(message.rest_logprob), expected.rest_logprob_T, atol=1e-4)
+    request.across = 9
+    answer = client.post("/score_topk", content=request.SerializeToString(), headers=headers)
+    assert answer.status_code == 422
+    assert "ACROSS_HYBRID" in answer.json()["detail"]
+    assert client.post("/score_topk", json={"rollouts": [body], "across": "sorted"}).status_code == 422
+
+
 def test_without_messages_the_answer_says_what_to_send(client):
     response_T, _ = rollout()
     body = {"support": "none", "rollouts": [{"id": "r", "prompt_ids": [1], "response_ids": response_T.tolist()}]}

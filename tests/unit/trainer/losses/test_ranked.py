@@ -16,7 +16,7 @@ from rgopd.trainer.losses.buckets import PAD_LOGPROB
 from rgopd.trainer.losses.ranked import ranked_distance
 from rgopd.trainer.objectives import TokenBatch, get_objective
 from rgopd.trainer.objectives.step import head_loss
-from tests.unit.trainer.losses.test_chunk_ratio import CHUNKS, K, VOCAB, expected_gate, make_batch
+from tests.unit.trainer.losses.test_chunk_ratio import CHUNKS, VOCAB, K, expected_gate, make_batch
 
 OTHER = 31
 """Ids of the teacher."""
@@ -30,7 +30,11 @@ def ranked_batch(seed: int, across: str) -> tuple[TokenBatch, Tensor, Tensor, li
     log_q_NV = (2 * torch.randn(n, OTHER, generator=rng, dtype=torch.float64)).log_softmax(-1)
     log_p_NV = (hidden @ weight.T).log_softmax(-1)
     ranked, rest = torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.float64)
-    support, teacher, tail = batch.support_ids_NK.clone(), batch.teacher_support_NK.clone(), batch.teacher_tail_N.clone()
+    support, teacher, tail = (
+        batch.support_ids_NK.clone(),
+        batch.teacher_support_NK.clone(),
+        batch.teacher_tail_N.clone(),
+    )
     for chunk in chunks:
         if across == "hybrid" and len(chunk) == 1:
             continue
@@ -63,7 +67,13 @@ def distance(p_V: Tensor, q_V: Tensor, c: Tensor, c_teacher: float, cost: str, k
 
 
 def reference(
-    batch: TokenBatch, log_p_NV: Tensor, log_q_NV: Tensor, chunks: list[list[int]], keep: list[bool], cost: str, merge: str
+    batch: TokenBatch,
+    log_p_NV: Tensor,
+    log_q_NV: Tensor,
+    chunks: list[list[int]],
+    keep: list[bool],
+    cost: str,
+    merge: str,
 ) -> Tensor:
     total = log_p_NV.new_zeros(())
     for chunk in chunks:
@@ -191,7 +201,10 @@ def test_rollouts_of_a_teacher_of_the_students_tokenizer_keep_their_divergence_i
         mixed.take(second.nonzero().squeeze(1)), aligned_N=None, foreign_N=None, ranked_N=None, teacher_rest_N=None
     )
     own = dataclasses.replace(
-        own, rollout_N=torch.zeros(n, dtype=torch.int64), advantage_R=batch.advantage_R[1:2], reward_R=batch.reward_R[1:2]
+        own,
+        rollout_N=torch.zeros(n, dtype=torch.int64),
+        advantage_R=batch.advantage_R[1:2],
+        reward_R=batch.reward_R[1:2],
     )
     assert len(CHUNKS[1]) != n
     for across in ("ratio", "mixed", "uld", "hybrid"):
