@@ -1,4 +1,4 @@
-"""`make test-lowest`: the lowest torch and transformers that pyproject.toml allows, all imports, the demo's loop."""
+"""`make test-lowest`: the lowest versions that pyproject.toml allows, all imports, the demo's loop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pkgutil
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
+from importlib.metadata import requires, version
 from pathlib import Path
 
 from rgopd.trainer.records.metrics import read_json_lines
@@ -18,6 +18,15 @@ EXTRAS |= {"tensorboardX", "obstore", "psutil"}
 """What optional dependencies bring: a module may need one."""
 
 SMALL = ("train.steps=2", "train.eval.n=20", "train.sampling.prompts_per_step=8", "up.samplers=1")
+
+
+def check_versions() -> None:
+    """What is installed is what pyproject.toml names as lowest: the lock may be older than a bound."""
+    for name in ("torch", "transformers"):
+        [bound] = {line.split(";")[0].strip() for line in requires("rgopd") or () if line.startswith(f"{name}>=")}
+        lowest, found = bound.partition(">=")[2], version(name).partition("+")[0]
+        assert found.split(".")[:2] == lowest.split(".")[:2], f"{name} {found}, and pyproject.toml says {bound}"
+        print(f"{name} {found}")
 
 
 def import_everything() -> int:
@@ -46,7 +55,8 @@ def train(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    print(f"torch {version('torch')}, transformers {version('transformers')}: {import_everything()} modules")
+    check_versions()
+    print(f"{import_everything()} modules")
     with tempfile.TemporaryDirectory() as work:
         train(Path(work) / "run")
     print("two steps, no drift")

@@ -44,6 +44,13 @@ uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header -
     --default-index https://pypi.org/simple pyproject.toml --extra eval --extra trainer -c $LOCKS/dev.txt \
     -c $LOCKS/torch/cuda.txt $(without $LOCKS/dev.txt) $(without $LOCKS/torch/cuda.txt) -o $LOCKS/eval.txt
 rm /tmp/rgopd-cuda-names /tmp/rgopd-pure-names
+# What `make test-lowest` installs: the lowest versions that pyproject.toml allows; nothing that torch loads on a GPU alone.
+for name in triton cuda-bindings cuda-pathfinder nvidia-cuda-nvrtc nvidia-cusolver nvidia-nvtx; do
+    echo "$name; sys_platform == 'never'"
+done >/tmp/rgopd-left-out
+compile $LOCKS/lowest.txt --resolution lowest-direct --override /tmp/rgopd-left-out \
+    pyproject.toml --extra teacher --extra verifier --extra trainer
+rm /tmp/rgopd-left-out
 
 compile $LOCKS/verifier-cpu.txt pyproject.toml --extra verifier --extra packages --extra s3
 echo "pytest>=8" | compile $LOCKS/attacks.txt -c $LOCKS/verifier-cpu.txt -
