@@ -49,8 +49,8 @@ def every_teacher(sections: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _checks(sections: dict[str, Any]) -> Iterator[Callable[[], Any]]:
+    from rgopd.sampler.architecture import check_student_architecture
     from rgopd.sampler.config import SamplerConfig
-    from rgopd.sampler.main import check_student_architecture
     from rgopd.teacher.config import TeacherConfig
     from rgopd.teacher.engines.loading import check_teacher_architecture
     from rgopd.trainer.student.anatomy import check_architecture_of

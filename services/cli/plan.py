@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from rgopd.cli.advice import advise
 from rgopd.cli.devices import Wanted, place, ranks, shares
 from rgopd.cli.hardware import available_memory, cpu_speed
 from rgopd.cli.sections import lay_sections, read_sections, up_config
+from rgopd.cli.teacher_server import ELSEWHERE
 from rgopd.common.errors import ConfigError
 from rgopd.common.models import check_model
 from rgopd.common.settings import ConfigFiles, merge, nearest
@@ -35,6 +37,7 @@ from rgopd.trainer.run.estimate import (
     trainer_need,
     vllm_need,
 )
+from rgopd.trainer.student.anatomy import check_architecture_of
 
 Sections = dict[str, dict[str, Any]]
 
@@ -80,10 +83,11 @@ class Planner:
         self.on_gpu = on_gpu
         self._shapes: dict[str, ModelShape] = {}
 
-    def shape(self, model: str) -> ModelShape:
-        """Of a model's config.json."""
+    def shape(self, model: str, check: Callable[[], None] = lambda: None) -> ModelShape:
+        """Of a model's config.json, which is checked first."""
         if model not in self._shapes:
             check_model(model, "model")
+            check()
             self._shapes[model] = ModelShape.of(model)
         return self._shapes[model]
 
@@ -106,7 +110,7 @@ class Planner:
         placed = place(up, wanted, self.count)
         fewer, note = ranks(train.nproc, placed["train"] if self.on_gpu and self.count else [], train.device)
         train = train.model_copy(update={"nproc": fewer})
-        student = self.shape(train.student)
+        student = self.shape(train.student, lambda: check_architecture_of(train.student))
         rank = trainer_need(_with_full_micro_batch(train), student, on_gpu=self.on_gpu)
         needs = [("train", i, rank) for i in range(train.nproc)]
         engine = self.sampler_engine(sampler)
@@ -156,7 +160,7 @@ class Planner:
         if config.engine == "vllm":
             share = float(config.vllm.get("gpu_memory_utilization", shares["teacher"]))
         return TeacherSetup(
-            self.shape(config.model),
+            self.shape(config.model, lambda: check_teacher(config)),
             dtype,
             config.tensor_parallel_size,
             config.max_batch_tokens,
@@ -177,6 +181,18 @@ class Planner:
             number = int(gpu) if gpu.isdigit() else others.setdefault(gpu, len(others))
             loads[number if self.on_gpu else 0].append(need)
         return dict(loads)
+
+
+def check_teacher(config: TeacherConfig) -> None:
+    """That its engine can score with it, where that is not someone else's server.
+
+    Raises:
+        ConfigError: names the architecture and what to do.
+    """
+    from rgopd.teacher.engines.loading import check_teacher_architecture
+
+    if config.engine not in ELSEWHERE:
+        check_teacher_architecture(config)
 
 
 def _with_full_micro_batch(train: TrainConfig) -> TrainConfig:

@@ -366,8 +366,8 @@ def check_sections(sections: dict[str, Any]) -> dict[str, Any]:
 
 def _check_architecture(settings: Settings) -> None:
     """What each service checks of its model before it loads it, where the model lies on this machine."""
+    from rgopd.sampler.architecture import check_student_architecture
     from rgopd.sampler.config import SamplerConfig
-    from rgopd.sampler.main import check_student_architecture
     from rgopd.teacher.config import TeacherConfig
     from rgopd.teacher.engines.loading import check_teacher_architecture
     from rgopd.trainer.config import TrainConfig

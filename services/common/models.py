@@ -79,7 +79,24 @@ def check_model(name: str, setting: str) -> None:
             )
         return
     if not (folder / "config.json").is_file():
-        raise ConfigError(f"{setting}: {name} is no Hugging Face folder: it holds no config.json")
+        raise ConfigError(
+            f"{setting}: {name} is no Hugging Face folder: it holds no config.json{_what_it_is_instead(folder)}"
+        )
+
+
+def _what_it_is_instead(folder: Path) -> str:
+    """Of a folder without config.json: what people commonly have in its place, and what to do."""
+    if not folder.is_dir():
+        return " (give the folder, not a file of it)"
+    if (folder / ADAPTER).is_file():
+        return f", but adapters; {_MERGE}"
+    if any(folder.glob("*.gguf")):
+        return ", but GGUF files; give the folder of safetensors that they were made from"
+    if (folder / "params.json").is_file():
+        return ", but weights in their maker's own layout; convert them with transformers, or take its other folder"
+    if (folder / "model_index.json").is_file():
+        return ", but a pipeline of several models; rgopd takes a language model"
+    return ""
 
 
 def check_architecture(
@@ -106,8 +123,11 @@ def check_architecture(
     if not isinstance(config, Mapping) or not isinstance(text := config.get("text_config") or {}, Mapping):
         raise ConfigError(f"{setting}: {name}: its config.json is not that of a model: a mapping, of mappings")
     kind = str(config.get("model_type", ""))
-    quantised = config.get("quantization_config") or text.get("quantization_config")
-    if config.get("is_encoder_decoder") or kind in _ENCODER_DECODERS:
+    quantised = next((part[key] for part in (config, text) for key in _QUANTISED if part.get(key)), None)
+    heads = config.get("architectures") or []
+    if (Path(name) / ADAPTER).is_file():
+        problem = f"is a folder of adapters; {_MERGE}"
+    elif config.get("is_encoder_decoder") or kind in _ENCODER_DECODERS:
         problem = "is an encoder-decoder; rgopd takes decoder-only language models: choose one"
     elif quantised and not may_be_quantised:
         method = quantised.get("quant_method", "an unnamed method") if isinstance(quantised, Mapping) else quantised
@@ -116,10 +136,22 @@ def check_architecture(
         )
     elif kind not in causal_lms and config.get("auto_map"):
         problem = f"needs its folder's own Python code (auto_map), {_NO_CODE}"
+    elif kind not in causal_lms and (parts := other_parts(config)):
+        problem = (
+            f"is a model of more than text ({', '.join(parts)} in its config.json), and transformers has no language "
+            "model of its text alone; choose a model of text"
+        )
     elif kind not in causal_lms:
         problem = "is not among the causal language models of the installed transformers; upgrade it, or choose one"
     elif kind in _BIDIRECTIONAL and not config.get("is_decoder"):
         problem = "is an encoder, whose tokens see those after them; rgopd takes decoder-only language models"
+    elif isinstance(heads, list) and heads and all(str(head).endswith(_OTHER_HEADS) for head in heads):
+        problem = f"is a {heads[0]}, whose head makes no tokens; give the language model that it was made from"
+    elif setting == "student" and text.get("model_type") and text["model_type"] not in causal_lms:
+        problem = (
+            f"has a text part ({text['model_type']}) that is no model of its own in transformers, so that trained "
+            "weights could not be loaded again; choose another student"
+        )
     elif kind in _UNSUPPORTED:
         problem = f"{_UNSUPPORTED[kind]}; choose another architecture"
     elif sampled and kind in _UNSAMPLED:
@@ -129,6 +161,13 @@ def check_architecture(
     raise ConfigError(f"{setting}: {name} (model_type {kind!r}) {problem}")
 
 
+ADAPTER = "adapter_config.json"
+"""What makes a folder one of peft's adapters."""
+_MERGE = "merge them into their base model (peft's merge_and_unload, then save_pretrained) and give that folder"
+_QUANTISED = ("quantization_config", "compression_config", "quantization")
+"""Where config.json says so: transformers' key, that of older compressed-tensors, and MLX's."""
+_NO_TEXT = ("vision", "audio", "image", "video", "speech", "vq_", "vit")
+_OTHER_HEADS = ("Classification", "QuestionAnswering", "MultipleChoice", "MaskedLM", "RewardModel", "RewardHead")
 _NO_CODE = (
     "which rgopd never runs (no trust_remote_code): it cannot load it; use a model whose architecture and tokenizer "
     "transformers holds"
@@ -156,3 +195,8 @@ _UNSAMPLED: dict[str, str] = {
     "recurrent_gemma": "is not decoded exactly with a cache (5e-3 nats off, as measured)",
 }
 """Those that the transformers sampler cannot decode."""
+
+
+def other_parts(config: Mapping[str, Any]) -> list[str]:
+    """Keys that describe what sees or hears, of a composite model's config."""
+    return [key for key in config if key.endswith("_config") and any(word in key for word in _NO_TEXT)]

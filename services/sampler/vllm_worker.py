@@ -17,8 +17,9 @@ class SamplingExtension(VllmHead):
         from vllm.platforms import current_platform
 
         model = self.model_runner.get_model()
-        kinds = {type(module).__name__ for module in model.modules()}
-        return cannot_reload(type(model).__name__, experts="RoutedExperts" in kinds, cpu=current_platform.is_cpu())
+        # or a family's own kind of them, as TransformersRoutedExperts
+        experts = any("RoutedExperts" in type(module).__name__ for module in model.modules())
+        return cannot_reload(type(model).__name__, experts=experts, cpu=current_platform.is_cpu())
 
     def load_policy(self, folder: str) -> None:
         """Read a folder's safetensors into the running model, its head too where that is the embedding.

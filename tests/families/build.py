@@ -7,10 +7,12 @@ import shutil
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 VOCAB = 102
 """Ids of the demo's tokenizer."""
@@ -44,21 +46,35 @@ def known(model_type: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in sizes.items() if name in names}
 
 
+def composed(parts: Mapping[str, tuple[str, dict[str, Any]]], sizes: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """A composite config's parts (`text_config`, ...), each with the sizes above, then `sizes`, then its own."""
+    return {
+        f"{part}_config": {"model_type": kind, **known(kind, SIZES), **known(kind, sizes), **own}
+        for part, (kind, own) in parts.items()
+    }
+
+
 def save_tiny(folder: Path, model_type: str, **overrides: Any) -> Path:
     """A Hugging Face folder of the architecture with random weights and the demo's tokenizer.
 
     The weights are spread wider than an initialisation, so that distributions are not near uniform, and no bias is 0.
     """
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(tiny_config(model_type, **overrides), dtype=torch.float32)
+    config = tiny_config(model_type, **overrides)
+    composite = config.get_text_config() is not config and model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    # Whole, as its checkpoints are: the causal language model of some is their text part alone.
+    auto = AutoModelForImageTextToText if composite else AutoModelForCausalLM
+    model = auto.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias") and parameter.ndim == 1:
                 parameter.add_(0.3 * torch.randn_like(parameter))
-        head = model.get_output_embeddings()
+        language = getattr(model, "language_model", None)  # of a composite one, a whole language model or a body
+        scored = model if getattr(language, "lm_head", None) is None else language
+        head = scored.get_output_embeddings()
         ids = torch.randint(4, VOCAB, (2, 24))
         for _ in range(2):  # a tied head changes what it multiplies
-            head.weight.mul_(SPREAD / model.eval()(input_ids=ids).logits.std())
+            head.weight.mul_(SPREAD / scored.eval()(input_ids=ids).logits.std())
     model.generation_config.eos_token_id = 3
     model.save_pretrained(folder)
     for file in TOKENIZER.glob("*token*"):

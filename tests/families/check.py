@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rgopd.common.errors import ConfigError
-from tests.families.build import save_tiny
+from tests.families.build import composed, save_tiny
 from tests.families.families import Family
 from tests.families.pipeline import Found, run
 
@@ -17,7 +17,7 @@ TOLERANCE = 2e-4
 
 def check_family(family: Family, work: Path) -> Found | None:
     """Equal everywhere, or refused in one line. The process group of one rank must be up."""
-    folder = save_tiny(work / "model", family.model_type, **family.config)
+    folder = save_tiny(work / "model", family.model_type, **family.config, **composed(family.parts))
     if family.refused:
         with pytest.raises(ConfigError) as told:
             run(folder, work)

@@ -26,6 +26,13 @@ _EVERY_SECOND = {"attn_layer_period": 2, "attn_layer_offset": 1}
 _LINEAR = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
 _LINEAR |= {"layer_types": ["linear_attention", "full_attention"]}
 _CONV = {"layer_types": ["conv", "full_attention"]}
+_CHUNKED = {"attention_chunk_size": 4, "intermediate_size_mlp": 48, "interleave_moe_layer_step": 2}
+_CHUNKED |= {"layer_types": ["chunked_attention", "full_attention"]}
+_SEES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+_SEES |= {"image_size": 28, "patch_size": 14, "depth": 1, "num_heads": 2, "out_hidden_size": 32}
+_SEES |= {"projector_input_dim": 16, "projector_output_dim": 16, "vision_output_dim": 16, "num_global_layers": 1}
+_PART = "that is no model of its own"
+_SEEING = "is a model of more than text (vision_config"
 _ENCODER = "is an encoder, whose tokens see those after them"
 _BART = {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
 
@@ -37,6 +44,8 @@ class Family:
     model_type: str
     config: dict[str, Any] = field(default_factory=dict)
     """Beside `build.SIZES`."""
+    parts: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
+    """Of a composite one: each part's `model_type`, and what its config holds beside `build.SIZES`."""
     variant: str = ""
     packs: bool = True
     """False: trained on padded rows, by itself."""
@@ -129,15 +138,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("diffllama"),
     Family("doge", packs=False),
     Family("hrm_text"),
-    Family(
-        "llama4_text",
-        config={
-            "attention_chunk_size": 4,
-            "intermediate_size_mlp": 48,
-            "interleave_moe_layer_step": 2,
-            "layer_types": ["chunked_attention", "full_attention"],
-        },
-    ),
+    Family("llama4_text", config=_CHUNKED),
     Family("minicpm3", config=_MLA),
     # Older ones.
     Family("gpt2"),
@@ -295,7 +296,20 @@ FAMILIES: tuple[Family, ...] = (
     Family("qwen3_next", config=_LINEAR, packs=False),
     Family("qwen3_5_text", config=_LINEAR, packs=False),
     Family("lara_mini", packs=False),
+    # Composite ones (vision and text), on text alone. The last two are trained and published as their text model.
+    Family("gemma3", parts={"text": ("gemma3_text", _SLIDING), "vision": ("siglip_vision_model", _SEES)}),
+    Family("gemma4", parts={"text": ("gemma4_text", {**_PER_LAYER, "global_head_dim": 8})}),
+    Family("fuyu", parts={"text": ("persimmon", {})}),
+    Family("llama4", parts={"text": ("llama4_text", _CHUNKED), "vision": ("llama4_vision_model", _SEES)}),
+    Family("qwen3_5", parts={"text": ("qwen3_5_text", _LINEAR), "vision": ("qwen3_5_vision", _SEES)}, packs=False),
     # Refused, in one line and before any weight is read.
+    Family(
+        "mllama",
+        parts={"text": ("mllama_text_model", {}), "vision": ("mllama_vision_model", _SEES)},
+        refused=_PART,
+    ),
+    Family("mistral3", parts={"text": ("mistral", {}), "vision": ("pixtral", _SEES)}, refused=_SEEING),
+    Family("llava", parts={"text": ("llama", {}), "vision": ("clip_vision_model", _SEES)}, refused=_SEEING),
     Family("minimax", refused="cache of its own kind; set sampler.engine=vllm"),
     Family("openai-gpt", refused="takes no key-value cache; set sampler.engine=vllm"),
     Family("moshi", refused="set sampler.engine=vllm"),

@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from rgopd.common.errors import ConfigError
-from rgopd.common.models import hub_problem
+from rgopd.common.models import loading
 from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.losses.head import DEFAULT_CHUNK
 from rgopd.trainer.losses.plan import plan_tiles
@@ -47,16 +46,14 @@ class ModelShape:
         """Of a Hugging Face folder or id, from its config.json; no weights are read.
 
         Raises:
-            ConfigError: the config cannot be had.
+            ConfigError: the config cannot be had, or is not that of a causal language model.
         """
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        try:
-            config: Any = AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config()
-        except (OSError, ValueError) as error:
-            raise ConfigError(hub_problem("model", model, error)) from error
-        with torch.device("meta"):
-            built = AutoModelForCausalLM.from_config(config)
+        with loading("model", model), torch.device("meta"):
+            whole: Any = AutoConfig.from_pretrained(model, trust_remote_code=False)
+            built = AutoModelForCausalLM.from_config(whole)
+        config = whole.get_text_config()
         layers = layers_of(decoder_of(built)) or [built.get_input_embeddings()]
         heads = int(getattr(config, "num_attention_heads", None) or 1)  # recurrent models have none
         head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)

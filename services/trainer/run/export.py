@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from rgopd.common.errors import ConfigError
+from rgopd.common.models import check_whole, loading
 from rgopd.trainer.records.metrics import read_json_lines
 from rgopd.trainer.rollouts.evaluation import BEST, BEST_FILE
 
@@ -82,10 +83,14 @@ def export(
     source = _source(run, which)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"{output} exists and is not empty; name a new folder, or remove it first")
+    with loading(which, str(source)):
+        model, missing = AutoModelForCausalLM.from_pretrained(
+            source, dtype=getattr(torch, dtype), trust_remote_code=False, output_loading_info=True
+        )
+    check_whole(which, str(source), missing)
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), trust_remote_code=False)
     model.save_pretrained(partial, max_shard_size="5GB")
     tokenizer = source if (source / "tokenizer_config.json").exists() else told.config["student"]
     AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False).save_pretrained(partial)

@@ -60,6 +60,10 @@ def no_tokenizer(folder: Path) -> None:
         path.unlink()
 
 
+def adapters_alone(folder: Path) -> None:
+    (folder / "config.json").rename(folder / "adapter_config.json")
+
+
 REMOTE = {"auto_map": {"AutoConfig": "configuration_my.C", "AutoModelForCausalLM": "modeling_my.M"}}
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "encoder-decoder": (t5, "(model_type 't5') is an encoder-decoder"),
@@ -69,6 +73,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "own code": (lambda f: config_of(f, model_type="my", **REMOTE), "no trust_remote_code"),
     "own tokenizer": (own_tokenizer, "cannot be loaded"),
     "no tokenizer": (no_tokenizer, "holds no tokenizer"),
+    "classifier": (lambda f: config_of(f, architectures=["Qwen2ForSequenceClassification"]), "head makes no tokens"),
+    "adapters": (lambda f: (f / "adapter_config.json").write_text("{}"), "is a folder of adapters; merge them"),
+    "adapters alone": (adapters_alone, "but adapters; merge them"),
+    "vision": (lambda f: config_of(f, model_type="qwen2_vl", vision_config={}), "is a model of more than text"),
     "no type": (lambda f: config_of(f, model_type=""), "is not among the causal language models"),
     "a list": (lambda f: (f / "config.json").write_text("[]"), "its config.json is not that of a model"),
     "no mapping in it": (lambda f: config_of(f, text_config="x"), "its config.json is not that of a model"),
@@ -88,6 +96,22 @@ def test_a_student_that_cannot_be_used_is_one_line(
     assert text in line
     assert "\n" not in line
     assert text in fails("up", changed(config, train=here, sampler=here))
+    if "tokenizer" not in name:  # what a run needs of memory does not depend on it
+        assert text in fails("plan", changed(config, train=here, sampler=here))
+
+
+@pytest.mark.parametrize("name", ["encoder-decoder", "gptq", "own code", "classifier", "adapters alone", "cut off"])
+def test_a_teacher_that_cannot_be_used_is_one_line(
+    name: str, config: dict[str, Any], fails: Fails, teacher_folder: Path, tmp_path: Path
+) -> None:
+    spoil, text = REFUSED[name]
+    folder = Path(shutil.copytree(teacher_folder, tmp_path / "teacher"))
+    spoil(folder)
+    sections = changed(config, teacher={"model": str(folder)})
+    [line] = told(sections)
+    assert text in line
+    assert text in fails("up", sections)
+    assert text in fails("plan", sections)
 
 
 def test_broken_weights_are_one_line_of_every_check(student_folder: Path, tmp_path: Path) -> None:

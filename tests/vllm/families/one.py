@@ -12,7 +12,7 @@ import torch
 from rgopd.sampler.vllm import VllmSampler
 from rgopd.trainer.student.model import Student, full_weights
 from rgopd.trainer.student.weights import write_weights
-from tests.families.build import known, save_tiny
+from tests.families.build import composed, known, save_tiny
 from tests.families.families import Family
 from tests.families.pipeline import own_model, prompts, sample, worst_of_samples
 
@@ -40,7 +40,8 @@ class InVllm:
 
 def build(family: Family, folder: Path) -> Path:
     """The family's tiny model, with heads that vLLM can compute on a CPU where its own sizes leave them open."""
-    return save_tiny(folder, family.model_type, **{**known(family.model_type, SIZES), **family.config})
+    sizes = {**known(family.model_type, SIZES), **family.config, **composed(family.parts, SIZES)}
+    return save_tiny(folder, family.model_type, **sizes)
 
 
 def run_in_vllm(family: Family, work: Path) -> InVllm:

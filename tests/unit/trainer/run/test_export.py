@@ -115,3 +115,11 @@ def test_a_run_without_evaluation_says_so(run: Path, tmp_path: Path) -> None:
     assert "Not evaluated" in card
     assert "No step was taken." in card
     assert Run.read(run).evaluation_of("student") is None
+
+
+def test_broken_weights_are_one_line_and_leave_nothing(run: Path, tmp_path: Path) -> None:
+    (run / "student" / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ConfigError, match="student: .* cannot be loaded") as told:
+        export(run, tmp_path / "out")
+    assert "\n" not in str(told.value)
+    assert not list(tmp_path.glob("out*"))
