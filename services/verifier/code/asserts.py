@@ -6,6 +6,7 @@ import ast
 import secrets
 from typing import Any
 
+from rgopd.verifier import testfiles
 from rgopd.verifier.code import plans
 from rgopd.verifier.code.calls import run_calls
 from rgopd.verifier.code.entry import program_of
@@ -98,6 +99,7 @@ def _checker_payload(tests: list[str], spec: CodeSpec, limits: Limits) -> dict[s
         "shared": _shared(spec),
         "value_bytes": limits.value_bytes,
         "stop_early": not spec.partial,
+        "install": testfiles.sources() if testfiles.needed([spec.setup, *tests]) else {},
     }
 
 

@@ -46,15 +46,15 @@ KNOWN = frozenset((*_KNOWN.split(), *_REMOVED.split())) | sys.stdlib_module_name
 """Libraries that exist: those that programs import most, and every module that a Python has or had."""
 
 
-def as_missing_library(verdict: Verdict, packages: frozenset[str] = frozenset()) -> Verdict:
+def as_missing_library(verdict: Verdict, packages: frozenset[str] = frozenset(), tests: str = "") -> Verdict:
     """`error` with the library's name, where a verdict failed because the sandbox lacks one that is known to exist (or
-    is one of the configured `packages`) and that the program imports by name; any other verdict as it is."""
+    is one of the configured `packages`) and that the program or its tests import by name; else the verdict as it is."""
     if verdict.status is not Status.failed:
         return verdict
     for reason in (verdict.reason, *(test.reason for test in verdict.tests)):
         found = _RAISED.search(reason)
         name = found[1].partition(".")[0] if found else ""
-        if name in KNOWN | packages and _imports(verdict.extracted or "", name):
+        if name in KNOWN | packages and _imports(f"{verdict.extracted or ''}\n{tests}", name):
             said = f"the library {name!r} exists and is not in the sandbox: no reward; add it to `packages`"
             return error(said, extracted=verdict.extracted, tests=verdict.tests)
     return verdict

@@ -10,16 +10,17 @@ from typing import Any
 _ASPECTS = {
     "random": r"\brandom\.(?:seed|setstate)|import seed\b|\bseed\(",
     "numpy": r"\b(?:np|numpy)\.random\.(?:seed|set_state)",
-    "environ": r"environ|getenv|putenv",
+    "environ": r"environ|getenv|putenv|setenv|delenv",
     "argv": r"\bargv\b",
     "warnings": r"(?i)warn",
-    "logging": r"assertLogs|assertNoLogs|\blogging\b",
+    "logging": r"assertLogs|assertNoLogs|\blogging\b|caplog",
     "source": r"\binspect\b|getsource",
     "pickle": r"pickle|shelve|joblib|\b(?:np|numpy)\.load\b",
 }
 _FILES = re.compile(
     r"\b(?:open|tempfile|shutil|pathlib|Path|sqlite3|glob|zipfile|tarfile|gzip|shelve|dbm|mmap|os"
-    r"|tofile|fromfile|read_csv|to_csv|read_json|to_json|read_excel|savetxt|loadtxt|savefig)\b"
+    r"|tofile|fromfile|read_csv|to_csv|read_json|to_json|read_excel|savetxt|loadtxt|savefig"
+    r"|tmp_path|tmp_path_factory|tmpdir|chdir)\b"
 )
 _EXECUTES = re.compile(r"\b(?:exec|runpy|importlib|execfile|CDLL|imp)\b")
 _REPLACES = re.compile(r"\bpatch\b|setattr|^[ \t]*[A-Za-z_][\w.]*\.[A-Za-z_]\w*[ \t]*=[^=]", re.MULTILINE)

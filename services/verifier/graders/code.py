@@ -42,7 +42,7 @@ class CodeGrader(Grader[CodeSpec]):
             verdict = style(response, spec, tools)
         except SandboxError as problem:
             return error(f"sandbox: {problem}")
-        return as_missing_library(verdict) if spec.language == "python" else verdict
+        return as_missing_library(verdict, tests="\n".join(spec.test_sources)) if spec.language == "python" else verdict
 
 
 __all__ = ["CallTest", "CodeGrader", "CodeSpec", "StdioTest"]

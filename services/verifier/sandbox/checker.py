@@ -21,6 +21,7 @@ from rgopd.verifier.sandbox.link import Link, exception_text
 from rgopd.verifier.sandbox.peer import Gone
 
 RESULT = 5
+_RUNNER = "rgopd.verifier.testfiles.run"
 
 
 class Program(ModuleType):
@@ -130,38 +131,76 @@ def run(payload: dict[str, Any], link: Link) -> Iterator[dict[str, Any]]:
             return
 
 
+def install(sources: dict[str, str]) -> None:
+    """Modules that test files need and no import finds here (`rgopd.verifier.testfiles`); the first is `pytest`."""
+    for name, source in sources.items():
+        module = sys.modules[name] = ModuleType(name)
+        sys.modules.setdefault("pytest", module)
+        package, _, last = name.rpartition(".")
+        setattr(sys.modules.setdefault(package, ModuleType(package)), last, module)
+        exec(compile(source, f"{last}.py", "exec", dont_inherit=True), module.__dict__)
+
+
 def _run_test(test: str, index: int, namespace: dict[str, Any], link: Link) -> dict[str, Any]:
     try:
         code = compile(test, f"test {index + 1}", "exec", dont_inherit=True)
     except SyntaxError as error:
         return {"broken": f"test {index + 1}: {error}"[:500]}
-    reason, before = "", dict(namespace)
+    before = dict(namespace)
+    link.ended_quietly("")
     try:
-        exec(code, namespace)
-        _run_defined([value for name, value in namespace.items() if before.get(name) is not value], test)
+        _execute(code, namespace, link)
+        made = [value for name, value in namespace.items() if before.get(name) is not value]
+        if (runner := sys.modules.get(_RUNNER)) is not None:
+            runner.run(namespace, made, test)
+        else:
+            _run_functions(made, test)
+        _run_cases(made)
+        reason = link.ended_quietly(test)
     except Gone:
-        pass
+        reason = link.gone
     except AssertionError as error:
         reason = f"assertion failed: {error}"[:500] if str(error) else "assertion failed"
     except BaseException as error:  # noqa: BLE001 - foreign code raises anything
+        if (runner := sys.modules.get(_RUNNER)) is not None and isinstance(error, runner.NO_VERDICT):
+            return {"broken": f"test {index + 1}: {error}"[:500]}
         reason = exception_text(error)
     if link.gone:  # even where the test swallowed it
         reason = link.gone
     return {"ok": not reason, "reason": reason}
 
 
-def _run_defined(made: list[Any], test: str) -> None:
-    """What a test file only defines for a runner to find: `test_...` functions and unittest's cases."""
+def _execute(code: Any, namespace: dict[str, Any], link: Link) -> None:
+    """A test file may end with its runner, which ends the process; what it defines is run afterwards."""
+    if "unittest" in code.co_names and "main" in code.co_names:
+        import unittest
+
+        unittest.main = lambda *_, **__: None  # type: ignore[assignment]
+    try:
+        exec(code, namespace)
+    except SystemExit as stop:
+        if stop.code or stop is link.came:
+            raise
+
+
+def _run_functions(made: list[Any], test: str) -> None:
+    """The `test_...` functions that a test file only defines for a runner to find."""
     for value in made:
         name = getattr(value, "__name__", "")
-        if type(value).__name__ == "function" and name.startswith("test") and not value.__code__.co_argcount:
-            if f"\n{name}(" not in test:  # which calls it itself
-                outcome = value()
-                if hasattr(outcome, "send") and hasattr(outcome, "cr_frame"):
-                    import asyncio
+        if type(value).__name__ != "function" or not name.startswith("test") or value.__code__.co_argcount:
+            continue
+        if f"\n{name}(" not in test:  # which calls it itself
+            outcome = value()
+            if hasattr(outcome, "send") and hasattr(outcome, "cr_frame"):
+                import asyncio
 
-                    asyncio.run(outcome)
-        elif isinstance(value, type) and any(base.__name__ == "TestCase" for base in value.__mro__[1:]):
+                asyncio.run(outcome)
+
+
+def _run_cases(made: list[Any]) -> None:
+    """Its cases of unittest."""
+    for value in made:
+        if isinstance(value, type) and any(base.__name__ == "TestCase" for base in value.__mro__[1:]):
             _run_case(value)
 
 
@@ -188,6 +227,7 @@ def main() -> int:
     link.peer.world = world.World(payload["aspects"], of_tests=True)
     if "pickle" in payload["aspects"]:
         unpickling.restrict()
+    install(payload.get("install", {}))
     world.watch(["builtins", "sys", *payload["modules"]])
     for outcome in run(payload, link):
         _write(result, outcome, key)

@@ -19,6 +19,8 @@ _ITERATORS = frozenset(
 _ADVANCING = ("__iter__", "__next__", "__length_hint__")
 _SAID = ("__name__", "__doc__", "__qualname__", "__module__", "__dict__", "__annotations__")  # what wraps() copies
 _NEVER = ("eval", "exec", "compile", "__import__", "open", "getattr", "setattr", "delattr", "globals", "locals", "vars")
+_QUIET = {"StopIteration", "StopAsyncIteration", "CancelledError"}
+_STEPS = ("__next__", "__anext__", "send", "throw", "close", "asend", "athrow")  # where those are no surprise
 _SHADOWED = ("input", "print", "open")
 _LENT = {
     "asyncio.queues": "Queue LifoQueue PriorityQueue",
@@ -80,6 +82,8 @@ class Link(Guard):
     def __init__(self, limit: int) -> None:
         self.gone = ""
         self.broke = ""
+        self.came: BaseException | None = None
+        self.quiet: set[str] = set()
         self.names: dict[str, Any] = {}
         judging = Judging()
         self.peer = Peer(CHANNEL, -1, limit, self.lose, judging, self)
@@ -116,10 +120,22 @@ class Link(Guard):
         if count > _MOST_REQUESTS:
             self.lose(f"the tests asked the program more than {_MOST_REQUESTS} times")
 
-    def raised(self, error: BaseException) -> None:
-        """Kept, in case it was the setup that called the program."""
+    def raised(self, error: BaseException, operation: str, name: str) -> None:
+        """Kept, in case it was the setup that called the program; and where it would end a test without a failure."""
+        self.came = error
+        kinds = {kind.__name__ for kind in type(error).__mro__}
+        if any(kind.__module__.partition(".")[0] == "unittest" for kind in type(error).__mro__):
+            self.lose(f"the program raised {exception_text(error)}")  # a test is not skipped by what it tests
+        if operation != "cancel" and name not in _STEPS:
+            self.quiet |= _QUIET & kinds
         if not isinstance(error, StopIteration):
             self.broke = self.broke or exception_text(error)
+
+    def ended_quietly(self, test: str) -> str:
+        """The exception of the program's that ended a loop, or a task, of a test which does not speak of it; '' for
+        none: `all(map(f, ...))` is true of a function that raises StopIteration."""
+        quiet, self.quiet = self.quiet, set()
+        return next((f"the program raised {name}" for name in sorted(quiet) if name not in test), "")
 
     def exportable(self, value: Any) -> None:
         """Functions to call, iterators to advance, files in memory, and instances of classes that the tests define."""

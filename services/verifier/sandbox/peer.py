@@ -89,7 +89,7 @@ class Peer:
         was, self._busy = self._busy, True
         try:
             self.send(self.crossing.envelope(message))
-            return self._answer()
+            return self._answer(operation, str(message.get("n", "")))
         finally:
             self._depth -= 1
             self._busy = was
@@ -103,7 +103,7 @@ class Peer:
                 continue
         return found
 
-    def _answer(self) -> Any:
+    def _answer(self, operation: str, name: str) -> Any:
         while True:
             reply = self.receive()
             if "q" in reply:
@@ -121,7 +121,7 @@ class Peer:
                 self.lost(str(problem))
             self._adopt(reply)
             if isinstance(error, BaseException):
-                self.guard.raised(error)
+                self.guard.raised(error, operation, name)
                 raise error
             return value
 
@@ -256,8 +256,8 @@ class Guard:
     def asking(self, count: int) -> None:
         """Before a request; how many there have been."""
 
-    def raised(self, error: BaseException) -> None:
-        """An exception arrived as an answer."""
+    def raised(self, error: BaseException, operation: str, name: str) -> None:
+        """An exception arrived as the answer to an operation."""
 
     def serving(self, operation: str, on: Any, name: str) -> None:
         """Raise NotPlain for what may not be asked."""

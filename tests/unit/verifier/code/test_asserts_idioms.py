@@ -1,6 +1,7 @@
 """What tests of the common data sets say: right programs pass, whatever crosses between them and their tests.
 
-`idioms.txt` holds them: `=== name`, the program, and sections `--- setup`, `--- entry_point`, `--- test`.
+`idioms.txt` holds them: `=== name`, the program, and sections `--- setup`, `--- entry_point`, `--- test`; `pytest.txt`
+test files, and in `--- want` what comes of them.
 """
 
 from __future__ import annotations
@@ -36,6 +37,16 @@ def judged(judge: Judge, sections: dict[str, str], program: str) -> Any:
 def test_a_right_program_passes(judge: Judge, name: str) -> None:
     verdict = judged(judge, IDIOMS[name], IDIOMS[name][""])
     assert verdict.status == "passed", verdict.reason
+
+
+TEST_FILES = read(Path(__file__).with_name("pytest.txt"))
+
+
+@pytest.mark.parametrize("name", TEST_FILES)
+def test_files_are_run_as_pytest_runs_them(judge: Judge, name: str) -> None:
+    verdict = judged(judge, TEST_FILES[name], TEST_FILES[name][""])
+    assert verdict.status == TEST_FILES[name].get("want", "passed").strip(), verdict.reason
+    assert judged(judge, TEST_FILES[name], "x = 1\n").status != "passed"
 
 
 @pytest.mark.parametrize("name", ["dataclass", "date", "namedtuple", "enum", "vector", "library-exceptions"])
