@@ -1,7 +1,8 @@
 """Test files as pytest runs them: what they import, fixtures, parameters, classes.
 
-The sources go into the sandbox with the tests that need them, and stand on the standard library alone: there is no
-import there that could find them, and in every zygote they would be pages of every check.
+In: a test file's namespace and what it defines. Out: the first failure, or a word that the file is broken. The sources
+go into the sandbox with the tests that need them, since in every zygote they would be pages of every check; so they
+import the standard library and each other alone.
 """
 
 from __future__ import annotations
