@@ -10,9 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
+from rgopd.cli.checked import check_sections
 from rgopd.cli.report import summary_table, write_report
 from rgopd.cli.sections import lay_sections, override, read_sections, sectioned
-from rgopd.cli.up import check_sections, supervise
+from rgopd.cli.up import supervise
 from rgopd.common.errors import ConfigError
 from rgopd.common.settings import ConfigFiles
 from rgopd.trainer.demo.task import generate

@@ -16,11 +16,11 @@ from typing import Any
 
 import yaml
 
+from rgopd.cli.checked import check_sections
 from rgopd.cli.processes import Child
 from rgopd.cli.reward import reward_rows
 from rgopd.cli.run_handle import Run
 from rgopd.cli.sections import lay_sections, place, read_sections, write_sections
-from rgopd.cli.up import check_sections
 from rgopd.cli.written_rows import write_rows
 from rgopd.common.errors import ConfigError
 from rgopd.common.settings import SECTIONS

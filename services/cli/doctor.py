@@ -118,7 +118,7 @@ def _raise(reason: str) -> str:
 
 def check_config(sections: dict[str, Any]) -> str:
     """Every section fits its service's settings."""
-    from rgopd.cli.up import check_sections
+    from rgopd.cli.checked import check_sections
 
     check_sections(sections)
     return "all keys are known"
@@ -175,8 +175,8 @@ def check_sandbox(section: dict[str, Any]) -> str:
 
 def check_disk(sections: dict[str, Any]) -> str:
     """Room for the checkpoints at their peak, policy versions, exported students and what the hub has to send."""
+    from rgopd.cli.checked import check_sections
     from rgopd.cli.disk import download_needs, run_needs, shortages
-    from rgopd.cli.up import check_sections
     from rgopd.trainer.run.estimate import ModelShape
 
     train = check_sections(sections)["train"]
@@ -353,8 +353,8 @@ def check_mismatch(sections: dict[str, Any]) -> str:
     """The run's sampler (its engine, its dtype) and the trainer give the same log-probs to the same rollouts."""
     from transformers.utils.logging import disable_progress_bar
 
+    from rgopd.cli.checked import check_sections
     from rgopd.cli.mismatch import ROLLOUTS, mismatch
-    from rgopd.cli.up import check_sections
     from rgopd.common import wire
     from rgopd.trainer.prompts.data import PromptSource
 

@@ -62,7 +62,7 @@ class Wanted:
 
 def repos_of_sections(sections: dict[str, Any]) -> Iterator[tuple[Repo, Callable[[list[str]], list[str]]]]:
     """Every hub repository that a config names, once, with what chooses its files."""
-    from rgopd.cli.up import check_sections
+    from rgopd.cli.checked import check_sections
 
     checked = check_sections(sections)
     teacher, train = checked["teacher"], checked["train"]

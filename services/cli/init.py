@@ -15,7 +15,7 @@ from rgopd.cli.config_schema import LINE, as_json
 from rgopd.cli.hardware import Hardware, this_machine
 from rgopd.cli.plan import Planner, find_device
 from rgopd.common.errors import ConfigError
-from rgopd.common.models import check_model, hub_problem
+from rgopd.common.models import at_hand, check_model, hub_problem
 from rgopd.common.settings import merge
 from rgopd.trainer.prompts.config import DatasetConfig
 from rgopd.trainer.prompts.guess import Guess, guess
@@ -126,6 +126,7 @@ def vocabularies(student: str, teacher: str) -> tuple[int, int]:
 
     sizes = []
     for name, setting in ((student, "--student"), (teacher, "--teacher")):
+        at_hand(setting, name)
         try:
             sizes.append(int(AutoConfig.from_pretrained(name, trust_remote_code=False).get_text_config().vocab_size))
         except (OSError, ValueError) as error:

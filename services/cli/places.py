@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from rgopd.common import fleeting
+from rgopd.common.blob_url import open_store
 from rgopd.common.connection import connect
 from rgopd.common.errors import ConfigError, Unavailable
+from rgopd.common.explain import did_you_mean
 from rgopd.trainer.config import TrainConfig
 
 REDIS_WAIT_S = 3.0
@@ -20,6 +23,8 @@ def check_folder(train: TrainConfig) -> None:
 
     `rgopd doctor` counts what all checkpoints need.
     """
+    if train.output_dir == Path():
+        raise ConfigError("train.output_dir is empty: name a folder for the run, e.g. runs/first")
     folder = train.output_dir.resolve()
     existing = fleeting.standing(folder)
     if not existing.is_dir():
@@ -34,6 +39,21 @@ def check_folder(train: TrainConfig) -> None:
         )
 
 
+def check_blob_url(url: str) -> None:
+    """What the URL of the blobs says can be read; a store that is a folder of this machine can be written to."""
+    if not url or url.startswith(("redis://", "rediss://", "unix://")):
+        return
+    open_store(url)
+    parts = urlsplit(url)
+    if parts.scheme != "file":
+        return
+    folder = Path(unquote(parts.path))
+    existing = fleeting.standing(folder)
+    writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    if not writable or str(existing).startswith(("/proc", "/sys")):
+        raise ConfigError(f"blob_url {url}: {existing} cannot be written to: name a folder that every service can")
+
+
 def check_redis(url: str) -> None:
     """A server that the settings name answers now; without one `up` brings its own."""
     if not url:
@@ -44,6 +64,27 @@ def check_redis(url: str) -> None:
         raise ConfigError(
             f"{str(error).partition('; ')[0]}; start one there, or leave redis_url out: `rgopd up` brings its own"
         ) from error
+
+
+def check_kernels(train: TrainConfig) -> None:
+    """What `head_kernels` and `compile_backend` ask for is there."""
+    import torch
+
+    if train.head_kernels == "triton" and (train.device == "cpu" or not torch.cuda.is_available()):
+        raise ConfigError("train.head_kernels=triton needs a GPU: --set train.head_kernels=auto")
+    if name := train.compile_backend:
+        from torch._dynamo import list_backends
+        from torch._dynamo.backends.registry import lookup_backend
+        from torch._dynamo.exc import InvalidBackend
+
+        try:
+            lookup_backend(name)
+        except InvalidBackend as error:
+            known = ", ".join(list_backends())
+            raise ConfigError(
+                f"train.compile_backend={name}: torch knows no such backend{did_you_mean(name, list_backends())}; it "
+                f"has {known}"
+            ) from error
 
 
 def check_devices(settings: dict[str, Any]) -> None:

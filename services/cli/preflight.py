@@ -10,27 +10,33 @@ import json
 import socket
 from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, distributions, version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rgopd.cli.hardware import GIB, total_memory
 from rgopd.cli.models import read_tokenizer
-from rgopd.cli.places import check_devices, check_folder, check_redis
+from rgopd.cli.places import check_blob_url, check_devices, check_folder, check_kernels, check_redis
 from rgopd.cli.self_teachers import check_follows
+from rgopd.cli.teacher_server import ELSEWHERE
 from rgopd.cli.turns import check_environments, check_templates
 from rgopd.common.errors import ConfigError, RgopdError
+from rgopd.common.models import at_hand
+from rgopd.common.weight_files import check_weights
 from rgopd.sampler.config import SamplerConfig
 from rgopd.teacher.config import TeacherConfig
 from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.prompts.bad_row import BadRow
-from rgopd.trainer.prompts.config import DatasetConfig
-from rgopd.trainer.prompts.maker import check_of, column, domain_of, known_rate, messages_of, teacher_of
+from rgopd.trainer.prompts.config import DatasetConfig, DatasetPart
+from rgopd.trainer.prompts.files import Row
+from rgopd.trainer.prompts.maker import PromptMaker, check_of, column, domain_of, known_rate, messages_of, teacher_of
 from rgopd.trainer.prompts.problems import Problems
 from rgopd.trainer.prompts.rows import dataset_rows
 from rgopd.verifier.config import VerifierConfig
 from rgopd.verifier.graders import default_registry
 from rgopd.verifier.graders.python import read_graders
 
+FIRST_ROWS = 200
 MAX_ROWS = 200_000
 """Rows looked at before the run; the trainer looks at all of them."""
 
@@ -46,9 +52,11 @@ def preflight(settings: Settings) -> None:
         ConfigError: something that cannot work.
     """
     train, teacher = settings["train"], settings["teacher"]
+    check_at_hand(settings)
     check_extras(train, settings["verifier"])
     check_sampler(train, settings["sampler"])
     check_devices(settings)
+    check_kernels(train)
     every_teacher = [teacher, *settings.get("teachers", {}).values()]
     for each in every_teacher:
         check_engines(each, settings["sampler"])
@@ -56,11 +64,14 @@ def preflight(settings: Settings) -> None:
             check_completion_server(each, train)
         check_follows(train, each)
     check_folder(train)
+    check_blob_url(train.blob_url)
     check_ports(settings)
     check_memory(train)
     kinds, teachers = check_datasets(train, settings["verifier"])
     if "math" in kinds and importlib.util.find_spec("math_verify") is None:
         raise ConfigError("the dataset has rows of kind math, which needs math-verify: pip install 'rgopd[verifier]'")
+    check_context(train)
+    check_lengths(train)
     named = train.environments
     if named:
         check_environments(named, settings["verifier"].environments)
@@ -70,6 +81,17 @@ def preflight(settings: Settings) -> None:
             check_tokenizers(train, each)
         check_teachers(train, {teacher.teacher_name, *settings.get("teachers", {})}, teachers)
     check_redis(train.redis_url)
+
+
+def check_at_hand(settings: Settings) -> None:
+    """Models named by hub id are in the cache, or the hub answers; those in folders are whole."""
+    models = {f"{section}.student": settings[section].student for section in ("train", "sampler")}
+    further = {f"up.teachers.{name}": teacher for name, teacher in settings.get("teachers", {}).items()}
+    teachers = {"teacher": settings["teacher"], **further}
+    models |= {f"{name}.model": each.model for name, each in teachers.items() if each.engine not in ELSEWHERE}
+    for setting, name in models.items():
+        at_hand(setting, name)
+        check_weights(setting, name)
 
 
 def check_extras(train: TrainConfig, verifier: VerifierConfig) -> None:
@@ -193,11 +215,51 @@ def check_memory(train: TrainConfig) -> None:
         )
 
 
+def check_context(train: TrainConfig) -> None:
+    """The longest response leaves room for a prompt. `rgopd doctor` counts the prompts' own tokens."""
+    from rgopd.cli.doctor import context_of
+
+    if not (Path(train.student) / "config.json").is_file():
+        return
+    context, longest = context_of(train.student), train.longest_response
+    if longest >= context:
+        raise ConfigError(
+            f"responses of up to {longest} tokens leave no room for a prompt in the student's context of {context}: "
+            "lower train.sampling.max_new_tokens (turns.max_total_tokens, where there are environments)"
+        )
+
+
+def check_lengths(train: TrainConfig) -> None:
+    """Some prompt is short enough: looked for among the first rows of each dataset, until one is found."""
+    tokenizer = read_tokenizer(train.student, "student")
+    for setting in filter(None, (train.dataset, train.eval.dataset)):
+        maker = PromptMaker(setting, tokenizer)
+        for part in setting.parts:
+            rows = islice(dataset_rows(part, Problems(str(part.path))), FIRST_ROWS)
+            if not any(_is_made(maker, row, part) for _, row in rows):
+                raise ConfigError(
+                    f"dataset {part.path}: none of the first prompts has at most max_prompt_tokens="
+                    f"{setting.max_prompt_tokens} tokens: raise it, or cut them"
+                )
+
+
+def _is_made(maker: PromptMaker, row: Row, part: DatasetPart) -> bool:
+    try:
+        return maker.make(row, "", part) is not None
+    except BadRow:  # told by number elsewhere
+        return False
+
+
 def check_ports(settings: Settings) -> None:
     """Ports that the settings name are free, and named once."""
     named: dict[int, str] = {}
     for section in ("teacher", "verifier", "sampler"):
         config = settings[section]
+        config.bearer_token()
+        try:
+            socket.getaddrinfo(config.host, None)
+        except (OSError, UnicodeError) as error:
+            raise ConfigError(f"{section}.host={config.host} is no address: 127.0.0.1 or 0.0.0.0 do here") from error
         if not config.port:
             continue
         many = section == "sampler" and settings["up"].samplers > 1
@@ -232,7 +294,7 @@ def check_datasets(train: TrainConfig, verifier: VerifierConfig) -> tuple[set[st
     all_read, usable = True, 0
     for setting in (train.dataset, train.eval.dataset):
         for part in setting.parts if setting is not None else []:
-            problems, before = Problems(str(part.path)), len(kinds)
+            problems, here = Problems(str(part.path)), 0
             for read, (number, row) in enumerate(dataset_rows(part, problems)):
                 if read == MAX_ROWS:
                     all_read = False
@@ -246,14 +308,15 @@ def check_datasets(train: TrainConfig, verifier: VerifierConfig) -> tuple[set[st
                     domains.add(domain_of(row, part, kind))
                     if setting is train.dataset:
                         named.add(teacher_of(row, part, kind, setting.teachers))
-                        usable += 1
+                    usable += setting is train.dataset
+                    here += 1
                 except BadRow as bad:
                     problems.row(number, str(bad))
                 except RgopdError as error:
                     problems.row(number, f": {error}")
             if _refuses(setting):
                 problems.raise_if_any()
-            if not problems.read and len(kinds) == before:
+            if not here:
                 raise ConfigError(f"dataset {part.path} has no usable rows")
     if all_read:
         train.sampling.check_domains(domains)

@@ -40,7 +40,7 @@ def check_follows(train: TrainConfig, teacher: TeacherConfig) -> str:
 
 def check_self_teacher(sections: dict[str, Any]) -> str:
     """`doctor`'s, of section `teacher`."""
-    from rgopd.cli.up import check_sections
+    from rgopd.cli.checked import check_sections
 
     checked = check_sections(sections)
     return check_follows(checked["train"], checked["teacher"])

@@ -16,8 +16,8 @@ def check_teacher_server(sections: dict[str, Any]) -> str:
     Raises:
         ConfigError: it cannot be asked, or gives less than the run needs; says what to set.
     """
+    from rgopd.cli.checked import check_sections
     from rgopd.cli.preflight import check_completion_server, temperatures
-    from rgopd.cli.up import check_sections
     from rgopd.teacher.engines import make_engine
 
     checked = check_sections(sections)

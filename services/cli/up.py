@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from rgopd.cli.alignment import name_lora_rank, name_student_tokenizer
+from rgopd.cli.checked import check_sections, own_settings
 from rgopd.cli.devices import SHARE, Wanted, named, place, ranks, shares, visible
 from rgopd.cli.display import Progress, RunSource
 from rgopd.cli.page import Page
@@ -22,17 +23,15 @@ from rgopd.cli.preflight import preflight
 from rgopd.cli.processes import Child, ProcessFailed, Restarts, leaving_of
 from rgopd.cli.readiness import Readiness, TrainerStart, repos_of
 from rgopd.cli.sections import UpConfig, read_sections, up_config, write_sections
-from rgopd.cli.teacher_server import ELSEWHERE
-from rgopd.cli.teachers import teacher_sections, write_teachers
+from rgopd.cli.teachers import write_teachers
 from rgopd.cli.torchrun import command
 from rgopd.cli.train import OFF
 from rgopd.common.children import PAUSED, PERMANENT
 from rgopd.common.connection import redact
 from rgopd.common.embedded import EmbeddedValkey
 from rgopd.common.errors import ConfigError
-from rgopd.common.models import check_model
 from rgopd.common.run_files import EventLog
-from rgopd.common.settings import ConfigFiles, Settings
+from rgopd.common.settings import ConfigFiles
 
 PAGE_WAIT_S = 10.0
 RUN_FILE = "run.yaml"
@@ -293,7 +292,7 @@ def supervise(sections: dict[str, Any], folder: Path, slurm: bool = False) -> in
     previous = {s: signal.signal(s, _raise_stopped) for s in (signal.SIGINT, signal.SIGTERM)}
     from rgopd.trainer.config import TrainConfig
 
-    watch = TrainConfig.from_mapping(_own(sections, TrainConfig, "train")).watch
+    watch = TrainConfig.from_mapping(own_settings(sections, TrainConfig, "train")).watch
     progress = Progress(RunSource(folder, lambda: dict(machine.states)), watch.progress, watch.progress_s)
     try:
         progress.say(f"Run folder {folder}")
@@ -314,77 +313,6 @@ def supervise(sections: dict[str, Any], folder: Path, slurm: bool = False) -> in
 
 def _raise_stopped(number: int, _: FrameType | None) -> None:
     raise Stopped(signal.Signals(number).name)
-
-
-def check_sections(sections: dict[str, Any]) -> dict[str, Any]:
-    """Every section's settings, built here, so that a misspelt key is told before anything starts."""
-    from rgopd.sampler.config import SamplerConfig
-    from rgopd.teacher.config import TeacherConfig
-    from rgopd.trainer.config import TrainConfig
-    from rgopd.trainer.records.monitors import check_backends
-    from rgopd.verifier.config import VerifierConfig
-    from rgopd.watch.config import WatchConfig
-
-    classes: dict[str, type[Settings]] = {
-        "teacher": TeacherConfig,
-        "verifier": VerifierConfig,
-        "sampler": SamplerConfig,
-        "train": TrainConfig,
-        "watch": WatchConfig,
-    }
-    sections = copy.deepcopy(sections)
-    name_lora_rank(sections)
-    common = sections.get("common", {})
-    for key in common:
-        if not any(key in cls.model_fields for cls in classes.values()):
-            raise ConfigError(f"section common: no service has a setting {key!r}")
-    checked: dict[str, Any] = {"up": up_config(sections)}
-    for section, cls in classes.items():
-        try:
-            settings = checked[section] = cls.from_mapping(_own(sections, cls, section))
-            if isinstance(settings, TrainConfig):
-                check_backends(settings.monitor)
-            if isinstance(settings, (TrainConfig, SamplerConfig)):
-                check_model(settings.student, "student")
-            if isinstance(settings, TeacherConfig) and settings.engine not in ELSEWHERE:
-                check_model(settings.model, "model")
-            _check_architecture(settings)
-        except ConfigError as error:
-            raise ConfigError(f"section {section}: {error}") from error
-    checked["teachers"] = {}
-    for name, given in teacher_sections(sections).items():
-        try:
-            further = TeacherConfig.from_mapping(_own({**sections, "teacher": given}, TeacherConfig, "teacher"))
-            if further.engine not in ELSEWHERE:
-                check_model(further.model, "model")
-            _check_architecture(further)
-        except ConfigError as error:
-            raise ConfigError(f"up.teachers.{name}: {error}") from error
-        checked["teachers"][name] = further
-    return checked
-
-
-def _check_architecture(settings: Settings) -> None:
-    """What each service checks of its model before it loads it, where the model lies on this machine."""
-    from rgopd.sampler.architecture import check_student_architecture
-    from rgopd.sampler.config import SamplerConfig
-    from rgopd.teacher.config import TeacherConfig
-    from rgopd.teacher.engines.loading import check_teacher_architecture
-    from rgopd.trainer.config import TrainConfig
-    from rgopd.trainer.student.anatomy import check_architecture_of
-
-    if isinstance(settings, TeacherConfig) and Path(settings.model).is_dir() and settings.engine not in ELSEWHERE:
-        check_teacher_architecture(settings)
-    elif isinstance(settings, SamplerConfig) and Path(settings.student).is_dir():
-        check_student_architecture(settings)
-    elif isinstance(settings, TrainConfig) and Path(settings.student).is_dir():
-        check_architecture_of(settings.student)
-
-
-def _own(sections: dict[str, Any], cls: type[Settings], section: str) -> dict[str, Any]:
-    """A service's settings out of `common` and its own section."""
-    shared = {k: v for k, v in sections.get("common", {}).items() if k in cls.model_fields}
-    return {**shared, **sections.get(section, {})}
 
 
 def run_resume(folder: Path, overrides: list[str], watch: bool = True) -> int:

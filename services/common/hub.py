@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -78,6 +79,32 @@ def hub_errors() -> tuple[type[Exception], ...]:
     # Of whichever of the two libraries the installed huggingface_hub talks with.
     found = [importlib.import_module(name).HTTPError for name in ("httpx", "httpx2") if importlib.util.find_spec(name)]
     return (HfHubHTTPError, OSError, ValueError, *found)
+
+
+def reachable() -> bool:
+    """Whether the hub answers anything at all, asked once and without retries; False where HF_HUB_OFFLINE is set."""
+    from huggingface_hub import constants
+
+    return not constants.HF_HUB_OFFLINE and _answers(constants.ENDPOINT)
+
+
+@cache
+def _answers(endpoint: str, timeout_s: float = 5.0) -> bool:
+    from huggingface_hub import get_session
+
+    try:
+        get_session().head(endpoint, timeout=timeout_s)
+    except hub_errors():
+        return False
+    return True
+
+
+def stay_offline() -> None:
+    """This process and those it starts take from the cache what is there, instead of asking again and again."""
+    from huggingface_hub import constants
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    constants.HF_HUB_OFFLINE = True
 
 
 def offline() -> bool:

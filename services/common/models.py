@@ -10,6 +10,7 @@ from typing import Any, Literal
 from safetensors import SafetensorError
 
 from rgopd.common.errors import ConfigError
+from rgopd.common.hub import hub_repo, reachable, stay_offline
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 """What weights and activations may be held in."""
@@ -47,6 +48,20 @@ def check_whole(setting: str, name: str, told: Mapping[str, Any]) -> None:
         )
 
 
+def at_hand(setting: str, name: str) -> None:
+    """A hub id is in the cache, or the hub answers: found out in seconds, not by a minute of retries.
+
+    Raises:
+        ConfigError: neither; says what to do.
+    """
+    repo = hub_repo(name)
+    if repo is None or reachable():
+        return
+    if repo.snapshot() is None:
+        raise ConfigError(hub_problem(setting, name, OSError("offline")))
+    stay_offline()
+
+
 @contextmanager
 def loading(setting: str, name: str) -> Iterator[None]:
     """While transformers reads a model or its tokenizer: all that it says of a broken folder becomes one line.
@@ -54,6 +69,7 @@ def loading(setting: str, name: str) -> Iterator[None]:
     Raises:
         ConfigError: files that are missing or cut off, weights of other shapes than the config's, a package it lacks.
     """
+    at_hand(setting, name)
     try:
         yield
     except ConfigError:
@@ -70,7 +86,7 @@ def check_model(name: str, setting: str) -> None:
     """
     if not name.strip():
         raise ConfigError(f"{setting} is empty: give a Hugging Face folder, or a hub id like ORG/MODEL")
-    looks_like_a_path = name.startswith(("/", ".", "~")) or name.count("/") > 1
+    looks_like_a_path = name.startswith(("/", ".", "~")) or name.endswith("/") or name.count("/") > 1
     folder = Path(name)
     if not folder.exists():
         if looks_like_a_path:

@@ -82,6 +82,9 @@ def as_meant(model: type[BaseModel], data: Any) -> Any:
     if not isinstance(data, Mapping):
         return data
     fields = model.model_fields
+    for key, value in data.items():
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError(f"{key} holds a NUL character, which no path or name can")
     return {k: _value_as_meant(fields[k].annotation, value) if k in fields else value for k, value in data.items()}
 
 

@@ -20,7 +20,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
@@ -34,7 +33,7 @@ from pydantic_settings import (
 from rgopd.common.errors import ConfigError
 from rgopd.common.explain import explain, nearest
 from rgopd.common.parts import Part, as_meant, lay
-from rgopd.common.yaml_lines import load_yaml, yaml_problem
+from rgopd.common.yaml_lines import load_yaml, read_value
 
 __all__ = ["Part", "explain", "nearest"]  # their users need one module
 
@@ -54,9 +53,17 @@ class _Environment(EnvSettingsSource):
     def decode_complex_value(self, field_name: str, field: FieldInfo | None, value: Any) -> Any:
         """As `--set` reads it."""
         try:
-            return yaml.safe_load(value)
-        except yaml.YAMLError:
+            return read_value(value)
+        except ValueError:
             return value  # the field says what it takes
+
+
+class _Given(InitSettingsSource):
+    """Values under the names they were given by: `Steps` is no spelling of `steps`, which nothing else would see."""
+
+    def __init__(self, settings_cls: type[BaseSettings], given: dict[str, Any]) -> None:
+        super().__init__(settings_cls, {})
+        self.init_kwargs = given
 
 
 class Settings(BaseSettings):
@@ -99,7 +106,7 @@ class Settings(BaseSettings):
         """Values given by name above the environment; `from_mapping` has laid both over the file already."""
         values = dict(init_settings())
         if (laid := values.pop("_laid", None)) is not None:
-            return (InitSettingsSource(settings_cls, laid),)
+            return (_Given(settings_cls, laid),)
         return (InitSettingsSource(settings_cls, values), _Environment(settings_cls))
 
     @model_validator(mode="before")
@@ -267,9 +274,9 @@ def parse_overrides(overrides: typing.Sequence[str]) -> dict[str, Any]:
                 raise ConfigError(f"--set {override!r}: another --set gave {parent!r} one value, {below!r}, already")
             target = below
         try:
-            target[leaf] = yaml.safe_load(text) if text else ""
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {override!r}: the value is not YAML: {yaml_problem(error)}") from error
+            target[leaf] = read_value(text) if text else ""
+        except ValueError as error:
+            raise ConfigError(f"--set {override!r}: {error}") from error
     return result
 
 

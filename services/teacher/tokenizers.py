@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from rgopd.common.errors import ConfigError
+from rgopd.common.models import at_hand
 
 
 def load_tokenizer(name: str, setting: str) -> Any:
     """A tokenizer by folder or id; raises ConfigError naming the setting."""
     from transformers import AutoTokenizer
 
+    at_hand(setting, name)
     try:
         return AutoTokenizer.from_pretrained(name, local_files_only=Path(name).is_dir(), trust_remote_code=False)
     except (OSError, ValueError) as error:

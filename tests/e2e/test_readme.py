@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rgopd.cli.checked import check_sections
 from rgopd.cli.sections import override
-from rgopd.cli.up import check_sections
 from tests.e2e.conftest import Rgopd, ready_url
 
 

@@ -43,6 +43,8 @@ class WeightedSum(ObjectiveOptions):
     def _build(self) -> WeightedSum:
         if any(part.name == self.name for part in self.parts):
             raise ValueError("a weighted_sum cannot hold another; list all parts in one")
+        if not any(part.weight for part in self.parts):
+            raise ValueError("every part has weight 0: nothing would be learnt; give at least one another")
         self._objectives = [get_objective(part.name, **part.options) for part in self.parts]
         if not self.supports:
             raise ValueError("the parts have no support owner in common")

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rgopd.common.parts import Part
+
+COLUMNS = ("id", "prompt", "kind", "reference", "tests", "test", "entry_point", "setup", "language", "checker") + (
+    "check", "domain", "environment", "teacher", "pass_rate", "tools", "options", "args", "grader", "parts",
+    "environment_args", "tolerance", "compare", "extract", "partial", "limits", "require", "constraints", "threshold",
+)  # fmt: skip
+"""What rows are made of, for words about misspelt ones; a kind of check may know others (docs/verifier.md)."""
 
 
 class DatasetPart(Part):
@@ -38,6 +45,15 @@ class DatasetPart(Part):
     kind_column: str = Field("kind", description="Column that names the kind of check (docs/verifier.md).")
     limit: int = Field(0, ge=0, description="Use only the first rows; 0: all.")
     weight: float = Field(1.0, gt=0, description="Share of prompts, beside the weights of what is mixed in.")
+
+    @field_validator("map")
+    @classmethod
+    def _known_columns(cls, given: dict[str, str]) -> dict[str, str]:
+        for ours in given:
+            plain = ours.lower().replace("-", "_")
+            if ours not in COLUMNS and (close := difflib.get_close_matches(plain, COLUMNS, n=1, cutoff=0.75)):
+                raise ValueError(f"{ours!r} is no column of ours; did you mean {close[0]!r}?")
+        return given
 
 
 class SelectionConfig(Part):
@@ -71,6 +87,12 @@ class SelectionConfig(Part):
     def word_schemas(cls) -> list[dict[str, Any]]:
         """See `from_word`."""
         return [{"enum": [True, False, "skip"]}, {"type": "number"}]
+
+    @model_validator(mode="after")
+    def _some_left(self) -> SelectionConfig:
+        if self.min_rate >= self.max_rate:
+            raise ValueError(f"min_rate={self.min_rate:g} is not below max_rate={self.max_rate:g}: no prompt is left")
+        return self
 
     @property
     def active(self) -> bool:

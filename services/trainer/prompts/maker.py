@@ -12,6 +12,7 @@ from rgopd.common import wire
 from rgopd.common.between import Between
 from rgopd.common.conversation import KIND
 from rgopd.common.errors import InvalidInput
+from rgopd.common.explain import did_you_mean
 from rgopd.common.teacher_client import choose_teacher, score_stream
 from rgopd.protos import rollout_pb2, verifier_pb2
 from rgopd.trainer.prompts.bad_row import BadRow
@@ -25,6 +26,9 @@ CHECK_COLUMNS = frozenset(
     | {"require", "max_chars", "parts", "threshold", "grader", "args"}
 )
 """Columns handed to the verifier as they are. A column `check` holding an object does the same for any key."""
+
+ROLES = ("system", "user", "assistant", "tool", "developer", "function", "ipython", "environment", "observation")
+"""Whose chat messages may be; templates know the first three, and some of the others."""
 
 _NEEDS = {"math": ("reference",), "code": ("tests", "test", "checker")}
 
@@ -102,6 +106,8 @@ def messages_of(prompt: Any, system_prompt: str) -> list[dict[str, Any]]:
     Raises:
         BadRow: it is neither.
     """
+    if isinstance(prompt, str) and not prompt.strip():
+        raise BadRow(": the prompt is empty")
     if isinstance(prompt, str):
         messages: list[dict[str, Any]] = [{"role": "user", "content": prompt}]
     elif (
@@ -112,6 +118,14 @@ def messages_of(prompt: Any, system_prompt: str) -> list[dict[str, Any]]:
         messages = list(prompt)
     else:
         raise BadRow(": the prompt must be a string or a list of {role, content} messages")
+    for message in messages:
+        if message["role"] not in ROLES:
+            hint, known = did_you_mean(str(message["role"]), ROLES), ", ".join(ROLES)
+            raise BadRow(f": the prompt has the role {message['role']!r}{hint or f'; known: {known}'}")
+    try:
+        "".join(m["content"] for m in messages if isinstance(m["content"], str)).encode()
+    except UnicodeEncodeError as error:
+        raise BadRow(": the prompt holds half of a surrogate pair, which is no text") from error
     if system_prompt and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system_prompt})
     return messages

@@ -29,8 +29,11 @@ def dataset_rows(config: DatasetPart, problems: Problems) -> Iterator[tuple[int,
         from rgopd.trainer.prompts.datasets import Options, get_converter
         from rgopd.trainer.prompts.datasets.base import Tally
 
-        converter = get_converter(config.layout, Options(_written_alike))
-        yield from enumerate(converter.convert(_counted(rows, problems), Tally()))
+        converter, tally = get_converter(config.layout, Options(_written_alike)), Tally()
+        yield from enumerate(converter.convert(_counted(rows, problems), tally))
+        if problems.read and not tally.taken and (reasons := tally.left_out.most_common(3)):
+            told = ", ".join(f"{count} x {why}" for why, count in reasons)
+            raise ConfigError(f"dataset {config.path}: the layout {config.layout!r} takes none of its rows: {told}")
         return
     for number, row in enumerate(rows, start):
         problems.read += 1
@@ -76,6 +79,8 @@ def _lookup(row: Row, name: str) -> Any:
 def _open(config: DatasetPart, split: str, problems: Problems) -> Iterator[Row]:
     path = config.path
     chosen = path.is_dir() and (split or config.subset)
+    if split and split != "train" and path.is_file() and split not in re.split(r"[^a-z0-9]+", path.stem.lower()):
+        raise ConfigError(f"dataset.split={split}: {path} is one file, without splits: leave it out, or name a folder")
     if not chosen and (path.exists() or _is_a_file_name(path)):
         yield from read_rows(path, problems.line)
         return

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import T5Config
 
 from rgopd.cli import doctor
+from rgopd.cli.checked import check_sections
 from rgopd.cli.preflight import preflight
-from rgopd.cli.up import check_sections
 from rgopd.common.errors import ConfigError, RgopdError
 from rgopd.trainer.student.model import Student
 from tests.families.build import save_tiny

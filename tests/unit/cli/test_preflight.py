@@ -18,7 +18,7 @@ from tests.unit.cli.conftest import Fails, changed, rows
 
 
 def test_the_config_itself_has_no_fault(config: dict[str, Any]) -> None:
-    from rgopd.cli.up import check_sections
+    from rgopd.cli.checked import check_sections
 
     preflight.preflight(check_sections(config))
 
@@ -113,7 +113,7 @@ def test_7_too_little_memory(
     assert plan_module.run_plan([file], [], "cpu", 0.9, 0, None) == 1
     assert "does not fit on this machine; what would help" in capsys.readouterr().out
     monkeypatch.setattr(preflight, "total_memory", lambda: 256 << 20)
-    from rgopd.cli.up import check_sections
+    from rgopd.cli.checked import check_sections
 
     with pytest.raises(preflight.ConfigError, match=r"needs about .* GiB of memory, and this machine has .*rgopd plan"):
         preflight.preflight(check_sections(config))

@@ -121,8 +121,8 @@ def test_a_full_disk_and_a_missing_right_are_one_line(
 def test_a_config_with_rows_in_a_json_array_is_whole(
     config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from rgopd.cli.checked import check_sections
     from rgopd.cli.preflight import preflight
-    from rgopd.cli.up import check_sections
 
     monkeypatch.setattr(sys, "argv", ["rgopd"])
     (tmp_path / "d.json").write_bytes(b"\xef\xbb\xbf" + json.dumps([GOOD, GOOD], indent=1).encode())

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from rgopd.cli import reproduce
+from rgopd.cli.checked import check_sections
 from rgopd.cli.main import app
-from rgopd.cli.up import check_sections
 from rgopd.common.errors import ConfigError
 from rgopd.trainer.demo.task import generate
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from rgopd.cli.checked import check_sections
 from rgopd.cli.demo import demo_sections
 from rgopd.cli.sections import merge, override, up_config
-from rgopd.cli.up import check_sections
 from rgopd.common.errors import ConfigError
 
 

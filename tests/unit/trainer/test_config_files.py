@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from rgopd.cli.checked import check_sections
 from rgopd.cli.sections import read_sections
-from rgopd.cli.up import check_sections
 from rgopd.common.errors import ConfigError
 from rgopd.common.settings import read_files
 from rgopd.trainer.batch.plan import RolloutPlan, cut_micro_batches

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from rgopd.common.errors import ConfigError
-from rgopd.common.hub import Repo, hub_errors
+from rgopd.common.hub import Repo, hub_errors, offline, reachable
 from rgopd.trainer.prompts.datasets.base import Row
 from rgopd.trainer.prompts.files import read_rows
 
@@ -95,10 +95,11 @@ def _download(repo: str, split: str, subset: str, revision: str, what: str) -> I
         ) from error
     wanted = revision or None
     try:
-        if hub.constants.HF_HUB_OFFLINE:  # what `rgopd fetch` brought: the hub's list cannot be asked for
+        if not reachable():  # what `rgopd fetch` brought: the hub's list cannot be asked for
             folder = Repo(repo, "dataset", revision).snapshot()
             if folder is None:
-                raise OSError("HF_HUB_OFFLINE is set, and it is not in the cache")
+                why = "HF_HUB_OFFLINE is set" if offline() else f"{hub.constants.ENDPOINT} does not answer"
+                raise OSError(f"{why}, and it is not in the cache")
             here = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file())
             yield from (folder / name for name in choose_files(here, repo, split, subset, what))
             return
