@@ -221,11 +221,11 @@ def check_context(train: TrainConfig) -> None:
 
     if not (Path(train.student) / "config.json").is_file():
         return
-    context, longest = context_of(train.student), train.longest_response
+    context, longest = context_of(train.student), train.sampling.longest
     if longest >= context:
         raise ConfigError(
             f"responses of up to {longest} tokens leave no room for a prompt in the student's context of {context}: "
-            "lower train.sampling.max_new_tokens (turns.max_total_tokens, where there are environments)"
+            "lower train.sampling.max_new_tokens"
         )
 
 
