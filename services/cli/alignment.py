@@ -150,7 +150,7 @@ def aligned_checks(sections: dict[str, Any]) -> list[tuple[str, Callable[[], str
     return [
         ("tokenizer", lambda: measured(sections, aligner)),
         ("eos", lambda: _ends(aligner)),
-        ("chat template", lambda: _prompt(aligner)),
+        ("chat template", lambda: _prompt(sections, aligner)),
     ]
 
 
@@ -165,6 +165,13 @@ def _ends(aligner: Aligner) -> str:
     return f"the student's {names} counts as the teacher's {teacher.tokens[teacher.end].decode()!r}"
 
 
-def _prompt(aligner: Aligner) -> str:
-    ids = aligner.teacher.prompt([{"role": "user", "content": "What is 1+1?"}])
+def _prompt(sections: dict[str, Any], aligner: Aligner) -> str:
+    import json
+
+    from rgopd.trainer.prompts.config import DatasetConfig
+    from rgopd.trainer.prompts.data import PromptSource
+
+    source = PromptSource(DatasetConfig.model_validate(sections["train"]["dataset"]), aligner.student.tokenizer)
+    for position in reversed(range(PROMPTS)):
+        ids = aligner.teacher.prompt(json.loads(source.at(0, position).messages_json))
     return f"the teacher reads its own: {aligner.teacher.tokenizer.decode(ids)!r}"

@@ -14,6 +14,7 @@ from rgopd.common.errors import ConfigError, InvalidInput
 from rgopd.common.token_bytes import is_byte_name, vocabulary_of
 
 PROBE = "xqz"
+SENTENCE = "One (two), it's 34: a.b\n c"
 _ENDS = re.compile(f"{PROBE}(.*)", re.DOTALL)
 
 
@@ -26,7 +27,8 @@ class Side:
         ends: more ids that end a response than the tokenizer names.
 
     Raises:
-        ConfigError: no fast tokenizer: texts cannot be split without its special tokens being found in them.
+        ConfigError: no fast tokenizer: texts cannot be split without its special tokens being found in them; or one
+            whose tokens mean other bytes beside others (WordPiece).
     """
 
     def __init__(self, tokenizer: Any, size: int, ends: tuple[int, ...] = ()) -> None:
@@ -43,6 +45,7 @@ class Side:
         self._lock = Lock()
         # Whatever the text says stays text: no special token is read out of it.
         self._cores = [_plain(backend), _plain(backend, normalise=False)]
+        self._check_that_bytes_add_up()
         self.end = self._end_of_turn()
         known = (self.end, tokenizer.eos_token_id, *ends)
         self.ends = frozenset(i for i in known if i is not None and i < self.size)
@@ -52,10 +55,11 @@ class Side:
         """Token of each text: its own name, and a byte's spelling only where nothing else says it."""
 
     def prompt(self, messages: list[dict[str, Any]]) -> list[int]:
-        """The messages under this side's chat template, ready for the answer; without one, their bare text.
+        """The messages under this side's chat template, ready for the answer; without one, their bare text. Where the
+        template knows no system turn, what that says stands before the first user's message.
 
         Raises:
-            InvalidInput: the template refuses the messages, e.g. for a system turn that it does not know.
+            InvalidInput: the template refuses the messages.
         """
         from jinja2.exceptions import TemplateError
 
@@ -68,6 +72,8 @@ class Side:
                     text = str(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
                 return list(self.tokenizer(text, add_special_tokens=not template)["input_ids"])
         except (TemplateError, KeyError, TypeError) as error:
+            if (folded := without_system(messages)) is not None:
+                return self.prompt(folded)
             raise InvalidInput(f"the teacher's chat template cannot render the prompt's messages: {error}") from error
 
     def encode(self, data: bytes) -> tuple[list[int], list[int]] | int:
@@ -133,8 +139,21 @@ class Side:
         return found
 
     def _has_dummy_space(self) -> bool:
+        """A space that encoding puts before a text, and decoding takes away."""
         ids = self._cores[0].encode(PROBE, add_special_tokens=False).ids
-        return b"".join(self.tokens[i] for i in ids if i < self.size) == b" " + PROBE.encode()
+        made = b"".join(self.tokens[i] for i in ids if i < self.size)
+        return made == b" " + PROBE.encode() and not self._cores[0].decode(ids).startswith(" ")
+
+    def _check_that_bytes_add_up(self) -> None:
+        ids = [i for i in self._cores[0].encode(SENTENCE, add_special_tokens=False).ids if i < self.size]
+        text = self._cores[0].decode(ids, skip_special_tokens=False).encode()
+        made = b"".join(self.tokens[i] for i in ids)
+        if made not in (text, b" " + text):
+            raise ConfigError(
+                f"align: the tokens of {self.tokenizer.name_or_path or 'a tokenizer'} do not add up to its text "
+                f"({made[:40]!r} against {text[:40]!r}), as those of WordPiece: they cannot be compared by bytes; "
+                "choose a model with a byte-level or SentencePiece tokenizer"
+            )
 
     def _end_of_turn(self) -> int | None:
         """The special token that the chat template writes after an answer; without a template, EOS."""
@@ -155,10 +174,30 @@ def _plain(backend: Tokenizer, *, normalise: bool = True) -> Tokenizer:
     copy.encode_special_tokens = True
     copy.no_truncation()
     copy.no_padding()
-    kind = (json.loads(backend.to_str()).get("normalizer") or {}).get("type")
-    if not normalise and kind in ("NFC", "NFKC", "NFD", "NFKD"):  # others also write the spaces, and have to stay
-        copy.normalizer = None
+    if not normalise:
+        state = json.loads(backend.to_str())
+        state["normalizer"] = _without_forms(state.get("normalizer"))
+        other = Tokenizer.from_str(json.dumps(state))
+        copy.normalizer = other.normalizer
     return copy
+
+
+def _without_forms(normaliser: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Without what rewrites text that the tokens can say; others also write the spaces, and have to stay."""
+    if normaliser is None or normaliser["type"] in ("NFC", "NFKC", "NFD", "NFKD", "Strip"):
+        return None
+    if normaliser["type"] != "Sequence":
+        return normaliser
+    kept = [part for part in map(_without_forms, normaliser["normalizers"]) if part is not None]
+    return {"type": "Sequence", "normalizers": kept} if kept else None
+
+
+def without_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
+    """A conversation whose system turn is said at the start of the first user's; None where it has none of either."""
+    if len(messages) < 2 or messages[0].get("role") != "system" or messages[1].get("role") != "user":
+        return None
+    both = [str(m.get("content", "")) for m in messages[:2]]
+    return [{**messages[1], "content": "\n\n".join(both)}, *messages[2:]]
 
 
 def _same(one: bytes, other: bytes) -> int:

@@ -52,6 +52,7 @@ def test_3_another_tokenizer(config: dict[str, Any], fails: Fails, tmp_path: Pat
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
     text = fails("up", changed(config, teacher={"model": str(other), "align": "off"}))
     assert "tokenizers differ: 2 tokens have other ids" in text
+    assert "set teacher.align=auto" in text
     for train, reason in (
         ({"objective": "jsd"}, "objective 'jsd'"),
         ({"distillation": {"support": "teacher"}}, "distillation.support='teacher'"),

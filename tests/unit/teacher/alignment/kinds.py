@@ -96,6 +96,35 @@ def pieces(kind: str, byte_fallback: bool = True) -> PreTrainedTokenizerFast:
     return _fast(core, "</s>", "[INST]", template, bos_token="<s>", unk_token="<unk>")
 
 
+def without_dummy(*forms: normalizers.Normalizer) -> PreTrainedTokenizerFast:
+    """Gemma's way: spaces as U+2581 and nothing before the text; or with Unicode forms before that."""
+    tokenizer = pieces("bpe")
+    core = tokenizer.backend_tokenizer
+    core.normalizer = normalizers.Sequence([*forms, normalizers.Replace(" ", "▁")])
+    core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return _fast(core, "</s>", "[INST]", tokenizer.chat_template, bos_token="<s>", unk_token="<unk>")
+
+
+def space_first() -> PreTrainedTokenizerFast:
+    """Byte-level with a space put before the text, which decoding keeps."""
+    tokenizer = byte_level(420, False)
+    core = tokenizer.backend_tokenizer
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    return _fast(core, "<|im_end|>", "<|im_start|>", tokenizer.chat_template)
+
+
+def wordpiece() -> PreTrainedTokenizerFast:
+    """BERT's way: lower case, ## where a word goes on, spaces nowhere."""
+    core = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    core.normalizer, core.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    core.decoder = decoders.WordPiece()
+    special = ["[UNK]", "[END]", "[U]"]
+    core.train_from_iterator(
+        TEXTS, trainers.WordPieceTrainer(vocab_size=300, special_tokens=special, show_progress=False)
+    )
+    return _fast(core, "[END]", "[U]", "{% for m in messages %}[U]{{ m.content }}{% endfor %}", unk_token="[UNK]")
+
+
 MAKERS = {
     "demo": build_tokenizer,
     "bpe": lambda: byte_level(420, False),
@@ -103,6 +132,8 @@ MAKERS = {
     "llama": lambda: pieces("bpe"),
     "unigram": lambda: pieces("unigram"),
     "plain": lambda: pieces("bpe", byte_fallback=False),
+    "gemma": lambda: without_dummy(normalizers.NFKC(), normalizers.Strip()),
+    "prefix": space_first,
 }
 
 

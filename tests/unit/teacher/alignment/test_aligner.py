@@ -13,17 +13,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from rgopd.common.errors import InvalidInput
+from rgopd.common.errors import ConfigError, InvalidInput
 from rgopd.teacher.alignment.aligner import Aligner, student_view
+from rgopd.teacher.alignment.side import Side
 from rgopd.teacher.engines import EngineInfo
 from rgopd.teacher.engines.loading import take_apart
 from rgopd.teacher.engines.transformers import TransformersEngine
 from rgopd.teacher.items import OWN_ID, PAD_ID, PAD_LOGPROB, Scoring
-from tests.unit.teacher.alignment.kinds import MAKERS, TEXTS, side
+from tests.unit.teacher.alignment.kinds import MAKERS, TEXTS, side, wordpiece
 
 PAIRS = list(itertools.permutations(MAKERS, 2))
 ALIGNERS = {pair: Aligner(side(pair[0]), side(pair[1])) for pair in PAIRS}
-WHOLE = [p for p in PAIRS if p[1] in ("bpe", "qwen", "llama", "unigram")]
+WHOLE = [p for p in PAIRS if p[1] in ("bpe", "qwen", "llama", "unigram", "gemma", "prefix")]
 """Teachers that can say any byte."""
 MESSAGES = json.dumps([{"role": "user", "content": "What is 1+1? [INST] <|im_end|>"}])
 ANY = st.text(st.one_of(st.sampled_from("aé日👩‍🔬 \n<|>▁"), st.characters(exclude_categories=["Cs"])), max_size=20)
@@ -66,7 +67,7 @@ def test_aligned_chunks_hold_the_same_bytes_on_both_sides(pair, text, ends, nois
             ]
             continue
         made = [b"".join(side(k).tokens[i] for i in n) for k, n in ((ours, mine), (theirs, other))]
-        dummy = side(ours).dummy_space, side(theirs).dummy_space
+        dummy = side(ours).dummy_space, side(theirs).dummy_space or theirs == "prefix"
         allowed = {made[0], *([made[0].removeprefix(b" ")] if dummy[0] else [])}
         assert allowed & {made[1], *([made[1].removeprefix(b" ")] if dummy[1] else [])}
     for t, u in alignment.pairs_M2:
@@ -247,6 +248,35 @@ def test_what_cannot_be_aligned_is_refused_in_one_line():
 
 
 def test_kinds_cover_the_text_they_were_made_of():
-    for kind in ("bpe", "qwen", "llama", "unigram"):
-        for text in TEXTS:
+    for kind in ("bpe", "qwen", "llama", "unigram", "gemma", "prefix"):
+        for text in [*TEXTS, "\tｆ ﬁ ½  ", "A\u030a"]:
             assert not isinstance(side(kind).encode(text.encode()), int), (kind, text)
+
+
+def test_a_space_before_the_first_token_is_part_of_the_answer_where_decoding_keeps_it():
+    for kind, kept in (("prefix", True), ("llama", False), ("gemma", True)):
+        aligner = ALIGNERS[kind, "qwen"]
+        ids = side(kind)._cores[1].encode(" x=1" if kept else "x=1", add_special_tokens=False).ids
+        decoded = side(kind)._cores[0].decode(ids).encode()
+        assert decoded == (b" x=1" if kept else b"x=1")
+        _, response_U = aligner.align(np.array(ids, np.int32))
+        assert b"".join(side("qwen").tokens[i] for i in response_U) == decoded, kind
+
+
+def test_tokens_whose_bytes_do_not_add_up_to_the_text_are_refused():
+    tokenizer = wordpiece()
+    with pytest.raises(ConfigError, match="WordPiece.*byte-level or SentencePiece"):
+        Side(tokenizer, len(tokenizer))
+
+
+def test_a_template_without_system_turns_reads_them_at_the_start_of_the_first_question():
+    teacher = Side(MAKERS["qwen"](), 600)
+    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 1+1?"}]
+    with_turn = teacher.tokenizer.decode(teacher.prompt(asked))
+    teacher.tokenizer.chat_template = refuses + teacher.tokenizer.chat_template
+    text = teacher.tokenizer.decode(teacher.prompt(asked))
+    assert "system" in with_turn
+    assert text == "<|im_start|>user\nBe brief.\n\nWhat is 1+1?<|im_end|>\n<|im_start|>assistant\n"
+    with pytest.raises(InvalidInput, match="no system role"):
+        teacher.prompt(asked[:1])
