@@ -50,6 +50,18 @@ RUNS: dict[str, tuple[str, list[str]]] = {
         "byte pairs, `across: mixed`",
         ["teacher.model={teacher}", "train.objective={{name: rg_opd, options: {{across: mixed}}}}"],
     ),
+    "uld": (
+        "byte pairs, `across: uld`",
+        ["teacher.model={teacher}", "train.objective={{name: rg_opd, options: {{across: uld}}}}"],
+    ),
+    "first": (
+        "byte pairs, `across: uld`, `ranked_merge: first`",
+        ["teacher.model={teacher}", "train.objective={{name: rg_opd, options: {{across: uld, ranked_merge: first}}}}"],
+    ),
+    "hybrid": (
+        "byte pairs, `across: hybrid`",
+        ["teacher.model={teacher}", "train.objective={{name: rg_opd, options: {{across: hybrid}}}}"],
+    ),
 }
 """Teacher and loss, and what is set for it."""
 
@@ -150,7 +162,7 @@ def table(out: Path) -> str:
         f"{date.today().isoformat()}, {platform.machine()}, {os.cpu_count()} cores. `rgopd demo` (paper gate, 40 "
         "steps of 32 x 8 rollouts), the student of 102 characters under the demo's own teacher and under one with a "
         "byte-pair vocabulary of 320, another chat template and another end of turn. Greedy accuracy in percent on 500 "
-        "held-out problems; A: the teacher is right, B: it holds a misconception. Made by `python -m "
+        "held-out problems, mean ± standard deviation over seeds (the student before is one and the same); A: the teacher is right, B: it holds a misconception. Made by `python -m "
         "benchmarks.learning.tokenizers`.",
         "",
         "| teacher, loss | seeds | before | after | A | B | loss, first and last step | kept |",
@@ -160,8 +172,8 @@ def table(out: Path) -> str:
         found = [rows for path in sorted(out.glob(f"{name}-*/metrics.jsonl")) if (rows := finished(path))]
         if not found:
             continue
-        cells = [mean(found, lambda r: r[0]["accuracy"]), mean(found, lambda r: r[-1]["accuracy"])]
-        cells += [mean(found, lambda r, d=d: domain(r[-1], d)) for d in "AB"]  # type: ignore[misc]
+        cells = [spread(found, lambda r: r[0]["accuracy"]), spread(found, lambda r: r[-1]["accuracy"])]
+        cells += [spread(found, lambda r, d=d: domain(r[-1], d)) for d in "AB"]  # type: ignore[misc]
         steps = [[row for row in rows if row["event"] == "step"] for rows in found]
         loss = " to ".join(f"{statistics.mean(s[i]['loss'] for s in steps):.3f}" for i in (0, -1))
         kept = statistics.mean(row["kept_fraction"] for s in steps for row in s)
@@ -169,7 +181,7 @@ def table(out: Path) -> str:
     note = (
         "`ratio` moves the sampled tokens alone, the first row the whole distribution. That spares B, where the teacher"
         " is wrong (docs/decisions/022), and is part of the difference between the first two rows. `mixed`: "
-        "docs/decisions/154."
+        "docs/decisions/154; `uld`, whose loss is a sum of differences of probabilities and not in nats: 158."
     )
     return "\n".join([*lines, "", note, ""])
 
@@ -186,9 +198,11 @@ def domain(row: dict[str, Any], letter: str) -> float:
     return statistics.mean(v["accuracy"] for name, v in row["by_domain"].items() if name.startswith(letter))
 
 
-def mean(found: list[Any], value: Any) -> str:
-    """In percent, over the runs."""
-    return f"{100 * statistics.mean(value(rows) for rows in found):.1f}"
+def spread(found: list[Any], value: Any) -> str:
+    """In percent, over the runs: mean, and the standard deviation where they differ."""
+    values = [100 * value(rows) for rows in found]
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.1f}" + (f" ± {deviation:.1f}" if deviation else "")
 
 
 def main() -> None:
