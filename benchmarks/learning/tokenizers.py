@@ -162,8 +162,8 @@ def table(out: Path) -> str:
         f"{date.today().isoformat()}, {platform.machine()}, {os.cpu_count()} cores. `rgopd demo` (paper gate, 40 "
         "steps of 32 x 8 rollouts), the student of 102 characters under the demo's own teacher and under one with a "
         "byte-pair vocabulary of 320, another chat template and another end of turn. Greedy accuracy in percent on 500 "
-        "held-out problems, mean ± standard deviation over seeds (the student before is one and the same); A: the teacher is "
-        "right, B: it holds a misconception. Made by `python -m "
+        "held-out problems, mean ± standard deviation over seeds (the student before is one and the same); A: the "
+        "teacher is right, B: it holds a misconception. Made by `python -m "
         "benchmarks.learning.tokenizers`.",
         "",
         "| teacher, loss | seeds | before | after | A | B | loss, first and last step | kept |",
