@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from rgopd.common.errors import ConfigError
 from rgopd.common.models import check_architecture, hub_problem, loading, other_parts
-from rgopd.common.vllm_head import cannot_reload
+from rgopd.common.vllm_head import cannot_reload, inexact
 from rgopd.sampler.config import EngineName, SamplerConfig
 
 log = logging.getLogger(__name__)
@@ -37,15 +37,11 @@ def check_student_architecture(config: SamplerConfig) -> None:
         ConfigError: names the setting, the architecture, and what to do.
     """
     raw, student, engine = _read(config.student), config.student, _picked(config)
-    check_architecture(student, "student", raw, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
-    if engine == "vllm" and (reason := vllm_problem(config, raw)):
-        if config.engine != "auto":
-            raise ConfigError(
-                f"student: {student} (model_type {raw.get('model_type')!r}): {reason}; set sampler.engine=transformers"
-            )
-        engine = "transformers"
-    if engine == "transformers":
-        check_architecture(student, "student", raw, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, sampled=True)
+    check_architecture(student, "student", raw, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, sampled=True)
+    if engine == "vllm" and config.engine != "auto" and (reason := vllm_problem(config, raw)):
+        raise ConfigError(
+            f"student: {student} (model_type {raw.get('model_type')!r}): {reason}; set sampler.engine=transformers"
+        )
 
 
 def vllm_problem(config: SamplerConfig, raw: dict[str, Any]) -> str:
@@ -55,16 +51,21 @@ def vllm_problem(config: SamplerConfig, raw: dict[str, Any]) -> str:
         raw: its config.json. The sampler looks again at the model that vLLM made of it
             (`SamplingExtension.cannot_reload`).
     """
-    if other_parts(raw):
+    if raw.get("text_config") or other_parts(raw):
         return "vLLM holds a model of more than text under other names than its trained weights have"
+    if reason := inexact(str(raw.get("model_type")), config.dtype):
+        return reason
     if config.lora_rank:  # adapters need no reload
         return ""
     with loading("student", config.student):
         hf: Any = AutoConfig.from_pretrained(config.student, trust_remote_code=False)
         with torch.device("meta"):
-            kinds = {type(m).__name__ for m in AutoModelForCausalLM.from_config(hf).modules()}
-    experts = any("Experts" in kind for kind in kinds)
-    reason = cannot_reload(hf.model_type, experts=experts, cpu=not torch.cuda.is_available())
+            model = AutoModelForCausalLM.from_config(hf)
+    experts = any("Experts" in type(module).__name__ for module in model.modules())
+    head = model.get_output_embeddings()
+    tied_bias = getattr(head, "bias", None) is not None and head.weight is model.get_input_embeddings().weight
+    cpu = not torch.cuda.is_available()
+    reason = cannot_reload(hf.model_type, experts=experts, cpu=cpu, tied_bias=tied_bias)
     return f"{reason}, except as adapters (train.lora.publish=adapter)" if reason else ""
 
 

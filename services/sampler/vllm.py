@@ -70,6 +70,7 @@ class VllmSampler:
         self.kv_tokens = int(cache.num_gpu_blocks) * int(cache.block_size)
         self._temperature = 0.0
         self._set_temperature(1.0)
+        self._try(model)
 
     def generate(self, specs: Sequence[SampleSpec], options: SamplingOptions, on_sample: OnSample) -> None:
         """See `SamplerEngine`."""
@@ -167,6 +168,19 @@ class VllmSampler:
         if reason := next(filter(None, self._llm.collective_rpc("cannot_reload")), ""):
             self.close()
             raise ConfigError(f"student: {model}: {reason}; set sampler.engine=transformers")
+
+    def _try(self, model: str) -> None:
+        """Two tokens before it says that it is ready: what vLLM has no kernels for here shows only then."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            self.admit(SampleSpec(np.zeros(2, np.int32), 0), SamplingOptions(1.0, 1.0, 0, 2, 1))
+            while self._running:
+                outputs = self._llm.llm_engine.step()
+                self._running.difference_update(self._name_of(o.request_id) for o in outputs if o.finished)
+        except (*REFUSALS, EngineDeadError) as error:
+            self.close()
+            raise ConfigError(f"engine: vLLM cannot compute {model} here: {one_line(error)}") from error
 
     def _load_adapter(self, folder: Path) -> None:
         from vllm.lora.request import LoRARequest

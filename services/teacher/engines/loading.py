@@ -14,6 +14,7 @@ from torch import nn
 from rgopd.common.errors import ConfigError
 from rgopd.common.head import AfterHead, after_head
 from rgopd.common.models import check_architecture, check_model, check_whole, hub_problem, loading
+from rgopd.common.vllm_head import inexact
 from rgopd.teacher.engines import EngineInfo, settings_digest
 from rgopd.teacher.engines.rows import apply_after
 
@@ -82,6 +83,10 @@ def check_teacher_architecture(config: TeacherConfig) -> None:
         raise ConfigError(hub_problem("model", config.model, error)) from error
     quantised = config.engine == "vllm"
     check_architecture(config.model, "model", raw, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, may_be_quantised=quantised)
+    dtype = config.dtype if config.dtype != "auto" else str(raw.get("dtype") or raw.get("torch_dtype"))
+    kind = str(raw.get("model_type"))
+    if config.engine == "vllm" and (reason := inexact(kind, dtype)):
+        raise ConfigError(f"model: {config.model} (model_type {kind!r}): {reason}; set engine=transformers")
 
 
 def take_apart(model: Any) -> LoadedModel:

@@ -52,6 +52,7 @@ class VllmEngine:
             self._full_lock = asyncio.Lock()
             self._head = _Head(self._llm, self.info.vocab_size)
             self._loop.run(self._head.check())
+            self._loop.run(self._try(config.model))
         except BaseException:
             self._loop.close()
             raise
@@ -122,6 +123,14 @@ class VllmEngine:
         except (EngineDeadError, EngineGenerateError) as error:
             raise EngineFault(f"vLLM failed: {error}") from error
         return final
+
+    async def _try(self, model: str) -> None:
+        """A short prompt before it says that it is ready: what vLLM has no kernels for here shows only then."""
+        try:
+            await self._request(np.zeros(2, np.int32), "trial", prompt_logprobs=1, flat_logprobs=True)
+        except EngineFault as error:
+            self._llm.shutdown()
+            raise ConfigError(f"engine: vLLM cannot compute {model} here: {error}; its log says why") from error
 
     async def _full(self, item: ScoreItem) -> Score:
         if item.tokens * self.info.vocab_size > FULL_VOCAB_CELLS:

@@ -72,7 +72,7 @@ CAUSAL = frozenset(["qwen2", "bart", "bert", "rwkv", "minimax"])
         ({"model_type": "qwen2", "compression_config": {"format": "fp8"}}, "is quantised"),
         ({"model_type": "qwen2", "quantization": {"group_size": 64, "bits": 4}}, "is quantised"),
         ({"model_type": "qwen2", "text_config": {"quantization_config": {"quant_method": "awq"}}}, "(awq)"),
-        ({"model_type": "minimax"}, "cache of its own kind; set sampler.engine=vllm"),
+        ({"model_type": "minimax"}, "cache of its own kind; choose another student"),
     ],
 )
 def test_architectures_that_cannot_be_used_are_refused_in_one_line(config: dict[str, object], text: str) -> None:
