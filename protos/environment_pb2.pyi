@@ -20,20 +20,22 @@ class Environment(_message.Message):
     def __init__(self, name: _Optional[str] = ..., args_json: _Optional[str] = ..., role: _Optional[str] = ..., judge: _Optional[str] = ...) -> None: ...
 
 class Episode(_message.Message):
-    __slots__ = ("id", "environment", "seed", "actions", "observations", "check")
+    __slots__ = ("id", "environment", "seed", "actions", "observations", "check", "calls")
     ID_FIELD_NUMBER: _ClassVar[int]
     ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     ACTIONS_FIELD_NUMBER: _ClassVar[int]
     OBSERVATIONS_FIELD_NUMBER: _ClassVar[int]
     CHECK_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
     id: str
     environment: Environment
     seed: int
     actions: _containers.RepeatedScalarFieldContainer[str]
     observations: _containers.RepeatedScalarFieldContainer[str]
     check: _verifier_pb2.Check
-    def __init__(self, id: _Optional[str] = ..., environment: _Optional[_Union[Environment, _Mapping]] = ..., seed: _Optional[int] = ..., actions: _Optional[_Iterable[str]] = ..., observations: _Optional[_Iterable[str]] = ..., check: _Optional[_Union[_verifier_pb2.Check, _Mapping]] = ...) -> None: ...
+    calls: str
+    def __init__(self, id: _Optional[str] = ..., environment: _Optional[_Union[Environment, _Mapping]] = ..., seed: _Optional[int] = ..., actions: _Optional[_Iterable[str]] = ..., observations: _Optional[_Iterable[str]] = ..., check: _Optional[_Union[_verifier_pb2.Check, _Mapping]] = ..., calls: _Optional[str] = ...) -> None: ...
 
 class Observation(_message.Message):
     __slots__ = ("id", "text", "done", "reward", "error", "duration_ms")

@@ -88,14 +88,16 @@ class GenerateRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[_common_pb2.Header, _Mapping]] = ..., request_id: _Optional[str] = ..., groups: _Optional[_Iterable[_Union[GroupRequest, _Mapping]]] = ..., policy_version: _Optional[int] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., purpose: _Optional[str] = ..., verify: bool = ..., score_job: _Optional[_Union[_teacher_pb2.ScoreJob, _Mapping]] = ..., turns: _Optional[_Union[TurnLimits, _Mapping]] = ...) -> None: ...
 
 class TurnLimits(_message.Message):
-    __slots__ = ("max_turns", "max_tokens", "max_observation_tokens")
+    __slots__ = ("max_turns", "max_tokens", "max_observation_tokens", "calls")
     MAX_TURNS_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_OBSERVATION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
     max_turns: int
     max_tokens: int
     max_observation_tokens: int
-    def __init__(self, max_turns: _Optional[int] = ..., max_tokens: _Optional[int] = ..., max_observation_tokens: _Optional[int] = ...) -> None: ...
+    calls: str
+    def __init__(self, max_turns: _Optional[int] = ..., max_tokens: _Optional[int] = ..., max_observation_tokens: _Optional[int] = ..., calls: _Optional[str] = ...) -> None: ...
 
 class Rollout(_message.Message):
     __slots__ = ("header", "group_id", "index", "policy_version", "prompt_ids", "response_ids", "sampled_logprobs", "support_ids", "response_text", "finish_reason", "prompt_id", "messages_json", "temperature", "own", "check")

@@ -20,6 +20,7 @@ from rgopd.common.between import Between
 from rgopd.common.conversation import OBSERVATION, TURN, judged, transcript, turn_key
 from rgopd.common.identity import derive_seed
 from rgopd.common.streams import ENVIRONMENT, ROLLOUT, Outcome, Streams
+from rgopd.common.tool_forms import form_of, turn_text
 from rgopd.protos import environment_pb2, rollout_pb2
 from rgopd.sampler.engine import Sample, SamplerEngine, SampleSpec, SamplingOptions
 from rgopd.sampler.publish import Publisher, Slot, slots_of
@@ -139,7 +140,7 @@ class Conversations:
             response_ids=wire.to_tensor(sample.response_ids_T),
             sampled_logprobs=wire.to_tensor(sample.sampled_logprobs_T),
             support_ids=wire.to_tensor(sample.support_ids_TK),
-            text=self.publisher.decode(sample.response_ids_T),
+            text=turn_text(self.engine.tokenizer, sample.response_ids_T.tolist()),
             finish_reason=rollout_pb2.FINISH_STOP if sample.finished else rollout_pb2.FINISH_LENGTH,
         )
         key = turn_key(slot.rollout_id, round_.number)
@@ -154,9 +155,12 @@ class Conversations:
         open_lines = [line for line in round_.lines.values() if not self._settled(line, request)]
         if not open_lines:
             return Outcome()
+        calls = request.turns.calls
+        if calls in ("", "auto"):
+            calls = form_of(self.engine.tokenizer.chat_template)
         job = environment_pb2.StepJob(
             header=request.header,
-            episodes=[_episode(line) for line in open_lines],
+            episodes=[_episode(line, calls) for line in open_lines],
             request=request.SerializeToString(),
         )
         return Outcome(announce=[(ENVIRONMENT, job.SerializeToString())])
@@ -256,7 +260,7 @@ class Conversations:
         return rollout
 
 
-def _episode(line: Line) -> environment_pb2.Episode:
+def _episode(line: Line, calls: str) -> environment_pb2.Episode:
     return environment_pb2.Episode(
         id=line.slot.rollout_id,
         environment=line.prompt.environment,
@@ -264,4 +268,5 @@ def _episode(line: Line) -> environment_pb2.Episode:
         actions=[turn.text for turn in line.turns],
         observations=[said.text for said in line.observations[: len(line.turns) - 1]],
         check=line.prompt.check,
+        calls=calls,
     )

@@ -10,6 +10,7 @@ from pydantic import Field
 from rgopd.common.errors import ConfigError
 from rgopd.common.explain import did_you_mean
 from rgopd.common.parts import Part
+from rgopd.common.tool_forms import Calls
 
 
 class DomainSampling(Part):
@@ -74,3 +75,6 @@ class TurnsConfig(Part):
         4096, ge=1, description="Tokens after the prompt, observations included; no turn begins beyond them."
     )
     max_observation_tokens: int = Field(1024, ge=1, description="Longer observations are cut.")
+    tool_calls: Calls = Field(
+        "auto", description="The form in which the student calls tools; auto: as its chat template has it."
+    )

@@ -276,6 +276,7 @@ def turn_limits(config: TrainConfig, groups: Iterable[Group]) -> rollout_pb2.Tur
         max_turns=turns.max_turns,
         max_tokens=turns.max_total_tokens,
         max_observation_tokens=turns.max_observation_tokens,
+        calls=turns.tool_calls,
     )
 
 

@@ -23,6 +23,8 @@ class Episode:
     kind: str = ""
     check: dict[str, Any] = field(default_factory=dict)
     """Kind and fields of the task's own check."""
+    calls: str = "auto"
+    """The form in which the student calls tools, one of `tool_calls.FORMS`, or auto."""
 
 
 @dataclass(frozen=True)

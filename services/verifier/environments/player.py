@@ -1,16 +1,20 @@
 """Runs inside the sandbox, behind an environment's source: plays a conversation from reset to its last action.
 
 Two forms of class. With `step(action)`, it gets each of the student's turns as text. Without, as in TRL's
-`environment_factory`, its public methods are tools, which the student calls as
-`<tool_call>{"name": ..., "arguments": {...}}</tool_call>`; a turn without a call ends the conversation, and what it
-earned is the attribute `reward`, where there is one. Nothing that this file says is trusted by those who read it.
+`environment_factory`, its public methods are tools, which the student calls in its model's form (`tool_calls.py`, whose
+source comes along); a turn without a call ends the conversation, and what it earned is the attribute `reward`, where
+there is one. Nothing that this file says is trusted by those who read it.
 """
+
+from pathlib import Path
+
+_READER = Path(__file__).with_name("tool_calls.py").read_text(encoding="utf-8")
 
 PLAYER = '''
 
-def rgopd_play(args, actions, seed, most):
+def rgopd_play(args, actions, seed, most, form="auto"):
     """[[text, done, reward] of each action]."""
-    import json, random, re
+    import random
 
     def environment():
         found = [v for k, v in list(globals().items()) if isinstance(v, type) and v.__module__ == __name__
@@ -29,24 +33,28 @@ def rgopd_play(args, actions, seed, most):
         return asyncio.run(value)
 
     def called(env, action):
-        calls = re.findall(r"<tool_call>(.*?)</tool_call>", action, re.DOTALL)
+        calls = reader["read_calls"](action, form)
         if not calls:
             return "", True, getattr(env, "reward", None)
         said = []
         for call in calls:
+            if isinstance(call, str):
+                said.append("error: " + call)
+                continue
             try:
-                said.append(str(use(env, json.loads(call))))
+                said.append(str(use(env, *call)))
             except Exception as problem:
                 said.append("error: %s: %s" % (type(problem).__name__, problem))
         return "\\n".join(said), bool(getattr(env, "done", False)), getattr(env, "reward", None)
 
-    def use(env, call):
-        name, given = call["name"], call.get("arguments", {})
+    def use(env, name, given):
         known, kind = [n for n in dir(env) if n[:1] != "_" and n not in ("reset", "close")], type(env)
         tools = [n for n in known if callable(getattr(kind, n, None))]
         if name not in tools:
             raise NameError("no tool %r; there are %s" % (name, ", ".join(sorted(tools))))
-        return settled(getattr(env, name)(**(json.loads(given) if isinstance(given, str) else given)))
+        tool = getattr(env, name)
+        wanted = getattr(tool, "__annotations__", {})
+        return settled(tool(**{key: reader["typed"](value, wanted.get(key)) for key, value in given.items()}))
 
     def answered(env, action):
         if not callable(getattr(env, "step", None)):
@@ -66,6 +74,9 @@ def rgopd_play(args, actions, seed, most):
 
     random.seed(seed)
     env = environment()()
+    reader = {"__name__": "rgopd_tool_calls"}
+    if not callable(getattr(env, "step", None)):
+        exec(@READER@, reader)
     code = getattr(getattr(env.reset, "__func__", env.reset), "__code__", None)
     named = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount] if code is not None else ()
     if "seed" in named and "seed" not in args:  # inspect would say it too, and take longer to import than all of this
@@ -80,4 +91,4 @@ def rgopd_play(args, actions, seed, most):
             text = text[:most] + " [%d characters more]" % (len(text) - most)
         lines.append([text, done, reward])
     return lines
-'''
+'''.replace("@READER@", repr(_READER))

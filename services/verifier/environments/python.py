@@ -33,7 +33,7 @@ class PythonEnvironment:
     def answer(self, episode: Episode) -> Observation:
         """See `Environment`."""
         limits = self.tools.default_limits
-        arguments = [episode.args, list(episode.actions), episode.seed, self.max_chars]
+        arguments = [episode.args, list(episode.actions), episode.seed, self.max_chars, episode.calls]
         call = {"f": "rgopd_play", "a": [plain.encode(argument) for argument in arguments], "k": {}}
         payload = {"program": self.program, "setup": "", "calls": [call], "value_bytes": limits.value_bytes}
         try:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from rgopd.common import wire
 from rgopd.common.errors import InvalidInput, Malformed, TooLarge
+from rgopd.common.tool_forms import Calls
 from rgopd.protos import environment_pb2, verifier_pb2
 from rgopd.verifier.environments.base import Episode, Observation
 from rgopd.verifier.schemas import MAX_ID
@@ -45,6 +46,7 @@ class EpisodeModel(BaseModel):
     actions: list[str] = Field(min_length=1)
     observations: list[str] = []
     check: CheckModel | None = None
+    calls: Calls = Field("auto", description="The form in which the student calls tools.")
 
 
 class StepRequest(BaseModel):
@@ -97,6 +99,7 @@ def episodes_from_json(body: bytes, max_items: int) -> list[Episode]:
             tuple(e.observations),
             e.check.kind if e.check else "",
             dict(e.check.model_extra or {}) if e.check else {},
+            e.calls,
         )
         for e in request.episodes
     ]
@@ -125,7 +128,10 @@ def from_message(message: environment_pb2.Episode) -> Episode:
     check = _json_object(message.check.spec_json, f"episode {message.id!r}: check.spec_json")
     actions, observations = tuple(message.actions), tuple(message.observations)
     name, seed = message.environment.name, message.seed & MAX_SEED
-    return Episode(message.id, name, args, seed, actions, observations, message.check.kind, check)
+    calls = message.calls or "auto"
+    if calls not in get_args(Calls):
+        raise InvalidInput(f"episode {message.id!r}: calls is {calls!r}: use one of {', '.join(get_args(Calls))}")
+    return Episode(message.id, name, args, seed, actions, observations, message.check.kind, check, calls)
 
 
 def _json_object(text: str, name: str) -> dict[str, Any]:
