@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import statistics
+import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -12,6 +16,8 @@ from typing import Any
 import torch
 
 GB = 1e9
+AGAIN = 75
+"""Exit status of a process whose CUDA context is lost: its section is to go on in a new one."""
 
 
 @dataclass
@@ -46,6 +52,8 @@ class Bench:
     seconds: float
     work: str
     """A folder for models, shared by the sections."""
+    done: frozenset[str] = frozenset()
+    """Cases that an earlier process of the section has had."""
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -60,11 +68,15 @@ class Bench:
     def add(self, case: str, value: float | None = None, unit: str = "", **more: Any) -> None:
         print("ROW " + json.dumps(asdict(Row(self.section, case, value, unit, **more))), flush=True)
 
-    def case(self, name: str, measure: Callable[[], object]) -> None:
-        """A case that fails, or comes too late, costs its own row and no other."""
+    def case(self, name: str, measure: Callable[[], object], *, always: bool = False) -> None:
+        """A case that fails, or comes too late, costs its own row and no other. `always`: others need what it finds."""
+        if name in self.done and not always:
+            return
         if self.left < 0:
             self.add(name, error="not run: the section's time was up")
             return
+        print(f"CASE {name}", flush=True)
+        lost = False
         try:
             measure()
         except SkippedCase as skipped:
@@ -72,6 +84,18 @@ class Bench:
         except Exception as error:  # noqa: BLE001 - a benchmark's outermost loop: it goes into the table and the status
             first = (str(error).splitlines() or [""])[0]
             self.add(name, error=f"{type(error).__name__}: {first[:160]}")
+            traceback.print_exc()
+            lost = self.cuda and "CUDA error" in str(error)
+        print(f"DONE {name}", flush=True)
+        if lost:  # no later call of CUDA would work
+            os._exit(AGAIN)
+        self.free()
+
+    def free(self) -> None:
+        """Models of a case are in cycles, and in what torch.compile made for them."""
+        if (dynamo := sys.modules.get("torch._dynamo")) is not None:
+            dynamo.reset()
+        gc.collect()
         if self.cuda:
             torch.cuda.empty_cache()
 

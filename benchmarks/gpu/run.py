@@ -4,18 +4,15 @@
     python benchmarks/gpu/run.py --only head,step --out results/
     python benchmarks/gpu/run.py --device cpu --tiny  # tries the script itself
 
-Each section runs in a process of its own with a time of its own: one that fails or hangs costs its own rows. What
-failed stands in the table, and the exit status is 1 then. README.md beside this file says how to carry it to a machine
-without a network; RESULTS.md holds what was measured.
+Each section runs in a process of its own with a time of its own; a case that fails, crashes or hangs costs its own row.
+Table and JSON are written anew at every row, logs stay beside them, and with a row that failed the exit status is
+1. README.md beside this file says how to carry it to a machine without a network; RESULTS.md holds what was measured.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,12 +25,11 @@ if __package__ in (None, ""):  # run as a file
 import torch
 
 from benchmarks.gpu import table
+from benchmarks.gpu.apart import run_apart
 from benchmarks.gpu.harness import Bench, Row
 
-SECONDS = {"head": 100.0, "step": 140.0, "teacher": 50.0, "sampler": 40.0}
-"""Of the full benchmark; 330 in all, and a few for the table."""
-GRACE_S = 10.0
-"""A section looks at its time between cases; past this much more it is killed."""
+SECONDS = {"head": 90.0, "step": 160.0, "teacher": 45.0, "sampler": 30.0}
+"""Of the full benchmark; 325 in all, and a few for the table."""
 
 
 def section(name: str) -> Callable[[Bench], None]:
@@ -61,6 +57,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("gpu-results"), help="folder for table.md and results.json")
     parser.add_argument("--section", help=argparse.SUPPRESS)
     parser.add_argument("--work", help=argparse.SUPPRESS)
+    parser.add_argument("--left", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--done", help=argparse.SUPPRESS)
     return parser
 
 
@@ -76,56 +74,36 @@ def main() -> int:
     if arguments.section:
         run_section(arguments)
         return 0
-    began = time.monotonic()
-    rows: list[Row] = []
-    with tempfile.TemporaryDirectory(prefix="rgopd-gpu-") as work:
-        for name in wanted:
-            rows += run_apart(name, arguments, work)
-    about, seconds = table.machine(arguments.device), time.monotonic() - began
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    text = table.markdown(rows, about, seconds)
-    (arguments.out / "table.md").write_text(text)
-    (arguments.out / "results.json").write_text(table.compact(rows, about, seconds))
-    print(text)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a time limit's; the table is there by then
+    rows = run_all(wanted, arguments)
     failed = [row for row in rows if row.error]
+    print((arguments.out / "table.md").read_text() if rows else "no rows")
     print(f"{len(rows) - len(failed)} rows, {len(failed)} failed; {arguments.out}/table.md, results.json")
     return 1 if failed or not rows else 0
 
 
+def run_all(wanted: list[str], arguments: argparse.Namespace) -> list[Row]:
+    """Section by section; the table is written anew at every row."""
+    began, about, earlier = time.monotonic(), table.machine(arguments.device), list[Row]()
+    logs = arguments.out / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+
+    def write(rows: list[Row]) -> None:
+        table.write(arguments.out, [*earlier, *rows], about, time.monotonic() - began)
+
+    with tempfile.TemporaryDirectory(prefix="rgopd-gpu-") as work:
+        for name in wanted:
+            command = [sys.executable, str(Path(__file__).resolve()), "--section", name, "--work", work]
+            command += ["--device", arguments.device, *(["--tiny"] if arguments.tiny else [])]
+            earlier += run_apart(name, command, SECONDS[name] * arguments.seconds, logs, write)
+    return earlier
+
+
 def run_section(arguments: argparse.Namespace) -> None:
     """In the section's own process."""
-    seconds = SECONDS[arguments.section] * arguments.seconds
-    device = torch.device(arguments.device)
-    section(arguments.section)(Bench(arguments.section, device, arguments.tiny, seconds, arguments.work))
-
-
-def run_apart(name: str, arguments: argparse.Namespace, work: str) -> list[Row]:
-    """A section's rows, whatever becomes of it."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--section", name, "--work", work]
-    command += ["--device", arguments.device, "--seconds", str(arguments.seconds)]
-    command += ["--tiny"] if arguments.tiny else []
-    limit = SECONDS[name] * arguments.seconds + GRACE_S
-    error = ""
-    out, err = Path(work) / f"{name}.out", Path(work) / f"{name}.err"
-    with out.open("wb") as to, err.open("wb") as to_err:
-        child = subprocess.Popen(command, stdout=to, stderr=to_err, start_new_session=True)
-        try:
-            status = child.wait(limit)
-            if status:
-                error = f"ended with status {status}: {_last_line(err)}"
-        except subprocess.TimeoutExpired:
-            error = f"killed after {limit:.0f} s"
-        finally:
-            if child.poll() is None:
-                os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
-    rows = [Row(**json.loads(line[4:])) for line in out.read_text().splitlines() if line.startswith("ROW ")]
-    return [*rows, Row(name, "the section", error=error)] if error else rows
-
-
-def _last_line(path: Path) -> str:
-    lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "nothing on stderr"
+    device, done = torch.device(arguments.device), frozenset(Path(arguments.done).read_text().splitlines())
+    bench = Bench(arguments.section, device, arguments.tiny, arguments.left, arguments.work, done)
+    section(arguments.section)(bench)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -35,12 +35,14 @@ K = 50
 def run(bench: Bench) -> None:
     card = roofline.card_of(torch.cuda.get_device_name() if bench.cuda else "")
     lengths = lengths_of(4 if bench.tiny else 64, bench.tiny)
+    small, large = shapes(bench.tiny)[0], shapes(bench.tiny)[-1]
+    cases = [(large, False, "off"), (large, False, "layers"), (large, True, "off"), (large, True, "layers"),
+             (small, False, "off"), (small, False, "layers"), (small, True, "off")]  # fmt: skip
     with one_rank(bench):
-        for shape in reversed(shapes(bench.tiny)):  # the larger one is the aim
-            for checkpointing in (False, True):
-                name = f"step {shape.name}, {'checkpointing' if checkpointing else 'no checkpointing'}"
-                bench.case(name, partial(_step, bench, card, shape, name, lengths, checkpointing))
-                gc.collect()
+        for shape, checkpointing, how in dict.fromkeys(cases):  # the larger one is the aim
+            name = f"step {shape.name}, {'checkpointing' if checkpointing else 'no checkpointing'}"
+            name += ", layers compiled" if how == "layers" else ""
+            bench.case(name, partial(_step, bench, card, shape, name, lengths, checkpointing, how))
 
 
 @contextmanager
@@ -55,11 +57,12 @@ def one_rank(bench: Bench) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def trainer_of(bench: Bench, shape: Shape, checkpointing: bool) -> tuple[TrainConfig, TrainStep]:
+def trainer_of(bench: Bench, shape: Shape, checkpointing: bool, how: str = "off") -> tuple[TrainConfig, TrainStep]:
     """Student, optimizer and step as `rgopd train` builds them, in bfloat16."""
     config = TrainConfig(
         student=str(model_folder(shape, bench.work, bench.device)), dataset={"path": "unused"}, redis_url="unused",
-        dtype="bfloat16", device=bench.device.type, gradient_checkpointing=checkpointing,
+        dtype="bfloat16", device=bench.device.type, gradient_checkpointing=checkpointing, compile=how,
+        compile_backend="" if bench.cuda else "aot_eager" if how == "layers" else "",  # no compiler everywhere
         output_dir=Path(bench.work) / "run",
     )  # fmt: skip
     mesh = make_mesh(bench.device, 1, 1)
@@ -93,8 +96,9 @@ def _step(
     name: str,
     lengths: list[tuple[int, int]],
     checkpointing: bool,
+    how: str,
 ) -> None:
-    config, step = trainer_of(bench, shape, checkpointing)
+    config, step = trainer_of(bench, shape, checkpointing, how)
     micros = micro_batches(lengths, shape.vocab, config.batch.micro_batch_tokens)
     whole = [sum(both) for both in lengths]
     tokens, responses = sum(whole), sum(response for _, response in lengths)
@@ -103,23 +107,32 @@ def _step(
     def call() -> None:
         step.run(micros)
 
-    call()  # gradients and moments come into being
+    began = time.perf_counter()
+    call()  # gradients and moments come into being, layers are compiled
+    bench.sync()
+    first = time.perf_counter() - began
     peak = bench.peak_gb(call)
     held = torch.cuda.memory_allocated() / 1e9 if bench.cuda else None
     seconds = bench.seconds_of(call, repeats=3, warm=1, budget_s=12)
     mfu = flops / seconds / card.peak_tflops / 1e12
     predicted = tokens / (card.product(flops) + roofline.optimizer_s(card, shape.parameters))
     kinds = by_kind(bench.profile(call))
-    bench.add(name, tokens / seconds, "tokens/s", relative=f"{mfu:.1%} MFU", predicted=predicted,
-              memory_gb=None if peak is None or held is None else peak + held,
-              launches=sum(count for _, count in kinds.values()),
-              note=f"{tokens} tokens, {len(lengths)} rollouts, {len(micros)} micro-batches")  # fmt: skip
+    bench.add(
+        name,
+        tokens / seconds,
+        "tokens/s",
+        relative=f"{mfu:.1%} MFU",
+        predicted=predicted,
+        memory_gb=None if peak is None or held is None else peak + held,
+        launches=sum(count for _, count in kinds.values()),
+        note=f"{tokens} tokens, {len(lengths)} rollouts, {len(micros)} micro-batches; first {first:.0f} s",
+    )
     adam = roofline.optimizer_s(card, shape.parameters) * 1e3
     for kind, (spent, count) in kinds.items():
         share = f"{spent / seconds:.0%} of the step"
         paper = adam if kind == "optimizer" else None
         bench.add(f"{name}: {kind}", spent * 1e3, "ms", relative=share, launches=count, predicted=paper)
-    if not checkpointing:
+    if not checkpointing and how == "off":
         published = f"publication {shape.name}, bfloat16"
         bench.case(published, lambda: _publish(bench, config, step, shape, published))
 

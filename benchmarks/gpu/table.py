@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,6 +54,14 @@ def compact(rows: Sequence[Row], about: dict[str, Any], seconds: float) -> str:
     """The same for programs; what is not there is left out."""
     kept = [{k: v for k, v in asdict(row).items() if v not in (None, "")} for row in rows]
     return json.dumps({**about, "seconds": round(seconds, 1), "rows": kept}, separators=(",", ":")) + "\n"
+
+
+def write(folder: Path, rows: Sequence[Row], about: dict[str, Any], seconds: float) -> None:
+    """table.md and results.json; the earlier ones stay until the new ones are whole."""
+    for name, text in (("table.md", markdown), ("results.json", compact)):
+        partial = folder / f"{name}.partial"
+        partial.write_text(text(rows, about, seconds))
+        partial.replace(folder / name)
 
 
 def _number(value: float | None) -> str:

@@ -43,6 +43,10 @@ CHANGES = {
     "bfloat16": ({"dtype": "bfloat16"}, 0.1),
     "checkpointing": ({"gradient_checkpointing": True}, 1e-3),
     "LoRA": ({"lora": {"r": 4}}, 1e-3),
+    "compiled layers": ({"compile": "layers"}, 1e-3),
+    "compiled layers, bfloat16, checkpointing, LoRA": (
+        {"compile": "layers", "dtype": "bfloat16", "gradient_checkpointing": True, "lora": {"r": 4}}, 0.1,
+    ),
     "LoRA, bfloat16, checkpointing": (
         {"lora": {"r": 4}, "dtype": "bfloat16", "gradient_checkpointing": True}, 0.1,
     ),

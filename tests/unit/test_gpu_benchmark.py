@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.gpu import roofline, run, table
+from benchmarks.gpu import apart, roofline, run, table
 from benchmarks.gpu.harness import Bench, Row, SkippedCase, by_kind
 from benchmarks.gpu.shapes import MEDIUM, SMALL
 
@@ -42,7 +43,8 @@ def test_the_head_in_every_mode(rows_of: Callable[[str], dict[str, Row]]) -> Non
 def test_the_trainers_step_and_its_publication(rows_of: Callable[[str], dict[str, Row]]) -> None:
     rows = rows_of("step")
     assert not [row for row in rows.values() if row.error], rows
-    for case in ("step tiny, no checkpointing", "step tiny, checkpointing", "publication tiny, bfloat16"):
+    for case in ("step tiny, no checkpointing", "step tiny, checkpointing", "publication tiny, bfloat16",
+                 "step tiny, no checkpointing, layers compiled"):  # fmt: skip
         assert rows[case].value > 0
     assert rows["step tiny, no checkpointing"].relative.endswith("% MFU")
     assert rows["step tiny, no checkpointing: products"].launches > 0
@@ -76,7 +78,8 @@ def test_a_case_that_fails_or_comes_late_costs_its_own_row(capsys: pytest.Captur
     bench.case("works", lambda: bench.add("works", bench.seconds_of(lambda: None), "s"))
     bench.seconds = -1.0
     bench.case("late", lambda: fail(AssertionError("is not run")))
-    rows = [Row(**json.loads(line[4:])) for line in capsys.readouterr().out.splitlines()]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ROW ")]
+    rows = [Row(**json.loads(line[4:])) for line in lines]
     assert [(r.case, r.error) for r in rows] == [
         ("breaks", "OutOfMemoryError: too much"), ("missing", ""), ("works", ""),
         ("late", "not run: the section's time was up"),
@@ -89,12 +92,53 @@ def test_a_case_that_fails_or_comes_late_costs_its_own_row(capsys: pytest.Captur
     }  # fmt: skip
 
 
-def test_a_section_that_is_killed_keeps_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(run.SECONDS, "head", 0.1)
-    monkeypatch.setattr(run, "GRACE_S", 0.0)
-    arguments = run.parser().parse_args(["--device", "cpu", "--tiny"])
-    [row] = run.run_apart("head", arguments, str(tmp_path))
+SECTION = """
+import json, os, sys, time
+from benchmarks.gpu.harness import Bench
+import torch
+options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+done = frozenset(open(options["--done"]).read().split())
+bench = Bench("s", torch.device("cpu"), True, float(options["--left"]), "", done)
+bench.case("floor", lambda: bench.add("floor", 1.0, "s"), always=True)
+bench.case("good", lambda: bench.add("good", 1.0, "s"))
+bench.case("crashes", lambda: os._exit(3))
+bench.case("hangs", lambda: time.sleep(60))
+bench.case("last", lambda: bench.add("last", 1.0, "s"))
+"""
+
+
+def test_a_case_that_crashes_or_hangs_costs_its_own_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "STALL_S", 25.0)
+    seen: list[int] = []
+    rows = apart.run_apart("s", [sys.executable, "-c", SECTION], 120.0, tmp_path, lambda found: seen.append(len(found)))
+    assert [(row.case, row.error.partition(":")[0]) for row in rows] == [
+        ("floor", ""), ("good", ""), ("crashes", "ended with status 3"), ("hangs", "killed"), ("last", ""),
+    ]  # fmt: skip
+    assert seen[0] < seen[-1] == len(rows), "told while it runs"
+    [row] = apart.run_apart("s", [sys.executable, "-c", SECTION], -apart.GRACE_S, tmp_path)
     assert row.error == "killed after 0 s"
+
+
+def test_the_table_is_there_when_the_run_is_ended(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        "--device",
+        "cpu",
+        "--tiny",
+        "--only",
+        "teacher,sampler",
+        "--out",
+        str(tmp_path),
+    ]
+    run_ = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while not (tmp_path / "table.md").exists():
+        assert run_.poll() is None
+        time.sleep(0.1)
+    run_.terminate()
+    assert run_.wait(30) == 143
+    assert "tokens/s" in (tmp_path / "table.md").read_text()
+    assert json.loads((tmp_path / "results.json").read_text())["rows"]
 
 
 def test_predictions_are_of_the_hardware() -> None:

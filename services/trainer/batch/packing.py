@@ -41,18 +41,20 @@ class PackedRow:
     """How the S tokens of one row fall into rollouts."""
 
     lengths: tuple[int, ...]
+    longest: int
     position_ids_1S: Tensor
     """int64, from 0 in each rollout."""
     cumulative_R1: Tensor
     """int32: where each rollout starts, and S: what variable-length kernels call cu_seqlens."""
     asked: set[str] = field(default_factory=set, compare=False)
-    """Kinds of attention that worked on it, and by what."""
+    """Kinds of attention that worked on it, and by what; compiled layers do not say."""
 
     @classmethod
     def of(cls, lengths: Sequence[int]) -> PackedRow:
         """For rollouts of these lengths, in their order in the row."""
         return cls(
             tuple(lengths),
+            max(lengths),
             torch.cat([torch.arange(n) for n in lengths])[None],
             torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32),
         )
@@ -60,7 +62,7 @@ class PackedRow:
     def to(self, device: torch.device) -> PackedRow:
         """The same on another device."""
         places = self.position_ids_1S.to(device), self.cumulative_R1.to(device)
-        return PackedRow(self.lengths, *places, self.asked)
+        return PackedRow(self.lengths, self.longest, *places, self.asked)
 
     @cached_property
     def groups(self) -> tuple[Tensor, ...]:
@@ -95,13 +97,12 @@ class PackedRow:
 
     def arguments(self) -> dict[str, Any]:
         """What a decoder's forward passes on to its attention."""
-        longest = max(self.lengths)
         return {
             "position_ids": self.position_ids_1S,
             "cu_seq_lens_q": self.cumulative_R1,
             "cu_seq_lens_k": self.cumulative_R1,
-            "max_length_q": longest,
-            "max_length_k": longest,
+            "max_length_q": self.longest,
+            "max_length_k": self.longest,
             "packed_row": self,
         }
 
@@ -173,14 +174,32 @@ def packed_attention(
         raise ConfigError("its attention adds a bias by position, which packed rows do not know")
     if attention_mask is None and kwargs.get("sliding_window") is not None:
         raise ConfigError("its windows are in no mask that packed rows could read")
-    packed_row.asked.add(type(module).__name__)
+    _note(packed_row, type(module).__name__)
     scale = query_BHSD.shape[-1] ** -0.5 if scaling is None else scaling
     if dropout == 0.0 and (done := _at_once(query_BHSD, key_BHSD, value_BHSD, attention_mask, packed_row, scale)):
         return done[0], None
-    parts, shared_heads = [], key_BHSD.shape[1] < query_BHSD.shape[1]
+    return _by_groups(
+        module, query_BHSD, key_BHSD, value_BHSD, attention_mask, packed_row, dropout=dropout, scaling=scaling, **kwargs
+    ), None
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # a walk in Python, other for every row
+def _by_groups(
+    module: nn.Module,
+    query_1HSD: Tensor,
+    key_1HSD: Tensor,
+    value_1HSD: Tensor,
+    attention_mask: Tensor | RowMask | None,
+    packed_row: PackedRow,
+    *,
+    dropout: float,
+    scaling: float | None,
+    **kwargs: Any,
+) -> Tensor:
+    parts, shared_heads = [], key_1HSD.shape[1] < query_1HSD.shape[1]
     for places_bT in packed_row.groups:
         # [H, b, T, D] -> [b, H, T, D]. What follows a rollout's end is invisible to it: attention is causal.
-        query, key, value = (x[0][:, places_bT].transpose(0, 1) for x in (query_BHSD, key_BHSD, value_BHSD))
+        query, key, value = (x[0][:, places_bT].transpose(0, 1) for x in (query_1HSD, key_1HSD, value_1HSD))
         seen_11TT = _within(attention_mask, places_bT)
         if seen_11TT is None:
             out_bHTD = scaled_dot_product_attention(
@@ -198,7 +217,7 @@ def packed_attention(
             module, query, key, value, seen_11TT, dropout=dropout, scaling=scaling, **kwargs
         )
         parts.append(out_bTHD.flatten(0, 1))
-    return torch.cat(parts)[packed_row.inverse_S][None], None
+    return torch.cat(parts)[packed_row.inverse_S][None]
 
 
 def packed_eager(
@@ -220,14 +239,28 @@ def packed_eager(
             module, query_BHSD, key_BHSD, value_BHSD, _padded_mask(module, attention_mask), **kwargs
         )
         return output
-    packed_row.asked.add(type(module).__name__)
+    _note(packed_row, type(module).__name__)
     if set(kwargs) <= _CAPPED and kwargs.get("softcap") and kwargs.get("scaling") and not kwargs.get("dropout"):
         of_scores = (packed_row, kwargs["scaling"], kwargs["softcap"])
         if done := _at_once(query_BHSD, key_BHSD, value_BHSD, attention_mask, *of_scores):
             return done[0], None
+    return _by_groups_eager(own, module, query_BHSD, key_BHSD, value_BHSD, attention_mask, packed_row, **kwargs), None
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _by_groups_eager(
+    own: Callable[..., tuple[Tensor, Any]],
+    module: nn.Module,
+    query_1HSD: Tensor,
+    key_1HSD: Tensor,
+    value_1HSD: Tensor,
+    attention_mask: Tensor | RowMask | None,
+    packed_row: PackedRow,
+    **kwargs: Any,
+) -> Tensor:
     parts = []
     for places_bT in packed_row.groups:
-        query, key, value = (x[0][:, places_bT].transpose(0, 1) for x in (query_BHSD, key_BHSD, value_BHSD))
+        query, key, value = (x[0][:, places_bT].transpose(0, 1) for x in (query_1HSD, key_1HSD, value_1HSD))
         seen_11TT = _within(attention_mask, places_bT)
         if seen_11TT is None:
             width = places_bT.shape[1]
@@ -235,7 +268,7 @@ def packed_eager(
         hidden_11TT = torch.zeros_like(seen_11TT, dtype=query.dtype)
         hidden_11TT.masked_fill_(~seen_11TT, torch.finfo(query.dtype).min)
         parts.append(own(module, query, key, value, hidden_11TT, **kwargs)[0].flatten(0, 1))
-    return torch.cat(parts)[packed_row.inverse_S][None], None
+    return torch.cat(parts)[packed_row.inverse_S][None]
 
 
 _CAPPED = {"dropout", "scaling", "softcap", "sliding_window", "position_ids", "use_cache", "cache_position"}
@@ -254,12 +287,23 @@ def _at_once(
 ) -> tuple[Tensor] | None:
     """``[1, S, H, D]`` by a variable-length kernel; None where there is none, or none for what is asked."""
     kernel: Kernel | None = kernel_for(query_1HSD)
-    window = mask.window(row) if kernel is not None and isinstance(mask, RowMask) else 0 if mask is None else None
+    window = 0 if mask is None or kernel is None else _window(mask, row) if isinstance(mask, RowMask) else None
     if kernel is None or window is None or not kernel.fits(window, cap):
         return None
-    row.asked.add(kernel.name)
+    _note(row, kernel.name)
     query, key, value = (x[0].transpose(0, 1) for x in (query_1HSD, key_1HSD, value_1HSD))
-    return (kernel.run(query, key, value, row.cumulative_R1, max(row.lengths), scale, window, cap)[None],)
+    return (kernel.run(query, key, value, row.cumulative_R1, row.longest, scale, window, cap)[None],)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _window(mask: RowMask, row: PackedRow) -> int | None:
+    return mask.window(row)
+
+
+def _note(row: PackedRow, what: str) -> None:
+    """Not in a compiled graph, where a growing set would be a reason to compile again."""
+    if not torch.compiler.is_compiling():
+        row.asked.add(what)
 
 
 class RowMask:

@@ -49,7 +49,20 @@ def kernel_for(query: Tensor) -> Kernel | None:
     """The one for tensors like this; None where there is none."""
     if query.dtype not in _NARROW or query.shape[-1] > MAX_HEAD_DIM or query.shape[-1] % 8:
         return None
-    return _trusted(query.device, query.dtype)
+    name = _asked(query.device, query.dtype)
+    return _by_name[name] if name else None
+
+
+_by_name: dict[str, Kernel] = {}
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # a compiled layer does not look into the trial
+def _asked(device: torch.device, dtype: torch.dtype) -> str:
+    kernel = _trusted(device, dtype)
+    if kernel is None:
+        return ""
+    _by_name[kernel.name] = kernel
+    return kernel.name
 
 
 @lru_cache

@@ -24,6 +24,7 @@ from rgopd.trainer.prompts.config import DatasetConfig
 from rgopd.trainer.prompts.environments import environments_named
 from rgopd.trainer.records.monitors import MonitorConfig
 from rgopd.trainer.records.watch import WatchConfig
+from rgopd.trainer.student.compiled import Compile
 from rgopd.trainer.student.fsdp_options import FsdpConfig
 from rgopd.trainer.student.lora import LoraOptions
 
@@ -82,9 +83,12 @@ class TrainConfig(Settings):
         False,
         description="Make activations again in backward: memory for time. selective: products and attention are kept.",
     )
-    compile_backend: str = Field(
-        "", description="torch.compile's backend for the decoder's MLPs and norms, e.g. inductor; empty: none."
+    compile: Compile = Field(
+        "auto",
+        description="torch.compile: whole decoder layers, under FSDP and activation checkpointing. auto: layers where "
+        "compile_backend is named, else off (decision 026).",
     )
+    compile_backend: str = Field("", description="torch.compile's backend; empty: inductor, which needs a compiler.")
     shared_vocab_size: int = Field(
         0, ge=0, description="Ids from here on exist on neither side (padding rows of the larger vocabulary). 0: all."
     )

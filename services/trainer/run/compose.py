@@ -43,6 +43,7 @@ from rgopd.trainer.run.trainer import Trainer
 from rgopd.trainer.run.validation import Validation
 from rgopd.trainer.run.watch import Watch
 from rgopd.trainer.student.anatomy import check_architecture_of
+from rgopd.trainer.student.compiled import backend_of, check_backend
 from rgopd.trainer.student.fsdp_options import make_mesh, pick_device
 from rgopd.trainer.student.model import Student, shard
 from rgopd.trainer.student.reference import make_reference
@@ -113,13 +114,16 @@ def load_student(config: TrainConfig, mesh: DeviceMesh, device: torch.device, *,
     """The student as the run found it, sharded. Collective."""
     # The same on every rank: adapters are drawn here, and each rank keeps its shard of its own draw.
     torch.manual_seed(config.seed)
+    backend = backend_of(config.compile, config.compile_backend, device.type)
+    if backend:
+        check_backend(backend, device.type)
     student = Student.load(
         config.student,
         shared_vocab_size=config.shared_vocab_size,
         gradient_checkpointing=config.gradient_checkpointing,
         packing=packing,
         lora=config.lora,
-        compile_backend=config.compile_backend,
+        compile_backend=backend,
         streamed=True,
     )
     shard(student, mesh, config.dtype, config.fsdp)

@@ -22,6 +22,7 @@ from rgopd.trainer.losses.tiles import Kernels
 from rgopd.trainer.objectives import Objective
 from rgopd.trainer.objectives.step import HeadLoss, head_loss
 from rgopd.trainer.run.optimizer import scale_and_clip
+from rgopd.trainer.student.compiled import explained
 from rgopd.trainer.student.model import CPU, Student
 from rgopd.trainer.student.reference import Reference
 
@@ -122,7 +123,8 @@ class TrainStep:
 
         result: HeadLoss
         loss, result = self.student(micro.input_ids_BS, micro.attention_mask_BS, micro.rows_N, head, micro.packed)
-        loss.backward()
+        with explained():  # backward is compiled when it is first needed
+            loss.backward()
         return result
 
     def _apply(self, scale: float) -> float:

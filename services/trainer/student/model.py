@@ -21,10 +21,11 @@ from rgopd.common.head import after_head
 from rgopd.common.models import check_whole, loading
 from rgopd.trainer.batch.packing import PackedRow, enable_packing
 from rgopd.trainer.student.anatomy import decoder_of, head_of, layers_of
+from rgopd.trainer.student.compiled import compile_layers, explained
 from rgopd.trainer.student.fsdp_options import FsdpConfig, mixed_precision, offload
 from rgopd.trainer.student.lora import ADAPTER, LoraOptions, add_adapters, merged
 from rgopd.trainer.student.recompute import Checkpointing, arguments
-from rgopd.trainer.student.stored import NotStored, Stored, open_stored
+from rgopd.trainer.student.stored import NotStored, Stored, open_stored, standing_in
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +48,16 @@ class Student(nn.Module):
         self.after_head = after_head(config)
         self.vocab_size = shared_vocab_size or min(int(config.vocab_size), head.weight.shape[0])
         self.aliases = _aliases(model)
-        self.hf = model if lora is None else add_adapters(model, lora)
+        with standing_in(model):
+            self.hf = model if lora is None else add_adapters(model, lora)
         self.lora = lora
         self.stored: Stored | None = None
         """What `shard` fills it from, where its parameters are not there yet."""
         self.packing = False
         """Whether it takes packed rows; where it does not, `unpacked` says why."""
         self.unpacked = "not asked for"
+        self.compiled = False
+        """Whether the decoder's layers go through torch.compile."""
 
     @classmethod
     def load(
@@ -72,11 +76,11 @@ class Student(nn.Module):
         Args:
             packing: accept packed rows too.
             streamed: leave the weights in their files until `shard`, which reads them a layer at a time.
-            compile_backend: of torch.compile ("inductor") for the decoder's MLPs and norms; empty: none.
+            compile_backend: of torch.compile ("inductor") for the decoder's layers; empty: none.
         """
         stored = None
         with loading("student", path):
-            if streamed and lora is None:  # adapters are made beside weights that are there
+            if streamed:
                 try:
                     model, stored = open_stored(path)
                 except NotStored as why:
@@ -87,7 +91,7 @@ class Student(nn.Module):
                 )
                 check_whole("student", path, told)
                 model = model.eval()
-        if gradient_checkpointing:
+        if gradient_checkpointing and not compile_backend:  # compiled layers have their own, see `compile_layers`
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             enable(arguments(gradient_checkpointing))  # the older of the two names warns in transformers 5
             _checkpoint_without_dropout(model)
@@ -96,7 +100,8 @@ class Student(nn.Module):
         if packing:
             student.pack()
         if compile_backend:
-            _compile(student, compile_backend)
+            compile_layers(layers_of(decoder_of(student.hf)), compile_backend, gradient_checkpointing)
+            student.compiled = True
         return student
 
     def pack(self) -> None:
@@ -145,12 +150,13 @@ class Student(nn.Module):
         here because under FSDP2 its weight is whole only inside the forward and backward of the module that owns it;
         the loss stands alone because FSDP2 looks for output tensors to hook in tuples, not in dataclasses.
         """
-        hidden_BSD = decoder_of(self.hf)(
-            input_ids=input_ids_BS,
-            attention_mask=attention_mask_BS,
-            use_cache=False,
-            **({} if packed is None else packed.arguments()),
-        ).last_hidden_state
+        with explained():
+            hidden_BSD = decoder_of(self.hf)(
+                input_ids=input_ids_BS,
+                attention_mask=attention_mask_BS,
+                use_cache=False,
+                **({} if packed is None else packed.arguments()),
+            ).last_hidden_state
         return head(hidden_BSD.flatten(0, 1)[rows_N], head_of(self.hf).weight)
 
 
@@ -179,18 +185,6 @@ def _aliases(model: Any) -> frozenset[str]:
         kept = next((name for name in same if name not in tied), same[0])
         found.update(name for name in same if name != kept)
     return frozenset(found)
-
-
-def _compile(student: Student, backend: str) -> None:
-    """All of each decoder layer but its attention, whose walk over a packed row would break the graph, and with
-    activation checkpointing leave the whole layer eager. The head stays eager too: it walks in Python."""
-    for layer in layers_of(decoder_of(student.hf)):
-        for name, part in layer.named_children():
-            kind = f"{name} {type(part).__name__}".lower()
-            if not any(
-                word in kind for word in ("attn", "attention", "mixer", "mamba", "conv", "recurrent", "linear_")
-            ):
-                part.compile(backend=backend, dynamic=True)  # token counts differ from batch to batch
 
 
 def shard(student: Student, mesh: DeviceMesh, dtype: str, options: FsdpConfig | None = None) -> None:

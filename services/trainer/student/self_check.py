@@ -21,6 +21,7 @@ from rgopd.trainer.gating.gate import GateConfig
 from rgopd.trainer.losses.tiles import Kernels
 from rgopd.trainer.objectives import get_objective
 from rgopd.trainer.objectives.step import HeadLoss, head_loss
+from rgopd.trainer.student.compiled import as_written, explained
 from rgopd.trainer.student.model import Student
 
 log = logging.getLogger(__name__)
@@ -80,23 +81,43 @@ def load_checked(
     return student, found
 
 
-@torch.no_grad()
 def check_student(
     student: Student, *, temperature: float = 1.0, dtype: str = "float32", kernels: Kernels = "auto"
 ) -> Agreement:
     """How far the trainer's path is from the model's own forward. Collective under FSDP2.
 
+    Compiled layers are checked after those that are written, in forward and backward.
+
     Raises:
         Unpackable: padded rows are right and packed ones are not.
-        ConfigError: padded rows are not right either: names the architecture.
+        ConfigError: padded rows are not right either: names the architecture; or its layers cannot be compiled.
     """
+    with torch.no_grad(), as_written():
+        found, micro = _check_written(student, temperature, dtype, kernels)
+    if student.compiled:
+        with torch.enable_grad():
+            agreement, loss = _compare(student, micro, temperature, kernels)
+            with explained():
+                loss.backward()  # type: ignore[no-untyped-call]
+        student.zero_grad(set_to_none=True)
+        if not agreement.within(dtype):
+            raise ConfigError(
+                f"compile=layers: compiled, the student's log-probs are off its own by {agreement.drift:.3g} nats a "
+                "token; set compile=off"
+            )
+    return found
+
+
+def _check_written(student: Student, temperature: float, dtype: str, kernels: Kernels) -> tuple[Agreement, MicroBatch]:
+    """And the micro-batch that it is trained on like."""
     device = next(student.parameters()).device
     sequences = _sequences(student.vocab_size)
     name = f"{type(student.hf).__name__} (model_type {student.hf.config.model_type!r})"
     try:
         own = [student.own_logits(s.to(device)).float() / temperature for s in sequences]
         changed = student.own_logits(_with_other_end(sequences[0], student.vocab_size).to(device)).float() / temperature
-        padded = _compare(student, _micro_batch(sequences, own, packing=False).to(device), temperature, kernels)
+        micro = _micro_batch(sequences, own, packing=False).to(device)
+        padded, _ = _compare(student, micro, temperature, kernels)
     except _UNUSABLE as error:
         raise ConfigError(f"student: {name} cannot be trained: {type(error).__name__}: {error}") from error
     sees = float((changed[:-1].log_softmax(-1) - own[0][:-1].log_softmax(-1)).abs().mean())
@@ -109,14 +130,15 @@ def check_student(
             "choose another model, and report this one with its config.json"
         )
     if student.packing:
-        _check_packed(student, _micro_batch(sequences, own, packing=True).to(device), temperature, dtype, kernels)
-    return padded
+        micro = _micro_batch(sequences, own, packing=True).to(device)
+        _check_packed(student, micro, temperature, dtype, kernels)
+    return padded, micro
 
 
 def _check_packed(student: Student, micro: MicroBatch, temperature: float, dtype: str, kernels: Kernels) -> None:
     assert micro.packed is not None
     try:
-        packed = _compare(student, micro, temperature, kernels)
+        packed, _ = _compare(student, micro, temperature, kernels)
     except _UNUSABLE as error:
         raise Unpackable(str(error)) from error
     if not micro.packed.asked:
@@ -150,7 +172,9 @@ def _micro_batch(sequences: list[Tensor], own: list[Tensor], *, packing: bool) -
     return assemble(parts, plans, step=0, total_steps=1, packing=packing)
 
 
-def _compare(student: Student, micro: MicroBatch, temperature: float, kernels: Kernels) -> Agreement:
+def _compare(student: Student, micro: MicroBatch, temperature: float, kernels: Kernels) -> tuple[Agreement, Tensor]:
+    """And the loss that it was found by."""
+
     def head(hidden_ND: Tensor, weight_VD: Tensor) -> tuple[Tensor, HeadLoss]:
         objective, gate = get_objective("reverse_kl"), GateConfig(enabled=False)
         options = student.head_options(temperature)
@@ -159,4 +183,4 @@ def _compare(student: Student, micro: MicroBatch, temperature: float, kernels: K
 
     loss, result = student(micro.input_ids_BS, micro.attention_mask_BS, micro.rows_N, head, micro.packed)
     gap_N = result.stats.sampled_logprobs_N - micro.tokens.behaviour_logprobs_N
-    return Agreement(float(gap_N.abs().mean()), float(loss / result.sums.count))
+    return Agreement(float(gap_N.abs().mean()), float(loss / result.sums.count)), loss

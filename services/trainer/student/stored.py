@@ -76,7 +76,8 @@ class Stored:
                 raise NotStored(f"{source} is {shape} and not {[*parameter.shape]}")
 
     def _name_of(self, parameter: Tensor) -> str | None:
-        names = (n for n, p in self.model.named_parameters(remove_duplicate=False) if p is parameter)
+        named = self.model.named_parameters(remove_duplicate=False)
+        names = (n.replace(".base_layer.", ".") for n, p in named if p is parameter)  # beside adapters
         return next((name for name in names if name in self.files), None)
 
     def _read(self, name: str) -> Tensor:
@@ -139,3 +140,28 @@ def parameters_on_meta() -> Iterator[None]:
         yield
     finally:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+@contextmanager
+def standing_in(model: nn.Module) -> Iterator[None]:
+    """Parameters on the meta device are on the CPU for a while, each one number in 4 bytes: for what asks where they
+    are. peft puts adapters there, and those are to be real."""
+    meta = {id(p): p for p in model.parameters() if p.is_meta}
+    stands = {
+        key: nn.Parameter(torch.zeros((), dtype=p.dtype).expand(p.shape), requires_grad=p.requires_grad)
+        for key, p in meta.items()
+    }
+    _exchange(model, stands)
+    try:
+        yield
+    finally:
+        for key, stand in stands.items():
+            meta[key].requires_grad_(stand.requires_grad)
+        _exchange(model, {id(stand): meta[key] for key, stand in stands.items()})
+
+
+def _exchange(model: nn.Module, by_id: dict[int, nn.Parameter]) -> None:
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) in by_id:
+                module._parameters[name] = by_id[id(parameter)]

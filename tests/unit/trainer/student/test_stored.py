@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from rgopd.common.embedded import free_port
+from rgopd.trainer.student.lora import LoraOptions
 from rgopd.trainer.student.model import Student, full_weights
 from rgopd.trainer.student.stored import NotStored, open_stored, parameters_on_meta
 from tests.families.build import save_tiny
@@ -46,11 +47,25 @@ def test_it_is_what_from_pretrained_gives(name: str, student_folder: Path, tmp_p
     assert mine == theirs
 
 
-def test_a_sharded_student_is_the_same(student_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lora", [None, LoraOptions(r=4)], ids=["whole", "LoRA"])
+def test_a_sharded_student_is_the_same(student_folder: Path, tmp_path: Path, lora: LoraOptions | None) -> None:
+    """Adapters too: drawn alike, and what is frozen is frozen."""
     with lone_rank(tmp_path):
-        found = [full_weights(load(student_folder, streamed=streamed), "float32") for streamed in (False, True)]
-    assert found[0].keys() == found[1].keys()
-    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+        found = [load(student_folder, streamed=streamed, lora=lora) for streamed in (False, True)]
+        weights = [full_weights(student, "float32") for student in found]
+        held = [{n: (p.full_tensor(), p.requires_grad) for n, p in s.named_parameters()} for s in found]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert held[0].keys() == held[1].keys()
+    assert all(torch.equal(held[0][n][0], value) and held[0][n][1] == g for n, (value, g) in held[1].items())
+
+
+def test_adapters_are_real_beside_weights_that_are_not_there(student_folder: Path) -> None:
+    student = Student.load(str(student_folder), streamed=True, lora=LoraOptions(r=4))
+    assert student.stored is not None
+    for name, parameter in student.named_parameters():
+        assert parameter.is_meta == (".lora_" not in name), name
+        assert parameter.requires_grad == (".lora_" in name), name
 
 
 def test_files_that_do_not_fit_are_read_as_transformers_reads_them(tmp_path: Path) -> None:
