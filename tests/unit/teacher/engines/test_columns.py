@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rgopd.teacher.config import TeacherConfig
-from rgopd.teacher.engines.columns import join_own, split_own
+from rgopd.teacher.engines.columns import join_own, score_from_full, split_own
 from rgopd.teacher.engines.transformers import TransformersEngine
 from rgopd.teacher.items import OWN_ID
 from tests.contract.teacher_conformance import SHARED, Reference, largest_errors, rollout, save_tiny_qwen2
@@ -30,6 +30,8 @@ def test_two_requests_make_the_score_of_one(tmp_path: Path) -> None:
         score = join_own(item, engine.score([named])[0] if named else None, engine.score([top])[0])
         errors = largest_errors([item], [score], reference)
         assert max(errors.values()) < 1e-4
+        full = score_from_full(item, reference(item).astype(np.float32), temperature=1.0)
+        assert max(largest_errors([item], [full], reference).values()) < 1e-4
         [whole] = engine.score([item])
         assert whole.topk_logprobs_TK is not None
         assert np.allclose(score.topk_logprobs_TK, whole.topk_logprobs_TK, atol=1e-4)
