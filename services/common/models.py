@@ -62,6 +62,14 @@ def at_hand(setting: str, name: str) -> None:
     stay_offline()
 
 
+def _broken() -> tuple[type[Exception], ...]:
+    """What a broken folder makes transformers raise: of its files, and of a config.json with values of other kinds."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    files = (OSError, ValueError, RuntimeError, ImportError, SafetensorError)
+    return (*files, AttributeError, TypeError, LookupError, ArithmeticError, StrictDataclassError)
+
+
 @contextmanager
 def loading(setting: str, name: str) -> Iterator[None]:
     """While transformers reads a model or its tokenizer: all that it says of a broken folder becomes one line.
@@ -74,7 +82,7 @@ def loading(setting: str, name: str) -> Iterator[None]:
         yield
     except ConfigError:
         raise
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+    except _broken() as error:
         raise ConfigError(hub_problem(setting, name, error)) from error
 
 

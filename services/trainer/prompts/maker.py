@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import jinja2
 import numpy as np
 
 from rgopd.common import wire
 from rgopd.common.between import Between
 from rgopd.common.conversation import KIND
-from rgopd.common.errors import InvalidInput
+from rgopd.common.errors import ConfigError, InvalidInput
 from rgopd.common.explain import did_you_mean
 from rgopd.common.teacher_client import choose_teacher, score_stream
 from rgopd.protos import rollout_pb2, verifier_pb2
@@ -183,4 +184,10 @@ class PromptMaker:
         if not self.tokenizer.chat_template:
             return "\n".join(str(m["content"]) for m in messages)
         shown = {"tools": tools} if tools else {}
-        return str(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **shown))
+        try:
+            text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **shown)
+        except jinja2.TemplateSyntaxError as error:
+            raise ConfigError(f"student: its chat template is broken (line {error.lineno}: {error})") from error
+        except jinja2.TemplateError as error:
+            raise BadRow(f": the chat template refuses the prompt: {error}") from error
+        return str(text)
