@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,10 @@ from rgopd.common.settings import merge
 
 if TYPE_CHECKING:
     from rgopd.cli.plan import Plan, Planner
+
+
+FEW_GPUS, MOST_GPUS = 5, 16
+"""GPUs advised before weights are offloaded or adapters trained in their place; GPUs advised at all."""
 
 
 def knobs(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -31,8 +34,11 @@ def knobs(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"train.eval.groups_per_request={few}", {"train": {"eval": {"groups_per_request": few}}}
     yield from _narrower(plan)
     if plan.on_gpu:
-        yield from _more_gpus(plan)
+        yield from _more_gpus(plan, FEW_GPUS)
     yield from _another_run(plan)
+    if plan.on_gpu:
+        yield from _more_gpus(plan, MOST_GPUS)
+    yield from _shorter(plan)
 
 
 def _narrower(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -50,7 +56,7 @@ def _narrower(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _another_run(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What changes the run: where weights lie, which are trained, how much is compared, how long answers get."""
+    """What changes the run: where weights lie, which are trained, how much is compared."""
     train = plan.train
     if plan.on_gpu and not train.fsdp.cpu_offload:
         yield "train.fsdp.cpu_offload=true", {"train": {"fsdp": {"cpu_offload": True}}}
@@ -60,6 +66,11 @@ def _another_run(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
     while k > 16:
         k = max(16, k // 2)
         yield f"train.distillation.k={k}", {"train": {"distillation": {"k": k}}}
+
+
+def _shorter(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What changes the task: how long answers get."""
+    train = plan.train
     length = train.sampling.longest
     while length > 128:
         length = max(128, length // 2)
@@ -74,8 +85,10 @@ def _another_run(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
         yield text, {"train": {"sampling": change, "batch": {"micro_batch_tokens": tokens}}}
 
 
-def _more_gpus(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
+def _more_gpus(plan: Plan, most: int) -> Iterator[tuple[str, dict[str, Any]]]:
     ranks, free = plan.train.nproc, max(plan.loads) + 1
+    if free + max(ranks, 2 * plan.tensor_parallel) > most:
+        return
     sampler = {"up": {"gpus": {"sampler": free}}}
     yield f"up.gpus.sampler={free}", sampler
     train = [*plan.train_gpus, *range(free, free + ranks)]
@@ -122,13 +135,14 @@ def fitting(planner: Planner, plan: Plan) -> tuple[dict[str, Any], list[str]]:
     """Changes, gentlest first, until the plan fits or nothing helps any more; and how to write them."""
     changes: dict[str, Any] = {}
     used: dict[str, str] = {}
-    excess = _excess(plan)
-    for text, change in knobs(plan):
-        if not excess:
+    while excess := _excess(plan):
+        better = (each for each in knobs(plan) if _excess(planner.plan(merge(changes, each[1]))) < excess)
+        if (found := next(better, None)) is None:
             break
-        trial = merge(copy.deepcopy(changes), change)
-        if (left := _excess(planner.plan(trial))) < excess:
-            changes, excess, used[text.partition("=")[0]] = trial, left, text
+        text, change = found
+        # What comes next depends on it: which GPUs are free, how far a number was turned down.
+        changes = merge(changes, change)
+        plan, used[text.partition("=")[0]] = planner.plan(changes), text
     return changes, list(used.values())
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from rgopd.cli.checked import check_sections
+from rgopd.cli.preflight import preflight
 from rgopd.cli.processes import Child
 from rgopd.cli.reward import reward_rows
 from rgopd.cli.run_handle import Run
@@ -69,7 +70,7 @@ def distill(
         sections = lay_sections(sections, _placed(name, value))
     sections = _with_data(sections, dataset, reward, folder)
     sections["train"]["output_dir"] = str(folder)
-    check_sections(sections)
+    preflight(check_sections(sections))
     file = folder / "distill.yaml"
     write_sections(file, sections)
     argv = [sys.executable, "-m", "rgopd.cli.main", "up", "--config", str(file)]
@@ -117,6 +118,8 @@ def _with_data(
         given = _plain(dataset)
     elif dataset is None:
         given = {}
+    elif not isinstance(dataset, Iterable):
+        raise ConfigError(f"dataset={dataset!r}: give a path, a hub id, a mapping of dataset settings, or rows")
     else:
         given = {"path": str(write_rows(folder / "data" / "train.jsonl", dataset))}
     sections = lay_sections(sections, {"train": {"dataset": given}})

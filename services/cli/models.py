@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from rgopd.cli.teacher_server import ELSEWHERE
 from rgopd.cli.teachers import teacher_sections
 from rgopd.common.errors import ConfigError
-from rgopd.common.models import check_model, loading
+from rgopd.common.models import at_hand, check_model, loading
 from rgopd.common.settings import Settings
 
 
@@ -59,6 +59,7 @@ def _checks(sections: dict[str, Any]) -> Iterator[Callable[[], Any]]:
     student = str({**common, **sections.get("train", {})}.get("student") or "")
     if student:
         yield lambda: check_model(student, "student")
+        yield partial(at_hand, "student", student)
         yield lambda: check_architecture_of(student)
         yield partial(read_tokenizer, student, "student")
         sampler = _settings(SamplerConfig, {"student": student, **common, **sections.get("sampler", {})})
@@ -68,6 +69,7 @@ def _checks(sections: dict[str, Any]) -> Iterator[Callable[[], Any]]:
         teacher = _settings(TeacherConfig, {**common, **section})
         if teacher is not None and teacher.model and teacher.engine not in ELSEWHERE:
             yield partial(check_model, teacher.model, "model")
+            yield partial(at_hand, "model", teacher.model)
             yield partial(check_teacher_architecture, teacher)
 
 

@@ -29,6 +29,8 @@ def load_yaml(path: Path) -> tuple[Any, Lines]:
         lines: Lines = {}
         _walk(node, (), lines, path)
         return (None if node is None else loader.construct_document(node)), lines
+    except ConfigError:
+        raise
     except yaml.YAMLError as error:
         raise ConfigError(f"config file {path} is not YAML: {yaml_problem(error)}") from error
     except RecursionError as error:
@@ -79,7 +81,7 @@ def _walk(node: Any, above: tuple[str, ...], lines: Lines, path: Path) -> None:
 
 def yaml_problem(error: yaml.YAMLError) -> str:
     """The parser's complaint in one line."""
-    problem = str(getattr(error, "problem", None) or error).replace("\n", " ")
+    problem = " ".join(str(getattr(error, "problem", None) or error).split())
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if mark is None:
         return problem

@@ -88,3 +88,12 @@ def test_advice_is_short_and_gentlest_first(tmp_path: Path) -> None:
         keys = [line.partition("=")[0] for line in lines]
         assert len(lines) <= 6
         assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize("gib", [8, 16])
+def test_gpus_that_are_advised_are_free(gib: float) -> None:
+    small = planner(gib, on_gpu=True)
+    changes, _ = fitting(small, small.plan())
+    assert not small.plan(changes).overfull
+    named = [gpu for given in changes["up"]["gpus"].values() for gpu in str(given).split(",")]
+    assert len(named) == len(set(named)), changes["up"]["gpus"]

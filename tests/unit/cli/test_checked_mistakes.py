@@ -34,6 +34,7 @@ YAML: dict[str, tuple[bytes, str]] = {
     "a number of 5000 digits": (b"a: " + b"9" * 5000, "put quotes around what is text"),
     "latin 1": ("a: 1\nb: ä\n".encode("latin1"), "line 2 is no UTF-8 text (byte 0xe4): save it as UTF-8"),
     "an object of Python's": (b"a: !!python/object:os.system 1\n", "is not YAML"),
+    "a key twice": (b"a: {b: 1, b: 2}\n", "a.b is given on line 1 and on line 1; keep one"),
     "two documents": (b"a: 1\n---\na: 2\n", "is not YAML"),
 }
 
@@ -46,6 +47,7 @@ def test_files_that_are_no_settings(tmp_path: Path, case: str) -> None:
     with pytest.raises(ConfigError) as error:
         load_yaml(path)
     assert told in str(error.value)
+    assert str(error.value).count(str(path)) == 1
     assert "\n" not in str(error.value)
 
 
