@@ -32,6 +32,14 @@ def known_to(usage: str, arguments: Sequence[str]) -> list[str]:
     return [*arguments[:at], *arguments[at + 2 :]]
 
 
+def on_loopback(arguments: Sequence[str]) -> list[str]:
+    """The arguments with loopback as the ranks' meeting place, where all of them are on this machine: torchrun's own
+    is the machine's name, and a laptop's or a container's need not resolve (the ranks then wait for minutes)."""
+    if "--standalone" not in arguments:
+        return list(arguments)
+    return ["--local-addr", "127.0.0.1", *arguments]
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run torchrun; returns the exit code."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -40,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     from torch.distributed.run import main as torchrun
 
     try:
-        torchrun(known_to(get_args_parser().format_usage(), arguments))
+        torchrun(known_to(get_args_parser().format_usage(), on_loopback(arguments)))
     except SignalException:
         return PAUSED
     except ChildFailedError as error:
