@@ -13,6 +13,7 @@ from redis import Redis
 
 from rgopd.common.embedded import EmbeddedValkey
 from rgopd.common.streams import Streams
+from tests.chaos.cast import Nursery
 from tests.object_server import CREDENTIALS, ObjectServer
 
 if not torch.cuda.is_available():
@@ -31,6 +32,14 @@ def redis(valkey: EmbeddedValkey) -> Iterator[Redis]:
     client = Redis.from_url(valkey.url)
     yield client
     client.close()
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    """Where a test's processes are born by fork, with torch imported already."""
+    nursery = Nursery(Path(__file__).parents[1])
+    yield nursery
+    nursery.close()
 
 
 @pytest.fixture(scope="session")

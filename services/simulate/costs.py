@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SamplerCosts:
-    """One replica, which decodes one request (a batch of rollouts) at a time."""
+    """One replica. A step of its decoding carries every rollout that it has in work."""
 
     prefill_s_token: float
     step_s: float
@@ -19,6 +19,9 @@ class SamplerCosts:
     """What each rollout adds to a step: its KV cache, its share of the arithmetic."""
     load_s: float = 0.0
     """Loading a new policy version."""
+    kv_tokens: int = 0
+    """Tokens that its KV cache holds: it takes requests as long as their rollouts have room there, and mixes them
+    (vLLM). 0: one request at a time (transformers)."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class TrainerCosts:
     token_s: float
     """For one rank; `ranks` of them share the tokens."""
     publish_s: float = 0.0
-    """Gathering and writing a policy version; samplers wait for it."""
+    """Gathering and writing a policy version. Samplers wait for it, the trainer only with max_staleness 0."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,9 @@ class Gpu:
     flops: float
     """Dense bfloat16, per second."""
     bandwidth: float
-    """Memory, bytes a second."""
+    """Of its memory, bytes a second."""
+    memory: float = 80e9
+    """Bytes."""
     train_share: float = 0.40
     prefill_share: float = 0.50
     bandwidth_share: float = 0.60
@@ -116,6 +121,9 @@ HASH_BYTES_S = 1.8e9
 """sha256 on one core with SHA instructions, measured: the trainer hashes while it writes, a sampler before it loads."""
 WRITE_BYTES_S, READ_BYTES_S = 2e9, 5e9
 """Gathering and writing a policy version (measured into memory: 2.0 GB/s of one core); reading it, assumed."""
+
+VLLM_SHARE, VLLM_OVERHEAD = 0.9, 3e9
+"""`gpu_memory_utilization`, and what of it activations and captured graphs take, in bytes."""
 
 
 def roofline(
@@ -143,6 +151,7 @@ def roofline(
             weights_s + gpu.step_overhead_s,
             compute_s + cache_s,
             load_s=0.5 + bytes_ / HASH_BYTES_S + bytes_ / READ_BYTES_S,
+            kv_tokens=int((VLLM_SHARE * gpu.memory - bytes_ - VLLM_OVERHEAD) / student.kv_bytes_token),
         ),
         teacher=TeacherCosts(0.02, 2 * teacher.active / teacher_flops),
         verifier=VerifierCosts(verify_s, slots=8),

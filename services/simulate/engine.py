@@ -1,9 +1,9 @@
 """A discrete-event simulation of a run: requests, samplers, verifiers, teachers, the store, the trainer.
 
-It follows the real services' rules: a sampler takes one request at a time and announces each rollout as it ends; a
-teacher batches what waits up to its token budget; a verifier has slots; every message and byte passes one store; the
-trainer asks for later steps as far as `max_staleness` allows, and starts a step when its last rollout is judged and
-scored.
+It follows the real services' rules: a sampler announces each rollout as it ends (`samplers`); a teacher batches what
+waits up to its token budget; a verifier has slots; every message and byte passes one store; the trainer asks for later
+steps as far as `max_staleness` allows, each sampled by the policy that was then the newest, and starts a step when its
+last rollout is judged and scored. With `max_staleness` it writes a policy version while the next step goes on.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import heapq
 import itertools
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from rgopd.simulate.costs import Costs
+from rgopd.simulate.samplers import Request, Rollout, Sampler
 from rgopd.simulate.workload import Cluster, Workload
 
 
@@ -38,12 +39,6 @@ class Report:
         return max(self.busy, key=lambda stage: self.busy[stage])
 
 
-@dataclass(frozen=True)
-class _Rollout:
-    step: int
-    tokens: int
-
-
 class Simulation:
     """One run. `run()` once."""
 
@@ -53,10 +48,10 @@ class Simulation:
         self.now = 0.0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
-        self._requests: deque[tuple[int, list[_Rollout]]] = deque()
-        self._verify: deque[_Rollout] = deque()
-        self._score: deque[_Rollout] = deque()
-        self._samplers = [-1] * cluster.samplers  # the policy versions in the free ones
+        self._requests: deque[Request] = deque()
+        self._verify: deque[Rollout] = deque()
+        self._score: deque[Rollout] = deque()
+        self._samplers = [Sampler(costs.sampler, workload) for _ in range(cluster.samplers)]
         self._free = {"verifier": cluster.verifiers * costs.verifier.slots}
         self._free["teacher"] = cluster.teachers if workload.k else 0
         self._busy = dict.fromkeys(("sampler", "verifier", "teacher", "trainer", "store"), 0.0)
@@ -64,7 +59,10 @@ class Simulation:
         self._bytes = 0
         self._open: dict[int, int] = {}
         self._tokens: dict[int, int] = {}
-        self._published = -1
+        self._announced = -1  # the newest policy version that samplers can have
+        self._version = -1  # the newest that is written, or being written
+        self._written = 0.0  # when that is done
+        self._next = 0
         self._waiting_for: int | None = None
         self._asked_until = 0
         self._began = 0.0
@@ -73,10 +71,11 @@ class Simulation:
 
     def run(self) -> Report:
         """Simulate `steps` steps."""
-        self._at(self.costs.trainer.publish_s, self._publish)
+        self._publish()
         while self._events and len(self._ends) < self.steps:
             self.now, _, event = heapq.heappop(self._events)
             event()
+        self._busy["sampler"] = sum(sampler.busy_s for sampler in self._samplers)
         skip = min(2, len(self._ends) - 1)
         count = len(self._ends) - skip
         span = self._ends[-1] - (self._ends[skip - 1] if skip else 0.0)
@@ -111,11 +110,22 @@ class Simulation:
     # -- trainer --------------------------------------------------------------------------------------------------
 
     def _publish(self) -> None:
-        self._published += 1
-        step = self._published
+        """Write the next policy version, once the one before is written, and go on with the next step: beside the
+        writing where rollouts may be stale."""
+        begin = max(self.now, self._written)
+        self._written = begin + self.costs.trainer.publish_s
+        self._version += 1
+        self._at(self._written - self.now, lambda v=self._version: self._announce_policy(v))  # type: ignore[misc]
+        self._at((begin if self.workload.max_staleness else self._written) - self.now, self._begin)
+
+    def _announce_policy(self, version: int) -> None:
+        self._announced = version
+        self._dispatch(self._samplers)
+
+    def _begin(self) -> None:
+        step, self._next = self._next, self._next + 1
         self._began = self.now
-        last = min(step + self.workload.max_staleness, self.steps + self.workload.max_staleness)
-        while self._asked_until <= last:
+        while self._asked_until <= step + self.workload.max_staleness:
             self._ask(self._asked_until)
             self._asked_until += 1
         self._waiting_for = step
@@ -126,9 +136,9 @@ class Simulation:
         self._open[step], self._tokens[step] = len(lengths), sum(lengths)
         size = self.workload.groups_per_request * self.workload.n
         for start in range(0, len(lengths), size):
-            batch = [_Rollout(step, tokens) for tokens in lengths[start : start + size]]
-            self._requests.append((self._published, batch))
-        self._at(self._pass_store(0, len(lengths) // size + 1), self._dispatch)
+            rollouts = [Rollout(step, tokens) for tokens in lengths[start : start + size]]
+            self._requests.append(Request(max(0, step - self.workload.max_staleness), rollouts))
+        self._at(self._pass_store(0, len(lengths) // size + 1), lambda: self._dispatch(self._samplers))
 
     def _maybe_train(self) -> None:
         step = self._waiting_for
@@ -150,34 +160,44 @@ class Simulation:
 
     def _end_step(self) -> None:
         self._ends.append(self.now)
-        self._at(self.costs.trainer.publish_s, self._publish)
+        self._publish()
 
     # -- samplers -------------------------------------------------------------------------------------------------
 
-    def _dispatch(self) -> None:
-        while self._samplers and self._requests:
-            version, batch = self._requests.popleft()
-            has = version in self._samplers
-            self._samplers.remove(version if has else self._samplers[0])
-            costs = self.costs.sampler
-            elapsed = (0.0 if has else costs.load_s) + len(batch) * self.workload.prompt_tokens * costs.prefill_s_token
-            done, alive = 0, len(batch)
-            for rollout in sorted(batch, key=lambda r: r.tokens):
-                elapsed += (rollout.tokens - done) * (costs.step_s + alive * costs.step_s_rollout)
-                done, alive = rollout.tokens, alive - 1
-                self._at(elapsed, lambda r=rollout: self._sampled(r))  # type: ignore[misc]
-            self._busy["sampler"] += elapsed
-            self._at(elapsed, lambda v=version: self._sampler_free(v))  # type: ignore[misc]
+    def _dispatch(self, samplers: Sequence[Sampler]) -> None:
+        """Requests go to who has most room, in order; who has none begins what waits for its rollouts to end."""
+        for sampler in samplers:
+            if sampler.begin_waiting(self.now, self._announced):
+                self._follow(sampler)
+        while self._requests:
+            request = self._requests[0]
+            able = [sampler for sampler in samplers if sampler.has_room(request)]
+            if not able:
+                return
+            self._requests.popleft()
+            best = min(able, key=lambda sampler: (sampler.used, sampler.version != request.version))
+            best.waiting = request
+            if best.begin_waiting(self.now, self._announced):
+                self._follow(best)
 
-    def _sampler_free(self, version: int) -> None:
-        self._samplers.append(version)
-        self._dispatch()
+    def _follow(self, sampler: Sampler) -> None:
+        """Look again when its next rollout ends, unless something else happens to it before."""
+        self._at(sampler.next_end_s(self.now), lambda turn=sampler.turn: self._look(sampler, turn))  # type: ignore[misc]
 
-    def _sampled(self, rollout: _Rollout) -> None:
+    def _look(self, sampler: Sampler, turn: int) -> None:
+        if turn != sampler.turn:
+            return
+        for rollout in sampler.ended(self.now):
+            self._sampled(rollout)
+        if sampler.rows:
+            self._follow(sampler)
+        self._dispatch([sampler])
+
+    def _sampled(self, rollout: Rollout) -> None:
         delay = self._pass_store(self.workload.rollout_bytes(rollout.tokens), 3)
         self._at(delay, lambda: self._announce(rollout))
 
-    def _announce(self, rollout: _Rollout) -> None:
+    def _announce(self, rollout: Rollout) -> None:
         self._verify.append(rollout)
         self._start_verifiers()
         if self.workload.k:
@@ -195,14 +215,14 @@ class Simulation:
             self._busy["verifier"] += delay
             self._at(delay, lambda r=rollout: self._judged(r))  # type: ignore[misc]
 
-    def _judged(self, rollout: _Rollout) -> None:
+    def _judged(self, rollout: Rollout) -> None:
         self._free["verifier"] += 1
         self._at(self._pass_store(300, 3), lambda: self._answered([rollout]))
         self._start_verifiers()
 
     def _start_teachers(self) -> None:
         while self._free["teacher"] and self._score:
-            batch: list[_Rollout] = []
+            batch: list[Rollout] = []
             tokens = 0
             while self._score and (not batch or tokens + self._score[0].tokens <= self.costs.teacher.batch_tokens):
                 rollout = self._score.popleft()
@@ -214,13 +234,13 @@ class Simulation:
             self._busy["teacher"] += work
             self._at(reading + work, lambda b=batch: self._scored(b))  # type: ignore[misc]
 
-    def _scored(self, batch: list[_Rollout]) -> None:
+    def _scored(self, batch: list[Rollout]) -> None:
         self._free["teacher"] += 1
         size = sum(self.workload.score_bytes(r.tokens) for r in batch)
         self._at(self._pass_store(size, 3 * len(batch)), lambda: self._answered(batch))
         self._start_teachers()
 
-    def _answered(self, rollouts: Iterable[_Rollout]) -> None:
+    def _answered(self, rollouts: Iterable[Rollout]) -> None:
         for rollout in rollouts:
             self._open[rollout.step] -= 1
         self._maybe_train()

@@ -26,7 +26,7 @@ MODELS = {
 GPUS = {
     "a100": Gpu("A100", 312e12, 2.04e12),
     "h100": Gpu("H100", 989e12, 3.35e12),
-    "h200": Gpu("H200", 989e12, 4.8e12),
+    "h200": Gpu("H200", 989e12, 4.8e12, memory=141e9),
 }
 # student, teacher, GPUs of one teacher replica
 PAIRS = {

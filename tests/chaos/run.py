@@ -10,11 +10,11 @@ import os
 import random
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from tests.chaos.cast import Cast, Nursery, result
-from tests.chaos.faults import afflict, draw
+from tests.chaos.disturbed import play
+from tests.chaos.faults import draw
 
 STEPS = 100
 TRAIN = {"max_staleness": 1, "checkpoint": {"every": 2, "keep": 2, "asynchronous": True}}
@@ -29,13 +29,13 @@ def main() -> int:
     nursery = Nursery(Path(__file__).parents[2])
     try:
         first = Cast(nursery, folder / "undisturbed", steps=STEPS, train=TRAIN)
-        play(first, [])
+        play(first, first_step_s=180, limit_s=600, say=say)
         store = folder / "blobs"
         store.mkdir()
         where = {"blob_url": store.as_uri()} if seed % 2 else {}
         second = Cast(nursery, folder / "disturbed", steps=STEPS, train=TRAIN, common=where)
         faults = draw(seed, count, [*second.services, *second.rank_names], STEPS, store=bool(where))
-        struck = play(second, faults)
+        struck = len(play(second, faults, first_step_s=180, limit_s=600, say=say))
     finally:
         nursery.close()
     a, b = result(first.folder), result(second.folder)
@@ -50,20 +50,8 @@ def main() -> int:
     return 1
 
 
-def play(cast: Cast, faults: list) -> int:  # type: ignore[type-arg]
-    """One run to its end; returns how many faults struck it."""
-    started, struck = time.monotonic(), 0
-    try:
-        cast.start()
-        cast.wait_for(lambda: cast.tend() or cast.steps_done(), 180, "no first step")
-        for fault in afflict(cast, faults):
-            struck += 1
-            print(f"{time.monotonic() - started:6.1f} s  step {cast.steps_done():2}  {fault}", flush=True)
-        cast.run(600)
-    finally:
-        cast.close()
-    print(f"{time.monotonic() - started:6.1f} s  done; deaths: {cast.deaths}", flush=True)
-    return struck
+def say(text: str) -> None:
+    print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
 import tomllib
 from typing import Any
 
@@ -125,3 +127,25 @@ def test_the_evaluations_lock_adds_to_the_environment_and_changes_nothing_in_it(
 
 def test_the_verifier_is_locked_without_torch() -> None:
     assert not re.search(r"^(torch|transformers|triton)==", (LOCKS / "verifier-cpu.txt").read_text(), re.MULTILINE)
+
+
+def test_the_attack_suite_needs_no_more_than_its_image_holds() -> None:
+    """`make test-compose` runs it in the verifier's image, which has no torch and none of the other tests."""
+    recipe = (ROOT / "tests/deploy/Dockerfile.attacks").read_text()
+    copied = [
+        ROOT / source
+        for sources in re.findall(r"^COPY (.*) /suite/\S+$", recipe, re.MULTILINE)
+        for source in sources.split()
+    ]
+    files = [file for source in copied for file in ([source] if source.is_file() else source.rglob("*.py"))]
+    assert len(files) > 10
+    ours = ("rgopd.common", "rgopd.verifier", "rgopd.protos", "tests.attacks")
+    locks = (LOCKS / "verifier-cpu.txt").read_text() + (LOCKS / "attacks.txt").read_text()
+    held = {name.replace("-", "_") for name in re.findall(r"^([a-z0-9-]+)==", locks, re.MULTILINE)}
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            for name in names:
+                top = name.partition(".")[0]
+                assert top in sys.stdlib_module_names | held or name.startswith(ours), (file, name)

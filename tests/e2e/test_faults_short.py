@@ -6,7 +6,6 @@ The long version, over drawn faults, is `make chaos`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,8 @@ import pytest
 from rgopd.trainer.prompts.order import shuffled
 from rgopd.trainer.records.metrics import read_json_lines
 from tests.chaos.cast import Cast, Nursery, result
-from tests.chaos.faults import Fault, afflict
+from tests.chaos.disturbed import play
+from tests.chaos.faults import Fault
 
 STEPS, SEED, PROMPTS, PER_STEP = 10, 7, 12, 4
 # What a step takes depends on what the steps before it measured, so every death also loses rates that must come back.
@@ -36,32 +36,14 @@ FAULTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def nursery(repository: Path) -> Iterator[Nursery]:
-    nursery = Nursery(repository)
-    yield nursery
-    nursery.close()
-
-
 @pytest.mark.timeout(600)  # a minute on two free cores; CI shares them
 def test_faults_leave_no_trace_in_weights_ledger_and_metrics(nursery: Nursery, tmp_path: Path) -> None:
     undisturbed = Cast(nursery, tmp_path / "undisturbed", steps=STEPS, train=TRAIN)
-    try:
-        undisturbed.start()
-        undisturbed.run(240)
-    finally:
-        undisturbed.close()
+    play(undisturbed)
     # Where policies are written changes nothing either, and nothing is left there.
     memory = tmp_path / "memory"
     disturbed = Cast(nursery, tmp_path / "disturbed", steps=STEPS, train={**TRAIN, "policies_dir": str(memory)})
-    try:
-        disturbed.start()
-        disturbed.wait_for(lambda: disturbed.tend() or disturbed.steps_done(), 120, "no first step")
-        struck = list(afflict(disturbed, FAULTS))
-        disturbed.run(240)
-    finally:
-        disturbed.close()
-    assert struck == FAULTS, "the run was over before all of its faults had struck"
+    assert play(disturbed, FAULTS) == FAULTS, "the run was over before all of its faults had struck"
     assert any(death.startswith("trainer") for death in disturbed.deaths), disturbed.deaths
     assert result(disturbed.folder) == result(undisturbed.folder)
     check_selection(disturbed.folder, undisturbed.folder)

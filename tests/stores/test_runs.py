@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from redis import Redis
 
 from rgopd.common.embedded import EmbeddedValkey
+from tests.chaos import disturbed
 from tests.chaos.cast import Cast, Nursery, Result, result
-from tests.chaos.faults import Fault, afflict
+from tests.chaos.faults import Fault
 from tests.object_server import ObjectServer
 
 STEPS = 6
@@ -29,13 +29,6 @@ FAULTS = [
 
 
 @pytest.fixture(scope="module")
-def nursery(repository: Path) -> Iterator[Nursery]:
-    nursery = Nursery(repository)
-    yield nursery
-    nursery.close()
-
-
-@pytest.fixture(scope="module")
 def expected(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Result:
     """The run with everything in its Redis."""
     return play(nursery, tmp_path_factory.mktemp("redis"))
@@ -44,14 +37,7 @@ def expected(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Resu
 def play(nursery: Nursery, folder: Path, blob_url: str = "", faults: list[Fault] | None = None) -> Result:
     common = {"blob_url": blob_url} if blob_url else {}
     cast = Cast(nursery, folder / "run", steps=STEPS, train=TRAIN, common=common)
-    try:
-        cast.start()
-        cast.wait_for(lambda: cast.tend() or cast.steps_done(), 120, "no first step")
-        struck = list(afflict(cast, faults or []))
-        cast.run(240)
-    finally:
-        cast.close()
-    assert struck == (faults or []), "the run was over before all of its faults had struck"
+    assert disturbed.play(cast, faults or []) == (faults or []), "the run was over before all of its faults had struck"
     return result(cast.folder)
 
 
