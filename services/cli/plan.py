@@ -15,6 +15,7 @@ from rich.table import Table
 from rgopd.cli.advice import advise
 from rgopd.cli.devices import Wanted, place, ranks, shares
 from rgopd.cli.hardware import available_memory, cpu_speed
+from rgopd.cli.prompt_lengths import mean_prompt
 from rgopd.cli.sections import lay_sections, read_sections, up_config
 from rgopd.cli.teacher_server import ELSEWHERE
 from rgopd.common.errors import ConfigError
@@ -25,18 +26,16 @@ from rgopd.teacher.config import TeacherConfig
 from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.records.metrics import read_json_lines
 from rgopd.trainer.run.estimate import (
-    DEVICES,
-    Device,
     ModelShape,
     Need,
     TeacherSetup,
     redis_bytes,
     sampler_need,
-    step_seconds,
     teacher_need,
     trainer_need,
     vllm_need,
 )
+from rgopd.trainer.run.seconds import DEVICES, Device, step_seconds
 from rgopd.trainer.student.anatomy import check_architecture_of
 
 Sections = dict[str, dict[str, Any]]
@@ -116,7 +115,7 @@ class Planner:
         engine = self.sampler_engine(sampler)
         share = shares(placed, takes_turns=train.colocated)
         needs += self._samplers(train, sampler, engine, up.samplers, share)
-        setup = self._teacher(teacher, share)
+        setup = self._teacher(teacher, share, train)
         if setup is not None and train.build_objective().needs_teacher:
             need = teacher_need(setup, self.device.memory, on_gpu=self.on_gpu)
             needs += [("teacher", i, need) for i in range(setup.tensor_parallel)]
@@ -152,9 +151,12 @@ class Planner:
             found += [("sampler", number * width + i, need) for i in range(width)]
         return found
 
-    def _teacher(self, config: TeacherConfig, shares: dict[str, float]) -> TeacherSetup | None:
+    def _teacher(self, config: TeacherConfig, shares: dict[str, float], train: TrainConfig) -> TeacherSetup | None:
+        """A forward holds no more tokens than the rollouts of a step have, and no less than the longest of them."""
         if not config.model:
             return None
+        count = train.sampling.prompts_per_step * train.sampling.n * (1 + train.max_staleness)
+        longest = train.dataset.max_prompt_tokens + train.longest_response
         dtype = "bfloat16" if config.dtype == "auto" else config.dtype
         share = 0.0
         if config.engine == "vllm":
@@ -163,8 +165,8 @@ class Planner:
             self.shape(config.model, lambda: check_teacher(config)),
             dtype,
             config.tensor_parallel_size,
-            config.max_batch_tokens,
-            config.head_chunk_rows,
+            min(max(config.max_batch_tokens, longest), count * longest),
+            min(config.head_chunk_rows, count * train.longest_response),
             share if self.on_gpu else 0.0,
         )
 
@@ -219,11 +221,12 @@ def find_device(name: str, memory_gb: float) -> tuple[Device, bool]:
         available = available_memory()
         if not available and not memory_gb:
             raise ConfigError("this system does not tell its free memory: give it with --memory-gb")
-        found, on_gpu = Device("cpu", available, *cpu_speed()), False
+        flops, narrow, bandwidth = cpu_speed()
+        found, on_gpu = Device("cpu", available, flops, bandwidth, narrow), False
     else:
         raise ConfigError(f"--device {name!r}{nearest(name, [*DEVICES, 'auto', 'cpu'])}")
     if memory_gb:
-        found = Device(found.name, int(memory_gb * (1 << 30)), found.flops, found.bandwidth)
+        found = dataclasses.replace(found, memory=int(memory_gb * (1 << 30)))
     return found, on_gpu
 
 
@@ -247,8 +250,11 @@ def run_plan(
     for number in sorted(plan.loads):
         console.print(_memory_table(plan, number))
     length = mean_length or max(1, plan.train.sampling.max_new_tokens // 2)
-    _say_redis(console, plan.train, length, mean_length)
-    _say_time(console, planner, plan, length, measured)
+    prompt = mean_prompt(plan.train)
+    _say_lengths(console, prompt, length, mean_length)
+    prompt = prompt or plan.train.dataset.max_prompt_tokens / 2
+    _say_redis(console, plan.train, length, prompt)
+    _say_time(console, planner, plan, length, prompt, measured)
     if not plan.overfull:
         console.print(f"fits: {chosen.name}", highlight=False)
         return 0
@@ -276,15 +282,23 @@ def _memory_table(plan: Plan, number: int) -> Table:
     return table
 
 
-def _say_redis(console: Console, train: TrainConfig, length: int, given: int) -> None:
-    sizes = redis_bytes(train, length, train.dataset.max_prompt_tokens / 2)
-    told = ", ".join(f"{name} {size / (1 << 20):.1f} MiB" for name, size in sizes.items())
-    how = "given" if given else "assumed: half of max_new_tokens"
-    say = f"Redis (K={train.distillation.k}, {length} response tokens, {how}): {told}"
+def _say_lengths(console: Console, prompt: float, length: int, given: int) -> None:
+    """What seconds and Redis stand on; memory stands on the longest that the settings allow."""
+    prompts = f"{prompt:.0f} tokens, as in its first rows" if prompt else "half of max_prompt_tokens, assumed"
+    responses = "given" if given else "assumed: half of max_new_tokens; --mean-length N says another"
+    say = f"mean prompt: {prompts}; mean response: {length} response tokens, {responses}"
     console.print(say, highlight=False, soft_wrap=True)
 
 
-def _say_time(console: Console, planner: Planner, plan: Plan, length: int, measured: Path | None) -> None:
+def _say_redis(console: Console, train: TrainConfig, length: int, prompt: float) -> None:
+    sizes = redis_bytes(train, length, prompt)
+    told = ", ".join(f"{name} {size / (1 << 20):.1f} MiB" for name, size in sizes.items())
+    console.print(f"Redis (K={train.distillation.k}): {told}", highlight=False, soft_wrap=True)
+
+
+def _say_time(
+    console: Console, planner: Planner, plan: Plan, length: int, prompt: float, measured: Path | None
+) -> None:
     if measured is not None:
         seconds, source = measured_seconds(measured), f"measured in {measured}"
     else:
@@ -294,11 +308,12 @@ def _say_time(console: Console, planner: Planner, plan: Plan, length: int, measu
             *plan.shapes,
             plan.device,
             mean_response=length,
-            mean_prompt=plan.train.dataset.max_prompt_tokens / 2,
+            mean_prompt=prompt,
             tensor_parallel=int(sections["teacher"].get("tensor_parallel_size", 1)),
             samplers=int(sections["up"].get("samplers", 1)),
             sampler_engine=plan.sampler_engine,
             sampler_dtype=plan.sampler_dtype,
+            teacher_dtype=plan.teacher_dtype,
             on_gpu=plan.on_gpu,
         )
         sheet = "the device's data sheet" if plan.on_gpu else "products and copies measured just now"

@@ -14,7 +14,8 @@ from rgopd.cli.plan import Plan, Planner, find_device, steps_of
 from rgopd.cli.reproduce import METHODS, STUDENT, TEACHER, Protocol
 from rgopd.common.errors import ConfigError
 from rgopd.evaluate.suites import DOCUMENTS, SUITES, Pin
-from rgopd.trainer.run.estimate import DECODE_UTILISATION, Device, ModelShape, step_seconds
+from rgopd.trainer.run.estimate import ModelShape
+from rgopd.trainer.run.seconds import DECODE_UTILISATION, Device, step_seconds
 
 ROWS = 256
 """Responses that vLLM decodes at once."""

@@ -1,4 +1,4 @@
-"""What a run needs before its first step: bytes by process and purpose, bytes in Redis, seconds a step.
+"""What a run needs before its first step: bytes by process and purpose, bytes in Redis. Seconds: `seconds.py`.
 
 The formulas, what they leave out and how far they were off when measured are in docs/runs.md. P: parameters, R: ranks,
 b: bytes of the computing dtype, T: tokens of a micro-batch, D, F, A: widths of residual stream, MLP and attention.
@@ -40,6 +40,16 @@ class ModelShape:
     def root_parameters(self) -> int:
         """Those outside the decoder layers: embedding, last norm, head. FSDP2 keeps them in one group."""
         return self.parameters - self.layers * self.layer_parameters
+
+    @property
+    def body(self) -> int:
+        """Parameters of the decoder layers: every token is multiplied with each of them."""
+        return self.layers * self.layer_parameters
+
+    @property
+    def head(self) -> int:
+        """Parameters of the head: only tokens whose distribution is asked for are multiplied with them."""
+        return self.vocab * self.hidden
 
     @classmethod
     def of(cls, model: str) -> ModelShape:
@@ -222,112 +232,6 @@ def vllm_need(
 def framework(on_gpu: bool) -> int:
     """Interpreter, libraries and (on a GPU) context and workspaces, as measured with torch 2.13 on a CPU."""
     return (1536 << 20) if on_gpu else (400 << 20)
-
-
-@dataclass(frozen=True)
-class Device:
-    """What a device can hold and do: bytes, dense bf16 FLOP/s, bytes/s from its memory (data sheets)."""
-
-    name: str
-    memory: int
-    flops: float
-    bandwidth: float
-
-
-DEVICES = {
-    name: Device(name, int(gib * (1 << 30)), tera * 1e12, gigabytes * 1e9)
-    for name, gib, tera, gigabytes in (
-        ("h200", 139, 989, 4800),
-        ("h100", 79, 989, 3350),
-        ("a100-80", 79, 312, 2039),
-        ("a100-40", 39.5, 312, 1555),
-        ("l40s", 44, 362, 864),
-        ("l4", 22, 121, 300),
-        ("rtx4090", 23.5, 165, 1008),
-    )
-}
-TRAIN_UTILISATION, SCORE_UTILISATION, DECODE_UTILISATION = 0.35, 0.4, 0.5
-"""Assumed shares of FLOP/s, FLOP/s and bandwidth that training, scoring and vLLM's decoding reach; measure yours."""
-
-
-VLLM_ROWS = 256
-"""Sequences that vLLM decodes at once by default (max_num_seqs)."""
-EAGER_DECODING = 10
-"""How much slower transformers decodes on a GPU than vLLM does: Python launches every operator of every token."""
-CPU_UTILISATION = 0.5
-"""Of the speed that a CPU's own matrix product and copy showed: models have smaller ones, and much between them."""
-
-
-def step_seconds(
-    config: TrainConfig,
-    student: ModelShape,
-    teacher: ModelShape,
-    device: Device,
-    *,
-    mean_response: float,
-    mean_prompt: float,
-    tensor_parallel: int,
-    samplers: int,
-    sampler_engine: str = "vllm",
-    sampler_dtype: str = "bfloat16",
-    on_gpu: bool = True,
-) -> dict[str, float]:
-    """Assumed seconds of each stage of a step, when nothing has been measured.
-
-    Decoding reads all weights (and the rollouts so far) for every token of a batch, or on a CPU multiplies with them
-    where that takes longer; scoring takes 2 P FLOPs a token, training 6 P (4 P where adapters alone are trained), and
-    2 P more where activations are made again. All processes of a CPU share it, so that more of them are no faster.
-    """
-    if not on_gpu:
-        return _cpu_seconds(config, student, teacher, device, mean_response, mean_prompt, BYTES[sampler_dtype])
-    sampling = config.sampling
-    count = sampling.prompts_per_step * sampling.n
-    mixes = sampler_engine == "vllm"  # rows come and go; else a batch ends with its longest rollout
-    rows = min(-(-count // samplers), VLLM_ROWS) if mixes else min(count, sampling.groups_per_request * sampling.n)
-    cache = 2 * 2 * student.kv * student.layers * rows * (mean_prompt + mean_response / 2)
-    token = (2 * student.parameters + cache) / (device.bandwidth * DECODE_UTILISATION)
-    sequence = count * (mean_prompt + mean_response)
-    if mixes:
-        tokens = max(sampling.longest, mean_response * count / samplers / rows)
-    else:
-        tokens = EAGER_DECODING * sampling.longest * count / rows / samplers
-    passes = _passes(config)
-    return {
-        "sample": tokens * token,
-        "score": 2 * teacher.parameters * sequence / (tensor_parallel * device.flops * SCORE_UTILISATION),
-        "train": passes * student.parameters * sequence / (config.nproc * device.flops * TRAIN_UTILISATION),
-        "publish": 2 * 2 * student.parameters / 1e9,  # written and read once at 1 GB/s
-    }
-
-
-def _passes(config: TrainConfig) -> int:
-    """FLOPs a parameter and token: forward 2, gradients of activations 2, of weights 2, the forward once more 2."""
-    return 4 + 2 * (config.lora is None) + 2 * (config.gradient_checkpointing is True)
-
-
-def _cpu_seconds(
-    config: TrainConfig,
-    student: ModelShape,
-    teacher: ModelShape,
-    device: Device,
-    mean_response: float,
-    mean_prompt: float,
-    b: int,
-) -> dict[str, float]:
-    sampling = config.sampling
-    count = sampling.prompts_per_step * sampling.n
-    rows = min(count, sampling.groups_per_request * sampling.n)
-    flops, bandwidth = device.flops * CPU_UTILISATION, device.bandwidth * CPU_UTILISATION
-    token = max(b * student.parameters / bandwidth, 2 * student.parameters * rows / flops)
-    sequence = count * (mean_prompt + mean_response)
-    prompts = 2 * student.parameters * sampling.prompts_per_step * mean_prompt / flops
-    needs_teacher = config.build_objective().needs_teacher
-    return {
-        "sample": prompts + sampling.longest * token * count / rows,
-        "score": 2 * teacher.parameters * sequence / flops if needs_teacher else 0.0,
-        "train": _passes(config) * student.parameters * sequence / flops,
-        "publish": 2 * 4 * student.parameters / 1e9,
-    }
 
 
 def redis_bytes(config: TrainConfig, mean_response: float, mean_prompt: float) -> dict[str, int]:

@@ -9,7 +9,8 @@ import pytest
 
 from rgopd.cli.advice import advise, fitting, knobs
 from rgopd.cli.plan import Planner
-from rgopd.trainer.run.estimate import Device, ModelShape
+from rgopd.trainer.run.estimate import ModelShape
+from rgopd.trainer.run.seconds import Device
 
 BILLION = ModelShape(
     parameters=1_543_714_304, layers=28, hidden=1536, mlp=8960, attention=1536, kv=256, vocab=151_936,

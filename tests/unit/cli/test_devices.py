@@ -12,7 +12,7 @@ from rgopd.cli.devices import Wanted, place, ranks, shares, visible
 from rgopd.cli.plan import Planner
 from rgopd.cli.sections import UpConfig
 from rgopd.cli.up import Machine
-from rgopd.trainer.run.estimate import DEVICES
+from rgopd.trainer.run.seconds import DEVICES
 
 
 def wanted(**changes: int) -> Wanted:

@@ -18,7 +18,8 @@ from rgopd.common.errors import ConfigError
 from rgopd.common.settings import parse_overrides, read_files
 from rgopd.protos import rollout_pb2, teacher_pb2
 from rgopd.trainer.config import TrainConfig
-from rgopd.trainer.run.estimate import DEVICES, Device, ModelShape, redis_bytes, step_seconds, trainer_need
+from rgopd.trainer.run.estimate import ModelShape, redis_bytes, trainer_need
+from rgopd.trainer.run.seconds import DEVICES, Device, longest_of, shared_prompt_tokens, step_seconds
 
 PAPER = Path(__file__).parents[4] / "services" / "configs" / "qwen2.5-1.5b-ultrainteract.yaml"
 SMALL: dict[str, Any] = {
@@ -191,36 +192,55 @@ def test_times_measured_in_a_run_replace_the_assumed_ones(tmp_path: Path) -> Non
 
 
 def test_seconds_on_a_cpu_by_hand() -> None:
-    """1e9 parameters, 2e11 FLOP/s of which half are reached, 16 rollouts of 100 + 50 tokens in batches of 8.
+    """Layers 1e9 and head 1e8 parameters; a teacher of 2e9 and 2e8; 4 groups of 4, 100 + 50 tokens, batches of 8.
 
-    Training: 6e9 x 2,400 tokens / 1e11 = 144 s; adapters alone 96 s. Scoring with 2e9: 4e9 x 2,400 / 1e11 = 96 s. For a
-    token of a batch the weights are read (4e9 / 1e10 = 0.4 s), longer than 8 rows multiply with them (0.16 s): 2
-    batches x 64 tokens; and 4 prompts of 100 tokens, 2e9 x 400 / 1e11 = 8 s.
+    float32: 2e11 FLOP/s, half reached: 1e11; bfloat16: 4e11, 2e11. Training: 1e9 x 2,400 + 1e8 x 800 = 2.48e12, six
+    times: 148.8 s, adapters alone 99.2 s. Scoring: prompts once a group: 2e9 x (400 + 800) + 2e8 x 800 = 2.56e12,
+    twice: 51.2 s in float32, 25.6 s in bfloat16. A token of a batch: 1.1e9 weights are read (4.4e9 / 1e10 = 0.44 s),
+    longer than 8 rows multiply with them at half of that speed (0.352 s); a batch lasts until its longest response:
+    50 x (1 + 1/2 + ... + 1/8) = 135.9 is over 64; 2 batches x 64; and prompts: 2e9 x 400 / 1e11 = 8 s.
     """
-    student = ModelShape(10**9, 10, 64, 256, 64, 64, 1000, 10**7)
-    teacher = ModelShape(2 * 10**9, 10, 64, 256, 64, 64, 1000, 10**7)
+    student = ModelShape(1_200_000_000, 10, 100, 256, 64, 64, 10**6, 10**8)
+    teacher = ModelShape(2_400_000_000, 10, 200, 256, 64, 64, 10**6, 2 * 10**8)
     sampling = {"prompts_per_step": 4, "n": 4, "groups_per_request": 2, "max_new_tokens": 64}
     given = {"student": "S", "dataset": {"path": "d"}, "sampling": sampling, "nproc": 2}
 
-    def seconds(**more: Any) -> dict[str, float]:
+    def seconds(teacher_dtype: str = "float32", response: float = 50, **more: Any) -> dict[str, float]:
         return step_seconds(
             TrainConfig.from_mapping({**given, **more}),
             student,
             teacher,
-            Device("cpu", 1 << 34, 2e11, 2e10),
-            mean_response=50,
+            Device("cpu", 1 << 34, 2e11, 2e10, 4e11),
+            mean_response=response,
             mean_prompt=100,
             tensor_parallel=1,
             samplers=2,
             sampler_engine="transformers",
             sampler_dtype="float32",
+            teacher_dtype=teacher_dtype,
             on_gpu=False,
         )
 
-    assert seconds() == pytest.approx({"sample": 8 + 0.4 * 64 * 2, "score": 96, "train": 144, "publish": 8})
-    assert seconds(lora=16)["train"] == pytest.approx(96)
-    assert seconds(lora=16, gradient_checkpointing=True)["train"] == pytest.approx(144)
+    expected = {"sample": 8 + 0.44 * 64 * 2, "score": 51.2, "train": 148.8, "publish": 9.6}
+    assert seconds() == pytest.approx(expected)
+    assert seconds("bfloat16")["score"] == pytest.approx(25.6)
+    assert seconds(lora=16)["train"] == pytest.approx(99.2)
+    assert seconds(lora=16, dtype="bfloat16")["train"] == pytest.approx(49.6)
+    assert seconds(lora=16, gradient_checkpointing=True)["train"] == pytest.approx(148.8)
     assert seconds(objective="grpo", gate="off")["score"] == 0
+    assert seconds(response=10)["sample"] == pytest.approx(8 + 0.44 * 10 * 761 / 280 * 2)
+
+
+def test_a_batch_waits_for_its_longest_response() -> None:
+    assert longest_of(1, 40, 512) == 40
+    assert longest_of(2, 40, 512) == 60
+    assert longest_of(16, 200, 512) == 512
+
+
+def test_the_teacher_runs_a_prompt_once_where_that_saves_a_quarter() -> None:
+    assert shared_prompt_tokens(4, 8, 100, 100) == 400
+    assert shared_prompt_tokens(4, 8, 10, 100) == 320
+    assert shared_prompt_tokens(4, 1, 100, 1) == 400
 
 
 def test_devices() -> None:
