@@ -64,7 +64,7 @@ def run(folder: Path, work: Path) -> Found:
     samples = sample(sampler, specs)
     found.sampler = worst_of_samples(model, specs, samples)
     scores = score(folder, specs, samples)
-    found.teacher = _worst_of_scores(model, specs, samples, scores)
+    found.teacher = worst_of_scores(model, specs, samples, scores)
     padded, metrics, _, _ = train(folder, specs, samples, scores, packing=False)
     found.drift, found.self_loss = metrics[0]["behaviour_drift"], metrics[0]["loss"]
     weights, _, student, config = train(folder, specs, samples, scores, packing=True)
@@ -183,7 +183,7 @@ def worst_of_samples(model: Any, specs: Sequence[SampleSpec], samples: Sequence[
     return max(_worst_of_column(own_TV, s.response_ids_T, s.sampled_logprobs_T) for own_TV, s in found)
 
 
-def _worst_of_scores(
+def worst_of_scores(
     model: Any, specs: Sequence[SampleSpec], samples: Sequence[Sample], scores: Sequence[Score]
 ) -> float:
     worst = 0.0

@@ -60,3 +60,22 @@ def test_auto_is_vllm_where_it_is_exact(tmp_path: Path) -> None:
     config = SamplerConfig(student=folder_of("llama", tmp_path))
     check_student_architecture(config)
     assert engine_here(config) == "vllm"
+
+
+@pytest.mark.usefixtures("gpu_with_vllm")
+@pytest.mark.parametrize(
+    ("kind", "dtype", "text"),
+    [
+        ("apertus", "float32", "xIELU"),
+        ("apertus", "bfloat16", ""),
+        ("ctrl", "float32", "bias of a head"),
+        ("gptj", "float32", ""),
+    ],
+)
+def test_what_vllm_computes_or_reads_otherwise(kind: str, dtype: str, text: str, tmp_path: Path) -> None:
+    config = SamplerConfig.from_mapping({"student": folder_of(kind, tmp_path), "engine": "vllm", "dtype": dtype})
+    if not text:
+        check_student_architecture(config)
+        return
+    with pytest.raises(ConfigError, match=text):
+        check_student_architecture(config)
