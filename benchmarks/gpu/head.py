@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -72,30 +74,36 @@ def one_pass(inputs: Inputs, kernels: Any = "auto") -> Tensor:
     return fused_topk_kl(inputs.hidden, inputs.weight, *named, inputs.keep, kernels=kernels).loss
 
 
-def liger_cross_entropy(inputs: Inputs) -> Tensor:
+def liger(name: str, inputs: Inputs) -> Any:
+    """One of its losses."""
+    if not inputs.hidden.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise SkippedCase("Liger's kernels need a GPU, or TRITON_INTERPRET=1")
     try:
-        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+        return getattr(import_module("liger_kernel.transformers"), name)
     except ImportError as error:
         raise SkippedCase("liger-kernel is not installed") from error
-    loss: Tensor = LigerFusedLinearCrossEntropyLoss(reduction="sum")(inputs.weight, inputs.hidden, inputs.sampled)
+
+
+def liger_cross_entropy(inputs: Inputs) -> Tensor:
+    cross_entropy = liger("LigerFusedLinearCrossEntropyLoss", inputs)(reduction="sum")
+    loss: Tensor = cross_entropy(inputs.weight, inputs.hidden, inputs.sampled)
     return loss
 
 
 def liger_jsd(inputs: Inputs) -> Tensor:
-    try:
-        from liger_kernel.transformers import LigerFusedLinearJSD
-    except ImportError as error:
-        raise SkippedCase("liger-kernel is not installed") from error
     teacher = inputs.hidden.detach(), inputs.weight.detach()
-    loss: Tensor = LigerFusedLinearJSD(jsd_beta=0.5)(inputs.hidden, inputs.weight, *teacher)
+    jsd = liger("LigerFusedLinearJSD", inputs)(jsd_beta=0.5)
+    loss: Tensor = jsd(inputs.hidden, inputs.weight, *teacher, inputs.sampled)
     return loss
 
 
 def trl_chunked(inputs: Inputs) -> Tensor:
     try:
         from trl.kernels import ChunkedLogProbFunction
+
+        import_module("trl.trainer.utils")  # its backward does, and wants pandas and more
     except ImportError as error:
-        raise SkippedCase("trl with its chunked kernels is not installed") from error
+        raise SkippedCase(f"trl with its chunked kernels and what they import is not installed: {error}") from error
     chunk = min(32_768, len(inputs.weight))
     found = ChunkedLogProbFunction.apply(inputs.hidden, inputs.weight, None, inputs.sampled, 1.0, chunk, None, 1.0, ())
     total: Tensor = found[0].sum()
