@@ -122,7 +122,7 @@ def check_trainer(folder: Path) -> str:
     data = folder / "data"
     settings = [f"redis_url={server.url}", "run_id=smoke", f"student={folder}/models/student", "steps=1", "device=cpu"]
     settings += [f"output_dir={folder}/run", f"dataset={data}/train.jsonl", f"eval.dataset={data}/eval.jsonl"]
-    argv = [sys.executable, "-m", "rgopd.cli.main", "train", "--config", "/etc/rgopd/demo.yaml"]
+    argv = [sys.executable, "-m", "rgopd.cli.main", "train", "--config", "demo"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([*argv, *[a for s in settings for a in ("--set", s)]], stdout=log, stderr=log)
     try:
