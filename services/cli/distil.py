@@ -17,7 +17,6 @@ from typing import Any
 import yaml
 
 from rgopd.cli.checked import check_sections
-from rgopd.cli.preflight import preflight
 from rgopd.cli.processes import Child
 from rgopd.cli.reward import reward_rows
 from rgopd.cli.run_handle import Run
@@ -70,7 +69,7 @@ def distill(
         sections = lay_sections(sections, _placed(name, value))
     sections = _with_data(sections, dataset, reward, folder)
     sections["train"]["output_dir"] = str(folder)
-    preflight(check_sections(sections))
+    check_sections(sections)
     file = folder / "distill.yaml"
     write_sections(file, sections)
     argv = [sys.executable, "-m", "rgopd.cli.main", "up", "--config", str(file)]
