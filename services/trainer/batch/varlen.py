@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import import_module
@@ -67,6 +68,13 @@ def _asked(device: torch.device, dtype: torch.dtype) -> str:
 
 @lru_cache
 def _trusted(device: torch.device, dtype: torch.dtype) -> Kernel | None:
+    """Tried in a thread of its own: what activation checkpointing counts in a forward is its thread's, and the trial is
+    in the first forward alone."""
+    with ThreadPoolExecutor(1) as apart:
+        return apart.submit(_tried, device, dtype).result()
+
+
+def _tried(device: torch.device, dtype: torch.dtype) -> Kernel | None:
     for find in (_flash_attn, _torch_varlen):
         try:
             kernel = find()

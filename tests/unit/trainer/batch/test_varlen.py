@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -231,3 +232,16 @@ def test_a_step_is_the_step_of_groups(student_folder: Path, tmp_path: Path, grou
         got = step(student_folder, rollouts=13, gate=GateConfig(), gradient_checkpointing=True)[:2]
     assert worst(want[0], got[0]) < 1e-5
     assert got[1]["loss"] == pytest.approx(want[1]["loss"], rel=1e-5)
+
+
+def test_the_trial_is_not_part_of_a_checkpointed_forward() -> None:
+    varlen._trusted.cache_clear()
+
+    def layer(x: Tensor) -> Tensor:
+        kernel = kernel_for(x)  # tried in the forward, known when it is made again
+        assert kernel is not None
+        return (x * x).sum()
+
+    x = torch.ones(1, 4, 3, 32, requires_grad=True)
+    torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False).backward()
+    assert x.grad is not None
