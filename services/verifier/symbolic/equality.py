@@ -19,8 +19,10 @@ from rgopd.verifier.symbolic.wordnumbers import number_in_words
 
 _MAX_DEPTH = 6
 _SETLIKE = re.compile(
-    r"[<>∈]|\\(?:begin|leq?|geq?|leqslant|geqslant|neq?|cup|cap|in|mid|mathbb|setminus|infty)(?![A-Za-z])"
+    r"[<>∈]|real|\\(?:begin|leq?|geq?|leqslant|geqslant|neq?|cup|cap|in|mid|mathbb|setminus|infty)(?![A-Za-z])"
 )
+
+_OR = re.compile(r"(?<![A-Za-z\\])or(?![A-Za-z])")
 
 
 class Judge:
@@ -83,6 +85,8 @@ class Judge:
             return None
         several, text, other = (a, gold, answer) if a is not None else (b, answer, gold)
         assert several is not None
+        if _OR.search(text) and all(self.equal(other, item) for item in several.items):
+            return True  # one value in two spellings
         if several.kind == "list" and numeric_readings(text):
             return None  # 1,000 is one number too
         if matrix := lists.matrix_of(several):

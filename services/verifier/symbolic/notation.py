@@ -13,6 +13,10 @@ _CHOOSE = re.compile(r"(?:\{\})?(?<![\w}])[_^]\s?\{?(\w{1,6})\}?\s?C\s?_\s?\{?(\
 _CHOOSE_CALL = re.compile(r"C\s?\(\s?(\d{1,6})\s?,\s?(\d{1,6})\s?\)")
 _INFINITY = re.compile(r"([-+]?)\s?(?:\\(?:text|mathrm|textrm)\s?\{\s?)?(?:positive |plus )?[Ii]nfinity\s?\}?")
 _TEXT_SIGN = re.compile(r"\\(?:text|mathrm|textrm)\s?\{\s?([-+=])\s?\}")
+_TEXT_VALUES = re.compile(r"^\s?\\(?:text|mathrm|textrm)\s?\{\s?([(\[][-+\d\s.,/]{1,200}[)\]])\s?\}\s?$")
+_DERIVATIVE = re.compile(
+    r"\s?(?:\\frac\s?\{d(?:\^\{?2\}?)?\s?[a-z]\}\s?\{d\s?[a-z](?:\^\{?2\}?)?\}|d[a-z]/d[a-z]|[a-z]'{1,3}(?:\s?\(\s?[a-z]\s?\))?)\s?="
+)
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])|\\operatorname\{cis\}|\\cis(?![A-Za-z])")
 _DEGREES = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s?(?:\^\s?\\circ(?![A-Za-z])|\^\s?\{\s?\\circ\s?\}|°|\\degree)")
 _LETTER = r"\\(?!frac|sqrt|text|math|left)[A-Za-z]{2,10}"
@@ -34,6 +38,8 @@ def written(text: str) -> str:
         return text
     while text.endswith("\\\\"):
         text = text[:-2].rstrip()
+    while text.startswith("\\\\"):
+        text = text[2:].lstrip()
     if "*" in text:
         text = _TIMES.sub(r"\\cdot ", _POWER.sub("^", text)) if not text.startswith("*") else text
     if "pi" in text:
@@ -49,7 +55,7 @@ def written(text: str) -> str:
     if "nfinity" in text and (found := _INFINITY.fullmatch(text.strip(" $"))):
         return f"{found[1]}\\infty"
     if "\\text" in text or "\\mathrm" in text:
-        text = _TEXT_SIGN.sub(r"\1", text)
+        text = _TEXT_VALUES.sub(r"\1", _TEXT_SIGN.sub(r"\1", text))
     if _TRIGONOMETRY.search(text):
         text = _DEGREES.sub(r"\\frac{\1\\pi}{180}", text)
     return text
@@ -58,6 +64,10 @@ def written(text: str) -> str:
 def paired(gold: str, answer: str) -> tuple[str, str]:
     """Both, where what one is tells how the other is meant: `f(x) =` beside `y =`; C(5, 2) beside a number."""
     gold, answer = (_unlabelled(text) for text in (gold, answer))
+    for text, other in ((gold, answer), (answer, gold)):
+        if (found := _DERIVATIVE.match(text)) and "=" not in other:
+            rest = text[found.end() :]
+            return (rest, other) if text is gold else (other, rest)
     labels = [_FUNCTION.match(text) or _Y.match(text) for text in (gold, answer)]
     if labels[0] and labels[1] and _Y.match(gold) is not _Y.match(answer):
         return gold[labels[0].end() :], answer[labels[1].end() :]

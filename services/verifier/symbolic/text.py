@@ -42,6 +42,13 @@ _APART = re.compile(r"(?<=\d)\s+(?=\d)")
 _TEXT = re.compile(
     r"\\(?:text|textbf|textrm|mathrm|mbox|textit|textup|operatorname|mathbf|mathsf|bf|rm)\s{0,3}\{([^{}]{0,200})\}"
 )
+_COLOUR = re.compile(r"\\(?:text)?color(?:box)?\s{0,3}(?:\[\w{1,9}\]\s?)?\{[\w!, .#-]{1,40}\}")
+_LAST_BREAK = re.compile(r"\\\\\s{0,9}(\\[\])]|\$\$)")
+_ARTICLE = re.compile(r"(?i)^(?:an?|the) (?=[A-Za-z]{3})")
+_LOGIC = re.compile(
+    r"\\(?:(land)|(lor)|(lnot)|(rightarrow|Rightarrow|Longrightarrow|implies)|(Leftrightarrow|leftrightarrow))(?![A-Za-z])"
+)
+_SIGNS = ("\\wedge", "\\vee", "\\neg", "\\to", "\\iff")
 _SPACING = re.compile(r"\\(?:[,;:> ]|q?quad(?![A-Za-z])|left(?![A-Za-z])|right(?![A-Za-z]))|~")
 _WORDS = re.compile(r"[A-Za-z]{3,40}(?: [A-Za-z]{1,40}){0,20}")
 _EMPTY = frozenset({"\\emptyset", "\\varnothing", "∅", "\\{\\}", "{}", "none", "emptyset", "theemptyset", "dne"})
@@ -68,11 +75,15 @@ def extract(response: str, how: str) -> str | None:
 
 def unescaped(text: str) -> str:
     r"""\\\\frac as \\frac: escaped once too often, as happens to JSON. A matrix has line breaks of its own; one at a
-    box's end is nothing."""
+    box's or a formula's end is nothing, nor is what a part is coloured in."""
+    if "color" in text:
+        text = _COLOUR.sub("", text)
     for box in sorted(boxes(text), key=lambda box: -box.end) if "\\\\" in text or "\\newline" in text else ():
         if found := _BREAKS.search(box.content[-60:]):
             text = text[: box.end - 1 - len(found[0])] + text[box.end - 1 :]
-    return text if "\\\\" not in text or "\\begin" in text else _ESCAPED.sub(r"\\", text)
+    if "\\\\" not in text or "\\begin" in text:
+        return text
+    return _ESCAPED.sub(r"\\", _LAST_BREAK.sub(r"\1", text))
 
 
 def announced(text: str) -> str | None:
@@ -151,6 +162,8 @@ def undelimited(latex: str) -> str:
 def canonical(latex: str) -> str:
     """Spelling differences removed that never change the meaning."""
     text = bare(latex)
+    if "\\" in text:
+        text = _LOGIC.sub(lambda m: _SIGNS[(m.lastindex or 1) - 1], text)
     for old, new in (
         ("\\left", ""), ("\\right", ""), ("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"), ("\\!", ""), ("\\,", ""),
         ("\\;", ""), ("\\ ", ""), ("~", ""), ("\\$", ""), ("^\\circ", "°"), ("^{\\circ}", "°"), ("\\cdot", "*"),
@@ -164,7 +177,7 @@ def words(latex: str) -> str | None:
     r"""A plain word or several, as of a name: "\text{Paris}" -> "paris". None for anything else: a parser would read
     a product of letters, in any order."""
     text = " ".join(_TEXT.sub(r"\1", bare(latex)).replace("~", " ").split()).strip(".!")
-    text = _COUNTED.sub("", text)
+    text = _ARTICLE.sub("", _COUNTED.sub("", text))
     return text.casefold() if _WORDS.fullmatch(text) else None
 
 
