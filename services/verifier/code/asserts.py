@@ -30,7 +30,7 @@ def grade(response: str, spec: CodeSpec, tools: Tools) -> Verdict:
     simple = plans.as_calls(tuple(tests)) if not spec.setup and not spec.test else None
     if simple is not None:
         outcomes = _as_calls(program, simple, tools, limits, spec.partial)
-    else:
+    if simple is None or any("has no plain form" in outcome.reason for outcome in outcomes):  # an object: ask it
         outcomes = _with_checker(program, tests, spec, tools, limits)
     return summarise(outcomes, len(tests), partial=spec.partial, extracted=program)
 
@@ -92,7 +92,7 @@ def _checker_payload(tests: list[str], spec: CodeSpec, limits: Limits) -> dict[s
     return {
         "preludes": preludes,
         "setup": spec.setup,
-        "tests": tests,
+        "tests": [plans.with_types(test) for test in tests],
         "names": sorted(plans.read_names((*preludes, spec.setup, *tests))),
         "remote": [spec.entry_point.partition(".")[0]] if spec.entry_point else [],
         "entry_point": spec.entry_point,

@@ -13,6 +13,7 @@ from typing import Any
 from rgopd.common.errors import InvalidInput
 from rgopd.verifier.sandbox import plain
 
+TYPE = "_rgopd_type"
 _BUILTINS = frozenset(dir(builtins))
 UNPARSABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 """What ast.parse raises; MemoryError is its word for too many nested brackets or signs."""
@@ -111,6 +112,27 @@ def shared_part(setup: str) -> str:
     except UNPARSABLE as problem:
         raise InvalidInput(f"setup is not valid Python: {problem}") from problem
     return "\n".join(ast.unparse(node) for node in tree.body if isinstance(node, keep) or _makes_a_class(node))
+
+
+@lru_cache(maxsize=4096)
+def with_types(source: str) -> str:
+    """Test code that asks for the type of something, by the checker's `type()`: of the program's classes it knows the
+    metaclass. Any other code as it is."""
+    if "type(" not in source:
+        return source
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except UNPARSABLE:
+        return source
+    if any(isinstance(n, ast.Name) and n.id == "type" and not isinstance(n.ctx, ast.Load) for n in nodes):
+        return source
+    calls = [n.func for n in nodes if isinstance(n, ast.Call) and len(n.args) == 1 and isinstance(n.func, ast.Name)]
+    lines = source.encode().split(b"\n")
+    for name in sorted(calls, key=lambda n: (n.lineno, n.col_offset), reverse=True):
+        line, at = lines[name.lineno - 1], name.col_offset
+        if line[at : at + 5] == b"type(":
+            lines[name.lineno - 1] = line[:at] + TYPE.encode() + line[at + 4 :]
+    return b"\n".join(lines).decode()
 
 
 _CLASS_MAKERS = frozenset(

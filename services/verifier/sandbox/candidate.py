@@ -173,7 +173,7 @@ class Serving(Guard):
     def other(self, operation: str, on: Any, name: str, value: Any) -> Any:
         """Names, classes that the tests derive from the program's, and coroutines that they await."""
         if operation == "derive":
-            return names.derived(name, on, value)
+            return names.derived(name, on, *value)
         if operation == "name":
             return names.lookup(self.namespace, name)
         if operation in _ON_PROGRAM:
@@ -251,6 +251,7 @@ def _serve(payload: dict[str, Any]) -> int:
     serving = Serving({}, payload["program"])
     peer = Peer(CHANNEL, 1, payload["value_bytes"], _end, None, serving)
     peer.world = world.World(payload.get("aspects", []), of_tests=False)
+    peer.mirrors.pause = serving.awaiting.pause
     try:
         serving.namespace = namespace = load(payload)
     except SystemExit:

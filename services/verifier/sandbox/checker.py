@@ -19,6 +19,7 @@ from rgopd.verifier.sandbox import unpickling, world
 from rgopd.verifier.sandbox.candidate import PAYLOAD, new_module, read_all
 from rgopd.verifier.sandbox.link import Link, exception_text
 from rgopd.verifier.sandbox.peer import Gone
+from rgopd.verifier.sandbox.standins import type_of
 
 RESULT = 5
 _RUNNER = "rgopd.verifier.testfiles.run"
@@ -99,6 +100,7 @@ def run(payload: dict[str, Any], link: Link) -> Iterator[dict[str, Any]]:
         import linecache
 
         linecache.cache["solution.py"] = (lambda: link.peer.mirrors.ask("source", None),)
+    namespace["_rgopd_type"] = type_of
     sys.modules["checker"].__dict__.update(namespace)
     try:
         for source in payload["preludes"]:

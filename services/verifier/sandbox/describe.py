@@ -54,8 +54,11 @@ _OBJECTS |= {"__format__", "__dir__"}
 _NO_BASES = ("builtins", "typing", "unittest.mock")
 _DATA = (bool, int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset)
 _KINDS = frozenset(("function", "builtin_function_or_method", "method", "code"))
+_ABSTRACT = 1 << 20  # TPFLAGS_IS_ABSTRACT
+_METAS = ("EnumMeta", "EnumType", "ABCMeta")
 _OF_RE = (("re", "Pattern"), ("re", "Match"))
-_KINDS |= {"generator", "coroutine", "async_generator"}
+_KINDS |= {"generator", "coroutine", "async_generator", "property"}
+_OF_IO = ("StringIO", "BytesIO", "TextIOWrapper", "BufferedReader", "BufferedWriter", "FileIO")
 
 
 def perform(special: str, value: Any, args: list[Any]) -> Any:
@@ -118,12 +121,19 @@ def describe(kind: type, reference: Callable[[type], Any]) -> dict[str, Any]:
         described["lib"] = ancestors
     if _defines(_proper(type(kind)), "__instancecheck__"):
         described["say"] = True
+    abstract = getattr(kind, "__abstractmethods__", None) if kind.__flags__ & _ABSTRACT else None
+    if type(abstract) is frozenset:
+        described["ab"] = sorted(map(str, abstract))
+    if meta := next((name for name in _METAS if any(c.__name__ == name for c in type(kind).__mro__)), ""):
+        described["mc"] = meta
     if _is_own(type(kind)):
         described["t"] = reference(type(kind))
     if issubclass(kind, type):
         described["kind"] = "metaclass"
     if (kind.__module__ == "builtins" and kind.__name__ in _KINDS) or (kind.__module__, kind.__name__) in _OF_RE:
         described["kind"] = kind.__name__
+    if kind.__module__ == "_io" and kind.__name__ in _OF_IO:
+        described["kind"] = "io"
     dataclass_fields = kind.__dict__.get("__dataclass_fields__")
     if type(dataclass_fields) is dict:
         described["dc"] = list(dataclass_fields)

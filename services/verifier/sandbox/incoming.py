@@ -210,6 +210,10 @@ class Incoming(Tables):
         if form.get("c") is not None:
             cause = self.decode(form["c"])
             error.__cause__ = cause if isinstance(cause, BaseException) else None
+        if form.get("s") is True:
+            error.__suppress_context__ = True
+        elif form.get("o") is not None and isinstance(context := self.decode(form["o"]), BaseException):
+            error.__context__ = context
         return error
 
     def _pattern(self, form: Any) -> Any:

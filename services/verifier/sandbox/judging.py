@@ -69,7 +69,10 @@ class Judging:
 
     def _equals(self, value: Any, other: Any) -> bool:
         view = self._view(value, other)
-        return view is not None and type(view) is not NotImplemented and bool(view == other)
+        if view is None or view is NotImplemented or not bool(view == other):
+            return False
+        # It is told nothing that it has not said itself, and can only deny it.
+        return _data(value) is not None or bool(self._ask("__eq__", value, other))
 
     @staticmethod
     def _truth(answer: Any) -> Any:

@@ -140,7 +140,7 @@ class Link(Guard):
     def exportable(self, value: Any) -> None:
         """Functions to call, iterators to advance, files in memory, and instances of classes that the tests define."""
         allowed = (self._is_callable, self._is_iterator, self._is_file, self._is_own, self._is_lent, self._is_awaited)
-        if not isinstance(value, type) and not any(is_allowed(value) for is_allowed in allowed):
+        if type(value) is not object and not isinstance(value, type) and not any(may(value) for may in allowed):
             raise plain.NotPlain(f"the test passes a {type(value).__name__}, which has no plain form")
 
     def serving(self, operation: str, on: Any, name: str) -> None:
@@ -170,12 +170,25 @@ class Link(Guard):
         raise plain.NotPlain(f"a program may not ask for {operation} {name} of a {type(on).__name__}"[:200])
 
     def other(self, operation: str, on: Any, name: str, value: Any) -> Any:
-        """Coroutines of the tests that the program awaits: each runs to its end, in a thread beside their loop."""
+        """Coroutines of the tests that the program awaits: in the tests' loop where that goes on while the program
+        waits, else each runs to its end in a thread."""
         if operation == "task":
-            return Pending(on, self.peer.lock)
-        if operation == "run":
-            return True, on.result()
-        return None
+            return self._task(on)
+        if operation == "run" and type(on) is not Pending:
+            return (True, on.result()) if on.done() else (False, None)
+        if operation == "cancel" and type(on) is not Pending:
+            on.cancel()
+        return (True, on.result()) if operation == "run" else None
+
+    def _task(self, coroutine: Any) -> Any:
+        import asyncio
+
+        if self.peer.asking[-1:] == ["run"]:  # that comes back here when it has nothing to do
+            try:
+                return asyncio.get_running_loop().create_task(coroutine)
+            except RuntimeError:
+                pass
+        return Pending(coroutine, self.peer.lock)
 
     @staticmethod
     def _is_callable(value: Any) -> bool:
@@ -183,7 +196,7 @@ class Link(Guard):
 
     @staticmethod
     def _is_awaited(value: Any) -> bool:
-        return type(value).__name__ == "coroutine" or type(value) is Pending
+        return type(value).__name__ in ("coroutine", "Task") or type(value) is Pending
 
     @staticmethod
     def _is_iterator(value: Any) -> bool:

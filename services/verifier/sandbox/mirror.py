@@ -45,6 +45,7 @@ _SPOOFED: dict[str, type] = {
     "method": types.MethodType,
     "async_generator": types.AsyncGeneratorType,
     "code": types.CodeType,
+    "property": property,
 }
 
 
@@ -81,6 +82,8 @@ class Mirrors:
         self._known: dict[int, Any] = {}  # number over there -> stand-in
         self._numbers: dict[int, int] = {}  # id of a stand-in -> number over there
         self._inner: list[Any] = []
+        self.learning = False
+        self.pause: Callable[[], Any] | None = None
         self._deriving: type | None = None
         self._derived: set[type] = set()
 
@@ -112,6 +115,11 @@ class Mirrors:
         """The description from which a class was made."""
         return self._descriptions[self._numbers[id(kind)]]
 
+    def told(self, kind: type, what: str) -> Any:
+        """A part of the description from which a class was made; None where there is none."""
+        number = self._numbers.get(id(kind))
+        return self._descriptions.get(number, {}).get(what) if number is not None else None
+
     def _keep(self, number: int, value: Any) -> Any:
         self._known[number] = value
         self._numbers[id(value)] = number
@@ -135,12 +143,14 @@ class Mirrors:
             made = self._make(name, self._bases(description, bases), body)
         except (TypeError, ValueError):  # layouts that do not go together, a name that is none
             made = self._make("object", self._bases(description, []), body | {"_rgopd_meta": {}})
+        self._classes[number] = self._keep(number, made)
+        self._descriptions[number] = description
+        self.learning = True  # to register asks what else it is
         for module, of in description.get("lib", ()):
             known = library.loaded(str(module), str(of))
             if hasattr(known, "_abc_impl"):
                 known.register(made)
-        self._classes[number] = self._keep(number, made)
-        self._descriptions[number] = description
+        self.learning = False
 
     def _body(self, description: dict[str, Any]) -> dict[str, Any]:
         body: dict[str, Any] = {"_rgopd": self, "__module__": str(description.get("m", ""))[:200]}
@@ -163,6 +173,10 @@ class Mirrors:
             body["__class__"] = property(lambda self: spoofed)
         if description.get("kind") in ("Pattern", "Match"):  # re.sub(pattern, ...) wants to see one
             body["__class__"] = property(lambda self: getattr(__import__("re"), str(description["kind"])))
+        if description.get("kind") == "io":
+            body["__class__"] = property(lambda self: getattr(__import__("_io"), str(description["n"])))
+        if "fields" in description:
+            body["_field_defaults"] = Asked("_field_defaults")
         if spoofed is types.FunctionType:
             body["__get__"] = bound
         return self._with_library(body, description)
@@ -222,19 +236,25 @@ class Mirrors:
         if name == "__call__":
             return lambda *args, **kwargs: self.ask("call", args[0], args=args[1:], kwargs=kwargs)
         if name == "__await__":
-            return lambda instance: driven(self.ask, instance).__await__()
+            return lambda instance: driven(self.ask, instance, self.pause).__await__()
         if name in ("__exit__", "__aexit__"):
             return lambda instance, kind, error, trace: self.ask("special", instance, name=name, args=(error,))
         return lambda instance, *args: self.ask("special", instance, name=name, args=args)
 
-    def derive(self, meta: type, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> type:
-        """Make a class that derives from stand-ins, over there and here. Here its methods run."""
+    def derive(
+        self, meta: type, name: str, bases: tuple[type, ...], body: dict[str, Any], keywords: dict[str, Any]
+    ) -> type:
+        """Make a class that derives from stand-ins, over there and here. Here its methods run.
+
+        Args:
+            keywords: of the class statement, for `__init_subclass__` or a metaclass.
+        """
         made: type = type.__new__(meta, name, bases, {"_rgopd": self, **body})
         own = {key: _part(value) for key, value in body.items() if key not in _OF_STATEMENTS}
         self._derived.add(made)
         self._deriving = made
         try:
-            self.ask("derive", bases, name=name, value=own)
+            self.ask("derive", bases, name=name, value=(own, keywords))
         finally:
             self._deriving = None
         return made
@@ -267,7 +287,9 @@ class Mirrors:
         if wrapper is None:
             return made
         self._inner.append(made)  # its id has to stay its own
-        return self._keep(number, wrapper(self.ask, made))
+        if wrapper is driven:
+            return self._keep(number, driven(self.ask, made, self.pause))
+        return self._keep(number, generator(self.ask, made))
 
     def exception(self, number: int, class_number: int, args: tuple[Any, ...]) -> BaseException:
         """The stand-in for an exception."""

@@ -111,11 +111,12 @@ def _names(code: Any) -> set[str]:
     return read
 
 
-def derived(name: str, bases: tuple[type, ...], body: dict[str, Any]) -> type:
+def derived(name: str, bases: tuple[type, ...], body: dict[str, Any], keywords: dict[str, Any]) -> type:
     """A class that the tests derive from the program's; its methods are the tests'.
 
     Args:
         body: name -> (kind, value); kind "method", "static", "class", "property" or "value".
+        keywords: of the class statement.
     """
     makers: dict[str, Any] = {"static": staticmethod, "class": lambda f: classmethod(bound(f))}
     made = {}
@@ -126,7 +127,7 @@ def derived(name: str, bases: tuple[type, ...], body: dict[str, Any]) -> type:
             made[key] = property(*(None if part is None else bound(part) for part in value))
         else:
             made[key] = makers[kind](value) if kind in makers else value
-    return type(bases[0])(name, bases, made)
+    return type(bases[0])(name, bases, made, **keywords)
 
 
 def bound(function: Any) -> Any:

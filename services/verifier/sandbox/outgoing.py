@@ -190,6 +190,10 @@ class Outgoing(Tables):
             said["a"] = [self._encode(x) for x in (error.errno, error.strerror, error.filename)]
         if error.__cause__ is not None and not last:
             said["c"] = self._exception(error.__cause__, last=True)
+        elif error.__suppress_context__:
+            said["s"] = True
+        elif error.__context__ is not None and not last:
+            said["o"] = self._exception(error.__context__, last=True)
         shared = self._is_by_value(kind)
         if shared or kind.__module__.partition(".")[0] in sys.stdlib_module_names:
             names = ["" if shared else kind.__module__, kind.__qualname__, describe.builtin_base(kind)]

@@ -54,6 +54,7 @@ class Peer:
         self.lock = _thread.RLock()  # tests start threads
         self._busy = False
         self._depth = 0
+        self.asking: list[str] = []  # what is waited for an answer to, the last one innermost
         self._incoming = bytearray()
 
     # --- asking
@@ -86,12 +87,14 @@ class Peer:
             message["z"] = changes
         del details, target
         self._depth += 1
+        self.asking.append(operation)
         was, self._busy = self._busy, True
         try:
             self.send(self.crossing.envelope(message))
             return self._answer(operation, str(message.get("n", "")))
         finally:
             self._depth -= 1
+            self.asking.pop()
             self._busy = was
 
     def _encoded(self, replaced: dict[str, Any]) -> dict[str, Any]:

@@ -20,9 +20,10 @@ class MirrorMeta(type):
 
     _rgopd: Mirrors
 
-    def __new__(meta, name: str, bases: tuple[type, ...], body: dict[str, Any], **_: Any) -> Any:
+    def __new__(meta, name: str, bases: tuple[type, ...], body: dict[str, Any], /, **keywords: Any) -> Any:
         """A class statement of the tests', deriving from one of the program's: the class is made over there."""
-        return next(base for base in bases if isinstance(base, MirrorMeta))._rgopd.derive(meta, name, bases, body)
+        first = next(base for base in bases if isinstance(base, MirrorMeta))
+        return first._rgopd.derive(meta, name, bases, body, keywords)
 
     def __init__(cls, *args: Any, **kwargs: Any) -> None:
         """Nothing is left to do."""
@@ -36,6 +37,8 @@ class MirrorMeta(type):
     def __getattr__(cls, name: str) -> Any:
         if name == "__dataclass_fields__":
             return cls._rgopd.dataclass_fields(cls)
+        if name == "__abstractmethods__" and (abstract := cls._rgopd.told(cls, "ab")) is not None:
+            return frozenset(abstract)
         if name.startswith("_rgopd") or name in ("__abstractmethods__", "__isabstractmethod__"):
             raise AttributeError(name)
         return cls._rgopd.ask("get", cls, name=name)
@@ -50,6 +53,15 @@ class MirrorMeta(type):
 
     def __delattr__(cls, name: str) -> None:
         cls._rgopd.ask("del", cls, name=name)
+
+    __class__ = property(lambda cls: class_of_class(cls))
+    __mro__ = property(lambda cls: tuple(kind for kind in _MRO(cls) if kind not in _OURS))
+    __bases__ = property(lambda cls: tuple(kind for kind in _BASES(cls) if kind not in _OURS) or (object,))
+
+    @property
+    def __flags__(cls) -> int:
+        """With the bit of an abstract class, for `inspect.isabstract`."""
+        return _FLAGS(cls) | (_ABSTRACT if cls._rgopd is not None and cls._rgopd.told(cls, "ab") else 0)
 
     def mro(cls) -> list[type]:
         """With the library's classes that the class over there derives from, for `issubclass`."""
@@ -67,12 +79,35 @@ class MirrorMeta(type):
     def _asks(cls, question: str, value: Any) -> bool:
         """Classes with a say in it, such as protocols and metaclasses, are asked."""
         mirrors = cls._rgopd
-        if mirrors is None or not mirrors.has_say(cls, value):
+        if mirrors is None or mirrors.learning or not mirrors.has_say(cls, value):
             return False
         try:
             return bool(mirrors.ask(question, cls, value=value))
         except plain.NotPlain:
             return False
+
+
+_MRO: Callable[[Any], tuple[type, ...]] = type.__dict__["__mro__"].__get__
+_BASES: Callable[[Any], tuple[type, ...]] = type.__dict__["__bases__"].__get__
+_FLAGS: Callable[[Any], int] = type.__dict__["__flags__"].__get__
+_ABSTRACT = 1 << 20
+
+
+def class_of_class(kind: Any) -> Any:
+    """What `type()` of a class gives in the program."""
+    meta = type(kind)
+    if meta is not MirrorMeta and meta.__name__ != "MirrorMeta":
+        return meta  # the program's own, or the tests'
+    said = kind._rgopd.told(kind, "mc") if kind._rgopd is not None else None
+    if said == "ABCMeta":
+        return __import__("abc").ABCMeta
+    return __import__("enum").EnumMeta if said else type
+
+
+def type_of(*args: Any) -> Any:
+    """`type()` for tests: of a class of the program's, what it gives there."""
+    kind = type(*args)
+    return class_of_class(args[0]) if len(args) == 1 and MirrorMeta in _MRO(kind) else kind
 
 
 class Doc:
@@ -112,6 +147,7 @@ class Remote:
         return type(self), (Pickled(self._rgopd.ask("pickle", self)),)
 
 
+_OURS: tuple[Any, ...] = (MirrorMeta, Remote)
 ATTRIBUTES = property(lambda self: self._rgopd.ask("get", self, name="__dict__"))
 """`__dict__` of stand-ins, also for vars()."""
 
@@ -195,10 +231,18 @@ class Method:
         if mirrors.is_derived(type(instance)):  # found beyond the tests' own class, perhaps by super()
             function = BoundMethod(mirrors, self.owner, self.name)
             return lambda *args, **kwargs: function(instance, *args, **kwargs)
+        kind = type(instance)
+        if self.owner is not kind and self.owner in _MRO(kind) and self is not _found(kind, self.name):  # by super()
+            function = BoundMethod(mirrors, self.owner, self.name)
+            return lambda *args, **kwargs: function(instance, *args, **kwargs)
         return BoundMethod(mirrors, instance, self.name)
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.owner = owner
+
+
+def _found(kind: type, name: str) -> Any:
+    return next((vars(base)[name] for base in _MRO(kind) if name in vars(base)), None)
 
 
 def metaclass(bases: tuple[type, ...], of: dict[str, Any] | type) -> type:
@@ -206,8 +250,8 @@ def metaclass(bases: tuple[type, ...], of: dict[str, Any] | type) -> type:
     metas: list[type] = []
     own = (of,) if isinstance(of, type) else ()
     for candidate in (*map(type, bases), *own, MirrorMeta):
-        if not any(candidate in meta.__mro__ for meta in metas):  # issubclass() would ask
-            metas = [meta for meta in metas if meta not in candidate.__mro__] + [candidate]
+        if not any(candidate in _MRO(meta) for meta in metas):  # issubclass() would ask
+            metas = [meta for meta in metas if meta not in _MRO(candidate)] + [candidate]
     if len(metas) == 1 and (own or not of):
         return metas[0]
     return type("MirrorMeta", tuple(metas), {} if isinstance(of, type) else of)
@@ -236,17 +280,25 @@ def generator(ask: Ask, there: Any) -> Generator[Any, Any, Any]:
     return items()
 
 
-async def driven(ask: Ask, there: Any) -> Any:
-    """Await an object over there. Its loop runs by slices, so that coroutines of one program wait for each other."""
+async def driven(ask: Ask, there: Any, pause: Callable[[], Any] | None = None) -> Any:
+    """Await an object over there. Its loop runs by slices, so that coroutines of one program wait for each other.
+
+    Args:
+        pause: instead of a moment's sleep.
+    """
     import asyncio
 
-    task = ask("task", there)
+    task, rounds = ask("task", there), 0
     try:
         while True:
-            await asyncio.sleep(0)
+            rounds += 1
+            await (pause() if pause is not None else asyncio.sleep(0 if rounds < _HASTY else 0.002))
             done, value = ask("run", task)
             if done:
                 return value
     except asyncio.CancelledError:
         ask("cancel", task)
         raise
+
+
+_HASTY = 100  # rounds without a pause
