@@ -124,7 +124,8 @@ def describe(kind: type, reference: Callable[[type], Any]) -> dict[str, Any]:
     abstract = getattr(kind, "__abstractmethods__", None) if kind.__flags__ & _ABSTRACT else None
     if type(abstract) is frozenset:
         described["ab"] = sorted(map(str, abstract))
-    if meta := next((name for name in _METAS if any(c.__name__ == name for c in _proper(type(kind))), ""):
+    metas = {c.__name__ for c in _proper(type(kind))}
+    if meta := next((name for name in _METAS if name in metas), ""):
         described["mc"] = meta
     if _is_own(type(kind)):
         described["t"] = reference(type(kind))
