@@ -55,6 +55,10 @@ def run_demo(
         raise ConfigError(f"--gate {gate!r}: use paper, released or off")
     folder = (output_dir or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")).resolve()
     sections = demo_sections(config, overrides, gate, seed, folder)
+    said = Path(sections["train"]["output_dir"]).resolve()
+    if said != folder:  # --set train.output_dir: data and report belong there, too
+        folder = said
+        sections = demo_sections(config, overrides, gate, seed, folder)
     if not watch:
         sections.setdefault("up", {})["watch"] = False
     check_sections(sections)  # before anything is written
