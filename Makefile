@@ -53,7 +53,7 @@ deploy: install
 	$(PYTEST) tests/deploy
 
 attacks: install
-	$(PYTEST) tests/attacks
+	$(PYTEST) -n 2 tests/attacks
 
 e2e: install
 	$(PYTEST) tests/e2e
