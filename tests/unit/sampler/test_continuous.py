@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 from safetensors.torch import save_file
+from transformers import AutoTokenizer
 
 from rgopd.common import wire
 from rgopd.common.conversation import OBSERVATION, TURN, turn_key
@@ -30,7 +32,8 @@ class Scripted:
 
     def __init__(self, kv_tokens: int = 1000) -> None:
         self.kv_tokens = kv_tokens
-        self.tokenizer, self.max_context = None, 1000
+        self.tokenizer: Any = None  # for conversations alone
+        self.max_context = 1000
         self.rows: dict[str, tuple[SampleSpec, int]] = {}
         self.temperature = 1.0
         self.weights = ""
@@ -293,8 +296,9 @@ def _sampling(request: rollout_pb2.GenerateRequest) -> rollout_pb2.SamplingParam
     return request.sampling
 
 
-def test_conversations_take_a_turn_a_delivery(bench: Bench, streams: Streams) -> None:
+def test_conversations_take_a_turn_a_delivery(bench: Bench, streams: Streams, student_folder: Path) -> None:
     """What an earlier holder stored of a turn is not sampled again; the acknowledgement asks the environments."""
+    bench.engine.tokenizer = AutoTokenizer.from_pretrained(str(student_folder))
     request = wire.parse(rollout_pb2.GenerateRequest, bench.request("q", [1, 2], 0, 1.0))
     for group in request.groups:
         group.prompt.environment.name = "game"
