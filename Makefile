@@ -56,7 +56,7 @@ attacks: install
 	$(PYTEST) -n 2 tests/attacks
 
 e2e: install
-	$(PYTEST) tests/e2e
+	$(PYTEST) -n 2 --dist loadfile tests/e2e
 
 # The live page in a real headless Chromium (apt-get install chromium, or CHROMIUM=/path/to/one), a demo running beside it.
 test-page: install

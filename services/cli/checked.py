@@ -8,12 +8,12 @@ from typing import Any
 
 from rgopd.cli.alignment import name_lora_rank
 from rgopd.cli.sections import up_config
-from rgopd.cli.teacher_server import ELSEWHERE
 from rgopd.cli.teachers import teacher_sections
 from rgopd.common.errors import ConfigError
 from rgopd.common.explain import did_you_mean
 from rgopd.common.models import check_model
 from rgopd.common.settings import Settings
+from rgopd.teacher.engines.waiting import ELSEWHERE
 
 
 def check_sections(sections: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from rgopd.cli.alignment import aligned_checks
 from rgopd.cli.models import every_teacher, read_tokenizer, refused_model
 from rgopd.cli.sections import read_sections
 from rgopd.cli.self_teachers import check_self_teacher
-from rgopd.cli.teacher_server import ELSEWHERE, check_teacher_server
+from rgopd.cli.teacher_server import check_teacher_server
 from rgopd.cli.turns import check_turns, has_turns, try_environments
 from rgopd.common import fleeting
 from rgopd.common.connection import connect, redact
@@ -23,6 +23,7 @@ from rgopd.common.errors import RgopdError
 from rgopd.common.models import check_model, loading
 from rgopd.common.open_run import server_urls
 from rgopd.common.settings import ConfigFiles
+from rgopd.teacher.engines.waiting import ELSEWHERE
 
 Check = Callable[[], str]
 """Returns what was found; raises Failed with what to do."""

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
-from rgopd.cli.teacher_server import ELSEWHERE
 from rgopd.cli.teachers import teacher_sections
 from rgopd.common.errors import ConfigError
 from rgopd.common.models import at_hand, check_model, loading
 from rgopd.common.settings import Settings
+from rgopd.teacher.engines.waiting import ELSEWHERE
 
 
 def refused_model(sections: dict[str, Any]) -> str:

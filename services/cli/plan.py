@@ -17,12 +17,12 @@ from rgopd.cli.devices import Wanted, place, ranks, shares
 from rgopd.cli.hardware import available_memory, cpu_speed
 from rgopd.cli.prompt_lengths import mean_prompt
 from rgopd.cli.sections import lay_sections, read_sections, up_config
-from rgopd.cli.teacher_server import ELSEWHERE
 from rgopd.common.errors import ConfigError
 from rgopd.common.models import check_model
 from rgopd.common.settings import ConfigFiles, merge, nearest
 from rgopd.sampler.config import EngineName, SamplerConfig
 from rgopd.teacher.config import TeacherConfig
+from rgopd.teacher.engines.waiting import ELSEWHERE
 from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.records.metrics import read_json_lines
 from rgopd.trainer.run.estimate import (

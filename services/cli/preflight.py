@@ -18,13 +18,13 @@ from rgopd.cli.hardware import GIB, total_memory
 from rgopd.cli.models import read_tokenizer
 from rgopd.cli.places import check_blob_url, check_devices, check_folder, check_kernels, check_redis
 from rgopd.cli.self_teachers import check_follows
-from rgopd.cli.teacher_server import ELSEWHERE
 from rgopd.cli.turns import check_environments, check_templates
 from rgopd.common.errors import ConfigError, RgopdError
 from rgopd.common.models import at_hand
 from rgopd.common.weight_files import check_weights
 from rgopd.sampler.config import SamplerConfig
 from rgopd.teacher.config import TeacherConfig
+from rgopd.teacher.engines.waiting import ELSEWHERE
 from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.prompts.bad_row import BadRow
 from rgopd.trainer.prompts.config import DatasetConfig, DatasetPart

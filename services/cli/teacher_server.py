@@ -5,13 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from rgopd.common.errors import ConfigError
+from rgopd.teacher.engines.waiting import unanswered
 
-ELSEWHERE = ("vllm-server", "openai")
-"""Engines whose weights are on another machine, under names of its own."""
+
+def unanswered_yet(checked: dict[str, Any]) -> list[str]:
+    """A line for each teacher's server that does not answer: it may be up later, or its address is wrong."""
+    teachers = {"teacher": checked["teacher"], **checked["teachers"]}
+    return [
+        f"{name}: no server answers yet at {config.server_url} ({why}); the run waits for it, up to "
+        f"up.ready_timeout_s={checked['up'].ready_timeout_s:g} s"
+        for name, config in teachers.items()
+        if (why := unanswered(config, timeout_s=2.0))
+    ]
 
 
 def check_teacher_server(sections: dict[str, Any]) -> str:
-    """Ask the server of an engine in `ELSEWHERE` for a few log-probs.
+    """Ask the server of an engine in `engines.waiting.ELSEWHERE` for a few log-probs.
 
     Raises:
         ConfigError: it cannot be asked, or gives less than the run needs; says what to set.

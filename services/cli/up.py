@@ -23,6 +23,7 @@ from rgopd.cli.preflight import preflight
 from rgopd.cli.processes import Child, ProcessFailed, Restarts, leaving_of
 from rgopd.cli.readiness import Readiness, TrainerStart, repos_of
 from rgopd.cli.sections import UpConfig, read_sections, up_config, write_sections
+from rgopd.cli.teacher_server import unanswered_yet
 from rgopd.cli.teachers import write_teachers
 from rgopd.cli.torchrun import command
 from rgopd.cli.train import OFF
@@ -296,6 +297,8 @@ def supervise(sections: dict[str, Any], folder: Path, slurm: bool = False) -> in
     progress = Progress(RunSource(folder, lambda: dict(machine.states)), watch.progress, watch.progress_s)
     try:
         progress.say(f"Run folder {folder}")
+        for line in unanswered_yet(checked):
+            progress.say(line)
         with progress:
             machine.start(progress.say)
             return machine.watch()

@@ -21,6 +21,7 @@ from rgopd.teacher.batching import TeacherService
 from rgopd.teacher.cache import ScoreCache
 from rgopd.teacher.config import TeacherConfig
 from rgopd.teacher.engines import Engine, make_engine
+from rgopd.teacher.engines.waiting import await_server
 from rgopd.teacher.metrics import TeacherMetrics
 from rgopd.teacher.worker import ScoreWorker
 
@@ -47,6 +48,8 @@ class TeacherProcess:
     def load(self) -> None:
         """Load the model, then open both doors. Redis is tried first: it fails faster than a model loads."""
         streams = open_streams(self.config)
+        # A little less than after which nothing to be seen is called stuck, which could say less.
+        await_server(self.config, 0.8 * self.config.load_quiet_s, self._waits, self._ended)
         started = time.monotonic()
         engine = make_engine(self.config, None if streams is None else streams.redis)
         log.info("loaded %s in %.1f s", engine.info.model, time.monotonic() - started, extra={"info": engine.info})
@@ -73,6 +76,9 @@ class TeacherProcess:
                 registry=self.registry,
             )
             self._worker.start()
+
+    def _waits(self, text: str) -> None:
+        self.state.reason = text
 
     def _watch_in_thread(self, engine: Engine) -> None:
         threading.Thread(target=self._watch, args=(engine,), name="watch", daemon=True).start()
