@@ -107,7 +107,7 @@ bench.case("last", lambda: bench.add("last", 1.0, "s"))
 
 
 def test_a_case_that_crashes_or_hangs_costs_its_own_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apart, "STALL_S", 25.0)
+    monkeypatch.setattr(apart, "STALL_S", 15.0)
     seen: list[int] = []
     rows = apart.run_apart("s", [sys.executable, "-c", SECTION], 120.0, tmp_path, lambda found: seen.append(len(found)))
     assert [(row.case, row.error.partition(":")[0]) for row in rows] == [
