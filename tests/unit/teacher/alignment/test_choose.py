@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from rgopd.common import wire
@@ -58,6 +60,15 @@ def rollout():
     return response_T, support_TK
 
 
+def post(client: TestClient, request: teacher_pb2.ScoreRequest, *tensors: NDArray[np.int32]) -> httpx.Response:
+    """As protobuf; `tensors`: response and support ids of a rollout that is added first."""
+    if tensors:
+        response_ids, support_ids = map(wire.to_tensor, tensors)
+        messages = json.dumps(MESSAGES, ensure_ascii=False)
+        request.rollouts.add(id="r", messages_json=messages, response_ids=response_ids, support_ids=support_ids)
+    return client.post("/score_topk", content=request.SerializeToString(), headers={"Content-Type": wire.PROTOBUF})
+
+
 def test_both_content_types_answer_at_the_students_positions(client, engine):
     response_T, support_TK = rollout()
     messages = json.dumps(MESSAGES, ensure_ascii=False)
@@ -72,14 +83,7 @@ def test_both_content_types_answer_at_the_students_positions(client, engine):
     assert np.allclose(score["sampled_logprobs"], expected.sampled_logprobs_T, atol=1e-5)
 
     request = teacher_pb2.ScoreRequest(support=teacher_pb2.SUPPORT_STUDENT)
-    request.rollouts.add(
-        id="r",
-        messages_json=messages,
-        response_ids=wire.to_tensor(response_T),
-        support_ids=wire.to_tensor(support_TK),
-    )
-    headers = {"Content-Type": wire.PROTOBUF}
-    answer = client.post("/score_topk", content=request.SerializeToString(), headers=headers)
+    answer = post(client, request, response_T, support_TK)
     [message] = teacher_pb2.ScoreResponse.FromString(answer.content).scores
     assert wire.from_tensor(message.aligned).tolist() == expected.aligned_T.tolist()
     assert wire.from_tensor(message.topk_ids).tolist() == expected.topk_ids_TK.tolist()
@@ -99,20 +103,13 @@ def test_both_content_types_answer_with_ranks(client, engine):
     assert np.allclose(score["rest_logprob"], expected.rest_logprob_T, atol=1e-4)
 
     request = teacher_pb2.ScoreRequest(support=teacher_pb2.SUPPORT_STUDENT, across=teacher_pb2.ACROSS_HYBRID)
-    request.rollouts.add(
-        id="r",
-        messages_json=messages,
-        response_ids=wire.to_tensor(response_T),
-        support_ids=wire.to_tensor(support_TK),
-    )
-    headers = {"Content-Type": wire.PROTOBUF}
-    answer = client.post("/score_topk", content=request.SerializeToString(), headers=headers)
+    answer = post(client, request, response_T, support_TK)
     [message] = teacher_pb2.ScoreResponse.FromString(answer.content).scores
     assert wire.from_tensor(message.topk_ids).tolist() == expected.topk_ids_TK.tolist()
     assert np.allclose(wire.from_tensor(message.topk_logprobs), expected.topk_logprobs_TK, atol=1e-4)
     assert np.allclose(wire.from_tensor(message.rest_logprob), expected.rest_logprob_T, atol=1e-4)
     request.across = 9
-    answer = client.post("/score_topk", content=request.SerializeToString(), headers=headers)
+    answer = post(client, request)
     assert answer.status_code == 422
     assert "ACROSS_HYBRID" in answer.json()["detail"]
     assert client.post("/score_topk", json={"rollouts": [body], "across": "sorted"}).status_code == 422
