@@ -19,10 +19,11 @@ import time
 from pathlib import Path
 
 from benchmarks.teacher.shapes import machine
+from rgopd.common.deliveries import Outcome
 from rgopd.common.embedded import EmbeddedValkey
 from rgopd.common.identity import group_id, rollout_id
 from rgopd.common.open_run import open_run
-from rgopd.common.streams import RESULTS, ROLLOUT, SCORE, TEACHER_SCORE, VERDICT, VERIFY, Outcome, Streams
+from rgopd.common.streams import RESULTS, ROLLOUT, SCORE, TEACHER_SCORE, VERDICT, VERIFY, Streams
 from rgopd.simulate.workload import Workload
 
 STAGES = ((VERIFY, VERDICT), (SCORE, TEACHER_SCORE))

@@ -21,19 +21,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from rgopd.common.connection import connect
+from rgopd.common.deliveries import Delivery, Outcome
 from rgopd.common.embedded import EmbeddedValkey
-from rgopd.common.streams import (
-    GENERATE,
-    RESULTS,
-    ROLLOUT,
-    SCORE,
-    TEACHER_SCORE,
-    VERDICT,
-    VERIFY,
-    Delivery,
-    Outcome,
-    Streams,
-)
+from rgopd.common.streams import GENERATE, RESULTS, ROLLOUT, SCORE, TEACHER_SCORE, VERDICT, VERIFY, Streams
 from rgopd.common.worker import StreamWorker
 from rgopd.simulate.costs import Costs, StoreCosts
 from rgopd.simulate.engine import Simulation

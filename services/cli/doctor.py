@@ -146,7 +146,8 @@ def check_blobs(url: str) -> str:
 
 
 def _stream_round_trip(url: str) -> str:
-    from rgopd.common.streams import Outcome, Streams
+    from rgopd.common.deliveries import Outcome
+    from rgopd.common.streams import Streams
 
     client = connect(url, wait_s=3)
     streams = Streams(client, "doctor")

@@ -8,9 +8,10 @@ from redis import Redis
 from rich.console import Console
 from rich.table import Table
 
+from rgopd.common.deliveries import DeadLetter
 from rgopd.common.errors import InvalidInput
 from rgopd.common.queues import idle_s, queues, runs
-from rgopd.common.streams import DeadLetter, Streams
+from rgopd.common.streams import Streams
 
 
 def sweep(servers: Sequence[Redis], opened: Callable[[str], Streams], older_than_s: float) -> Iterator[tuple[str, int]]:

@@ -21,7 +21,8 @@ from typing import Any
 from redis import Redis
 
 from rgopd.common.blobs import Blobs, RedisBlobs
-from rgopd.common.streams import RESULTS, Consumer, DeadLetter, Delivery, Outcome, Streams
+from rgopd.common.deliveries import Consumer, DeadLetter, Delivery, Outcome
+from rgopd.common.streams import RESULTS, Streams
 
 POLL_S = 0.005
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-from rgopd.common.streams import RESULTS, Outcome
+from rgopd.common.deliveries import Outcome
+from rgopd.common.streams import RESULTS
 from rgopd.protos import common_pb2, rollout_pb2
 
 T = TypeVar("T")

@@ -20,7 +20,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from redis import Redis
@@ -28,6 +27,7 @@ from redis.exceptions import ResponseError
 
 from rgopd.common.blobs import Blobs, RedisBlobs, check_size
 from rgopd.common.connection import hurry
+from rgopd.common.deliveries import Consumer, DeadLetter, Delivery, Outcome
 from rgopd.common.errors import Overloaded
 
 GROUP = "workers"
@@ -63,57 +63,6 @@ for i = 4, #ARGV do
 end
 return held
 """
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """One message as handed to a consumer.
-
-    `attempt` counts deliveries from 1; `failures` those of the earlier ones that the handler reported as failed,
-    `excused` those that it gave back without blaming the message. The rest ended with their holder.
-    """
-
-    stream: str
-    id: str
-    payload: bytes
-    attempt: int
-    failures: int = 0
-    excused: int = 0
-    server: int = 0
-
-    @property
-    def orphaned(self) -> int:
-        """How many of its holders died, hung, or were cut off."""
-        return self.attempt - 1 - self.failures - self.excused
-
-
-@dataclass
-class Outcome:
-    """What a stage made of one message: blobs to store by (stage, id), and messages for other streams."""
-
-    blobs: dict[tuple[str, str], bytes] = field(default_factory=dict)
-    announce: list[tuple[str, bytes]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class DeadLetter:
-    """A message that was given up, and why."""
-
-    id: str
-    stream: str
-    payload: bytes
-    reason: str
-    attempts: int
-    server: int = 0
-
-
-@dataclass(frozen=True)
-class Consumer:
-    """A reader of a stream: messages leased to it, and how long ago it last asked for one."""
-
-    name: str
-    leased: int
-    idle_ms: int
 
 
 class Streams:

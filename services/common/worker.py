@@ -20,9 +20,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from redis.exceptions import RedisError
 
 from rgopd.common import wire
+from rgopd.common.deliveries import Delivery, Outcome
 from rgopd.common.errors import Malformed, Overloaded, RgopdError, StoreDown, TooLarge, Unavailable
 from rgopd.common.stage import stage_failed
-from rgopd.common.streams import ENVIRONMENT, GENERATE, SCORE, VERIFY, Delivery, Outcome, Streams
+from rgopd.common.streams import ENVIRONMENT, GENERATE, SCORE, VERIFY, Streams
 
 log = logging.getLogger(__name__)
 

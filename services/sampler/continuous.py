@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry, Gauge
 from redis.exceptions import RedisError
 
+from rgopd.common.deliveries import Delivery, Outcome
 from rgopd.common.errors import RgopdError, Unavailable
 from rgopd.common.policies import PolicyStore
-from rgopd.common.streams import Delivery, Outcome, Streams
+from rgopd.common.streams import Streams
 from rgopd.common.telemetry import log_context
 from rgopd.protos import rollout_pb2
 from rgopd.sampler.engine import ContinuousEngine, SamplingOptions

@@ -13,11 +13,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from rgopd.common import wire
 from rgopd.common.conversation import check_of
 from rgopd.common.deadlines import for_response
+from rgopd.common.deliveries import Delivery, Outcome
 from rgopd.common.errors import ConfigError, InvalidInput, Malformed, Unavailable
 from rgopd.common.identity import derive_seed, rollout_id
 from rgopd.common.policies import PolicyStore, verified
 from rgopd.common.stage import stage_done, stage_failed
-from rgopd.common.streams import GENERATE, ROLLOUT, VERIFY, Delivery, Outcome, Streams
+from rgopd.common.streams import GENERATE, ROLLOUT, VERIFY, Streams
 from rgopd.common.teacher_client import score_stream
 from rgopd.common.worker import DEADLINES_S
 from rgopd.protos import rollout_pb2, teacher_pb2, verifier_pb2

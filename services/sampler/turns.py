@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from rgopd.common import wire
 from rgopd.common.between import Between
 from rgopd.common.conversation import OBSERVATION, TURN, judged, transcript, turn_key
+from rgopd.common.deliveries import Outcome
 from rgopd.common.identity import derive_seed
-from rgopd.common.streams import ENVIRONMENT, ROLLOUT, Outcome, Streams
+from rgopd.common.streams import ENVIRONMENT, ROLLOUT, Streams
 from rgopd.common.tool_forms import form_of, turn_text
 from rgopd.protos import environment_pb2, rollout_pb2
 from rgopd.sampler.engine import Sample, SamplerEngine, SampleSpec, SamplingOptions

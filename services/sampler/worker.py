@@ -9,8 +9,9 @@ from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry
 
+from rgopd.common.deliveries import Delivery, Outcome
 from rgopd.common.policies import PolicyStore
-from rgopd.common.streams import Delivery, Outcome, Streams
+from rgopd.common.streams import Streams
 from rgopd.common.telemetry import log_context
 from rgopd.protos import rollout_pb2
 from rgopd.sampler.engine import SamplerEngine, SamplingOptions

@@ -8,9 +8,10 @@ from prometheus_client import CollectorRegistry
 
 from rgopd.common import wire
 from rgopd.common.deadlines import for_response
+from rgopd.common.deliveries import Delivery, Outcome
 from rgopd.common.errors import InvalidInput, Malformed, RolloutGone
 from rgopd.common.stage import outcome_of, stage_done
-from rgopd.common.streams import ROLLOUT, SCORE, TEACHER_SCORE, Delivery, Outcome, Streams
+from rgopd.common.streams import ROLLOUT, SCORE, TEACHER_SCORE, Streams
 from rgopd.common.teacher_client import score_stream
 from rgopd.common.worker import DEADLINES_S, announce_failure
 from rgopd.common.workers import StreamWorkers

@@ -8,10 +8,11 @@ from concurrent.futures import Future
 from prometheus_client import CollectorRegistry
 
 from rgopd.common import wire
+from rgopd.common.deliveries import Delivery, Outcome
 from rgopd.common.errors import InvalidInput
 from rgopd.common.server import consumer_name
 from rgopd.common.stage import outcome_of, stage_done
-from rgopd.common.streams import VERDICT, VERIFY, Delivery, Outcome, Streams
+from rgopd.common.streams import VERDICT, VERIFY, Streams
 from rgopd.common.worker import DEADLINES_S, announce_failure
 from rgopd.common.workers import StreamWorkers
 from rgopd.protos import verifier_pb2

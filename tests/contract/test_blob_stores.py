@@ -14,10 +14,11 @@ from redis import Redis
 
 from rgopd.common.blob_url import open_blobs, open_store
 from rgopd.common.blobs import Blobs, RedisBlobs
+from rgopd.common.deliveries import Outcome
 from rgopd.common.embedded import free_port
 from rgopd.common.errors import ConfigError, StoreDown, TooLarge, Unavailable
 from rgopd.common.stores import StoredBlobs, frame, unframe
-from rgopd.common.streams import Outcome, Streams
+from rgopd.common.streams import Streams
 from tests.object_server import ObjectServer
 
 OUTSIDE = ("own-redis", "file", "s3")

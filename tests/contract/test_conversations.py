@@ -17,8 +17,9 @@ from redis import Redis
 from rgopd.common import wire
 from rgopd.common.between import Between
 from rgopd.common.conversation import own_tokens
+from rgopd.common.deliveries import Outcome
 from rgopd.common.errors import ConfigError, Unavailable
-from rgopd.common.streams import ENVIRONMENT, GENERATE, RESULTS, ROLLOUT, SCORE, VERDICT, VERIFY, Outcome, Streams
+from rgopd.common.streams import ENVIRONMENT, GENERATE, RESULTS, ROLLOUT, SCORE, VERDICT, VERIFY, Streams
 from rgopd.protos import environment_pb2, rollout_pb2, teacher_pb2, verifier_pb2
 from rgopd.sampler.engine import OnSample, SampleSpec, SamplingOptions
 from rgopd.sampler.transformers import TransformersSampler

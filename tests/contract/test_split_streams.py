@@ -15,13 +15,14 @@ from rgopd.cli.cluster import ClusterSettings, cluster_checks
 from rgopd.cli.doctor import Failed, check_redis
 from rgopd.cli.queues import show, sweep
 from rgopd.common.connection import redact
+from rgopd.common.deliveries import Outcome
 from rgopd.common.embedded import EmbeddedValkey
 from rgopd.common.errors import ConfigError
 from rgopd.common.identity import group_id, rollout_id
 from rgopd.common.open_run import open_run, server_urls
 from rgopd.common.queues import queues, runs, stream_names
 from rgopd.common.split import SplitStreams, place
-from rgopd.common.streams import GENERATE, RESULTS, SCORE, VERIFY, Outcome, Streams
+from rgopd.common.streams import GENERATE, RESULTS, SCORE, VERIFY, Streams
 from rgopd.common.teacher_client import score_stream
 from rgopd.common.worker import announce_failure
 from rgopd.common.workers import StreamWorkers

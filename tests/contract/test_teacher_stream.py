@@ -14,7 +14,8 @@ from redis import Redis
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from rgopd.common import wire
-from rgopd.common.streams import RESULTS, ROLLOUT, SCORE, TEACHER_SCORE, Delivery, Streams
+from rgopd.common.deliveries import Delivery
+from rgopd.common.streams import RESULTS, ROLLOUT, SCORE, TEACHER_SCORE, Streams
 from rgopd.common.worker import DEADLINES_S
 from rgopd.protos import rollout_pb2, teacher_pb2
 from rgopd.teacher.batching import TeacherService

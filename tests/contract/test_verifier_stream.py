@@ -10,7 +10,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from rgopd.common import wire
-from rgopd.common.streams import RESULTS, VERDICT, VERIFY, Delivery, Streams
+from rgopd.common.deliveries import Delivery
+from rgopd.common.streams import RESULTS, VERDICT, VERIFY, Streams
 from rgopd.protos import rollout_pb2, verifier_pb2
 from rgopd.verifier.config import VerifierConfig
 from rgopd.verifier.engine import VerifierEngine

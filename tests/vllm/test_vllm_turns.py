@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 from rgopd.common import wire
 from rgopd.common.between import Between
 from rgopd.common.conversation import OBSERVATION, own_tokens, turn_key
-from rgopd.common.streams import ENVIRONMENT, ROLLOUT, Delivery, Streams
+from rgopd.common.deliveries import Delivery
+from rgopd.common.streams import ENVIRONMENT, ROLLOUT, Streams
 from rgopd.protos import environment_pb2, rollout_pb2
 from rgopd.sampler.continuous import ContinuousWorker
 from rgopd.sampler.publish import slots_of

@@ -11,20 +11,10 @@ from dataclasses import dataclass, field
 from rgopd.common import wire
 from rgopd.common.blobs import Blobs
 from rgopd.common.conversation import OBSERVATION, TURN, turn_keys
+from rgopd.common.deliveries import Outcome
 from rgopd.common.errors import InvalidInput, RolloutGone, Unavailable
 from rgopd.common.identity import rollout_id
-from rgopd.common.streams import (
-    ENVIRONMENT,
-    GENERATE,
-    RESULTS,
-    ROLLOUT,
-    SCORE,
-    TEACHER_SCORE,
-    VERDICT,
-    VERIFY,
-    Outcome,
-    Streams,
-)
+from rgopd.common.streams import ENVIRONMENT, GENERATE, RESULTS, ROLLOUT, SCORE, TEACHER_SCORE, VERDICT, VERIFY, Streams
 from rgopd.common.teacher_client import score_stream
 from rgopd.protos import rollout_pb2
 

@@ -11,10 +11,11 @@ from prometheus_client import CollectorRegistry
 
 from rgopd.common import wire
 from rgopd.common.conversation import OBSERVATION, turn_key
+from rgopd.common.deliveries import Delivery, Outcome
 from rgopd.common.errors import Malformed
 from rgopd.common.server import consumer_name
 from rgopd.common.stage import stage_failed
-from rgopd.common.streams import ENVIRONMENT, GENERATE, Delivery, Outcome, Streams
+from rgopd.common.streams import ENVIRONMENT, GENERATE, Streams
 from rgopd.common.workers import StreamWorkers
 from rgopd.protos import environment_pb2
 from rgopd.verifier.environments import schemas

@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 from rgopd.cli.main import app
 from rgopd.cli.queues import chosen_letters, show, sweep
+from rgopd.common.deliveries import Outcome
 from rgopd.common.embedded import EmbeddedValkey
 from rgopd.common.errors import InvalidInput
 from rgopd.common.queues import idle_s, queues, runs
-from rgopd.common.streams import Outcome, Streams
+from rgopd.common.streams import Streams
 
 
 def test_depth_leases_age_and_attempts_are_shown(streams: Streams) -> None:

@@ -13,9 +13,10 @@ from redis import Redis
 from redis.exceptions import ConnectionError, OutOfMemoryError, ResponseError
 
 from rgopd.common.connection import connect, hurry, redact
+from rgopd.common.deliveries import Outcome
 from rgopd.common.embedded import EmbeddedValkey
 from rgopd.common.errors import ConfigError, Unavailable
-from rgopd.common.streams import Outcome, Streams
+from rgopd.common.streams import Streams
 from tests.chaos.proxy import Proxy
 
 

@@ -5,9 +5,10 @@ from concurrent.futures import Future
 import pytest
 
 from rgopd.common import wire
+from rgopd.common.deliveries import Outcome
 from rgopd.common.errors import Overloaded
 from rgopd.common.stage import MAX_REASON, outcome_of, stage_done, stage_failed
-from rgopd.common.streams import RESULTS, Outcome
+from rgopd.common.streams import RESULTS
 from rgopd.protos import rollout_pb2
 
 

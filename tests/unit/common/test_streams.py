@@ -5,8 +5,9 @@ import time
 import pytest
 from redis import Redis
 
+from rgopd.common.deliveries import Outcome
 from rgopd.common.errors import Overloaded, TooLarge
-from rgopd.common.streams import Outcome, Streams
+from rgopd.common.streams import Streams
 
 
 def expire_lease(streams: Streams) -> None:

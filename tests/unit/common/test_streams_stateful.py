@@ -23,8 +23,9 @@ from hypothesis.stateful import (
 )
 from redis import Redis
 
+from rgopd.common.deliveries import Delivery, Outcome
 from rgopd.common.errors import Overloaded
-from rgopd.common.streams import Delivery, Outcome, Streams
+from rgopd.common.streams import Streams
 
 STREAM = "verify"
 MAXLEN, MAX_ATTEMPTS, MAX_DELIVERIES = 6, 2, 5

@@ -10,8 +10,9 @@ from redis import Redis
 from redis.exceptions import ConnectionError
 
 from rgopd.common import wire
+from rgopd.common.deliveries import Delivery, Outcome
 from rgopd.common.errors import InvalidInput, Overloaded
-from rgopd.common.streams import Delivery, Outcome, Streams
+from rgopd.common.streams import Streams
 from rgopd.common.worker import StreamWorker, announce_failure
 from rgopd.protos import rollout_pb2, verifier_pb2
 

@@ -19,8 +19,9 @@ from transformers import AutoTokenizer
 
 from rgopd.common import wire
 from rgopd.common.conversation import OBSERVATION, TURN, turn_key
+from rgopd.common.deliveries import Delivery, Outcome
 from rgopd.common.errors import ConfigError, InvalidInput, Unavailable
-from rgopd.common.streams import ENVIRONMENT, RESULTS, ROLLOUT, Delivery, Outcome, Streams
+from rgopd.common.streams import ENVIRONMENT, RESULTS, ROLLOUT, Streams
 from rgopd.protos import environment_pb2, rollout_pb2
 from rgopd.sampler.continuous import ContinuousWorker, Job, Room
 from rgopd.sampler.engine import OnSample, Sample, SampleSpec, SamplingOptions

@@ -21,9 +21,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rgopd.common import wire
+from rgopd.common.deliveries import Delivery, Outcome
 from rgopd.common.errors import ConfigError
 from rgopd.common.policies import PolicyStore
-from rgopd.common.streams import GENERATE, RESULTS, VERDICT, VERIFY, Delivery, Outcome, Streams
+from rgopd.common.streams import GENERATE, RESULTS, VERDICT, VERIFY, Streams
 from rgopd.common.worker import StreamWorker, announce_failure
 from rgopd.protos import rollout_pb2, verifier_pb2
 from rgopd.sampler.publish import give_up

@@ -10,7 +10,8 @@ import pytest
 
 from rgopd.common import wire
 from rgopd.common.conversation import OBSERVATION, TURN, turn_key
-from rgopd.common.streams import ENVIRONMENT, GENERATE, VERIFY, Outcome, Streams
+from rgopd.common.deliveries import Outcome
+from rgopd.common.streams import ENVIRONMENT, GENERATE, VERIFY, Streams
 from rgopd.protos import rollout_pb2
 from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.rollouts.claim import Claim

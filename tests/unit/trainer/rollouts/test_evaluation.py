@@ -15,9 +15,10 @@ from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from rgopd.common import wire
+from rgopd.common.deliveries import Outcome
 from rgopd.common.errors import Unavailable
 from rgopd.common.policies import PolicyStore
-from rgopd.common.streams import GENERATE, RESULTS, VERDICT, VERIFY, Outcome, Streams
+from rgopd.common.streams import GENERATE, RESULTS, VERDICT, VERIFY, Streams
 from rgopd.common.worker import StreamWorker
 from rgopd.protos import rollout_pb2, verifier_pb2
 from rgopd.sampler.publish import give_up

@@ -19,20 +19,10 @@ from redis import Redis
 from transformers import AutoTokenizer
 
 from rgopd.common import wire
+from rgopd.common.deliveries import Delivery, Outcome
 from rgopd.common.errors import InvalidInput, RolloutGone
 from rgopd.common.policies import PolicyStore
-from rgopd.common.streams import (
-    GENERATE,
-    RESULTS,
-    ROLLOUT,
-    SCORE,
-    TEACHER_SCORE,
-    VERDICT,
-    VERIFY,
-    Delivery,
-    Outcome,
-    Streams,
-)
+from rgopd.common.streams import GENERATE, RESULTS, ROLLOUT, SCORE, TEACHER_SCORE, VERDICT, VERIFY, Streams
 from rgopd.common.worker import StreamWorker, announce_failure
 from rgopd.protos import rollout_pb2, teacher_pb2, verifier_pb2
 from rgopd.sampler.publish import give_up

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from rgopd.common import wire
+from rgopd.common.deliveries import Delivery, Outcome
 from rgopd.common.errors import Unavailable
 from rgopd.common.stage import stage_done
-from rgopd.common.streams import GENERATE, ROLLOUT, SCORE, VERIFY, Delivery, Outcome, Streams
+from rgopd.common.streams import GENERATE, ROLLOUT, SCORE, VERIFY, Streams
 from rgopd.protos import rollout_pb2, teacher_pb2
 from rgopd.sampler.publish import deadline_s
 from rgopd.teacher.worker import _deadline_s as score_deadline_s
