@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from rgopd.verifier.reading import after_reasoning
+
 # Every repetition is bounded: two stars beside each other would be tried in all their divisions.
 _LETTER = r"\(?\*{0,3}\(?([A-Z])\)?\*{0,3}\)?(?![\w'’]|\s{0,2}[+^/])"
 _FONT = r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathsf|mathit|mbox|boldsymbol)\s?\{"
@@ -37,7 +39,7 @@ _FIRST = re.compile(r"^\s{0,8}\*{0,3}(?:\((?P<in_brackets>[A-Z])\)|(?P<before_do
 
 def chosen(response: str, options: list[str]) -> str | None:
     """The letter chosen last and most plainly: boxed, announced, alone on a line, at the start, or quoted."""
-    text = response.rpartition("</think>")[2]
+    text = after_reasoning(response)
     for pattern in (_BOXED, _ANNOUNCED, _JUDGED, _CONCLUDED, _ALONE, _SMALL):
         found = pattern.findall(text)
         if found:

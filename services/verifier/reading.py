@@ -38,6 +38,25 @@ def boxed(text: str) -> str | None:
     return found[-1].content if found else None
 
 
+_THOUGHT = re.compile(r"(?<!['\"])<(/?)think(?:ing)?>")  # not one in a string of a program
+
+
+def after_reasoning(text: str) -> str:
+    """What follows the last closing think tag; where that is nothing, what stands outside of all pairs of them."""
+    tags = list(_THOUGHT.finditer(text))
+    last = next((tag.end() for tag in reversed(tags) if tag[1]), 0)
+    if not last or text[last:].strip():
+        return text[last:]
+    outside, at, depth = list[str](), 0, 0
+    for tag in tags:
+        if tag[1]:
+            outside, at, depth = ([] if not depth else outside), tag.end(), 0
+        elif not depth:
+            outside.append(text[at : tag.start()])
+            depth = 1
+    return "".join(outside)
+
+
 def last_line(text: str) -> str | None:
     """The last line that is not blank."""
     stripped = text.rstrip()

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from rgopd.verifier.code.blocks import Block, fenced, tagged, unfenced
 from rgopd.verifier.code.pieces import Piece, lines_of, source_of
+from rgopd.verifier.reading import after_reasoning
 
 ALIASES = {
     "python": ("python", "sage"),
@@ -20,18 +21,11 @@ MAX_BLOCKS = 64
 MAX_PARSED = 1 << 15
 """Characters of code that are parsed here, in the service; beyond it the last fitting block is taken by its look."""
 
-_END_OF_REASONING = re.compile(r"(?<!['\"])</think(?:ing)?>")  # not one in a string of the program
 _CODE = re.compile(r"[=(;]|^\s{0,80}(?:import|from|def|class|for|while|if|echo)\b", re.MULTILINE)
 _OTHERS = """bash sh shell zsh console text txt output plaintext plain json yaml xml html css sql javascript js
 typescript ts java c cpp c++ cc cxx csharp cs go rust ruby php kotlin swift r julia matlab latex tex markdown md diff
 toml ini csv pycon powershell cmd bat haskell scala perl lua none stdin stdout input"""
 _NO_PYTHON = frozenset(_OTHERS.split())
-
-
-def after_reasoning(response: str) -> str:
-    """What follows the last closing think tag."""
-    ends = [match.end() for match in _END_OF_REASONING.finditer(response)]
-    return response[ends[-1] :] if ends else response
 
 
 def program(response: str, language: str = "python", names: Iterable[str] = ()) -> str:

@@ -42,6 +42,9 @@ typing_extensions tzlocal ujson umap unidecode urllib3 uvicorn validators vllm v
 webcolors websocket websockets werkzeug wikipedia wordcloud wordfreq wrapt wx xarray xgboost Xlib xlrd xlsxwriter xlwt
 xmltodict xxhash yaml yarl yfinance z3 zmq zstandard
 """
+_PARTED = frozenset(("curses", "distutils", "ensurepip", "idlelib", "lib2to3", "test", "tkinter"))
+"""Of these a part may be there without the rest: Linux distributions split them."""
+
 KNOWN = frozenset((*_KNOWN.split(), *_REMOVED.split())) | sys.stdlib_module_names
 """Libraries that exist: those that programs import most, and every module that a Python has or had."""
 
@@ -54,6 +57,8 @@ def as_missing_library(verdict: Verdict, packages: frozenset[str] = frozenset(),
     for reason in (verdict.reason, *(test.reason for test in verdict.tests)):
         found = _RAISED.search(reason)
         name = found[1].partition(".")[0] if found else ""
+        if found and "." in found[1] and name in (sys.stdlib_module_names | packages) - _PARTED:
+            continue  # the library is there, and has no such part
         if name in KNOWN | packages and _imports(f"{verdict.extracted or ''}\n{tests}", name):
             said = f"the library {name!r} exists and is not in the sandbox: no reward; add it to `packages`"
             return error(said, extracted=verdict.extracted, tests=verdict.tests)

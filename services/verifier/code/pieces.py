@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterable
 from functools import cached_property
 
+from rgopd.verifier.code.missing import KNOWN
 from rgopd.verifier.code.plans import UNPARSABLE, free_names
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -81,7 +82,8 @@ class Piece:
         used = {
             n.id for node in body if isinstance(node, _DEFINITIONS) for n in ast.walk(node) if isinstance(n, ast.Name)
         }
-        return [node for node in body if _is_demo(node, wanted, used)]
+        of_tests = "pytest" in self.source and not any("pytest" in name for name in wanted)
+        return [n for n in body if _is_demo(n, wanted, used) or (of_tests and _is_of_tests(n, wanted))]
 
     def definitions(self) -> list[Definition]:
         """Top-level functions and classes that are more than a stub."""
@@ -111,6 +113,8 @@ def _is_stub(node: ast.stmt) -> bool:
 
 
 def _bound(node: ast.stmt) -> set[str]:
+    if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").partition(".")[0] not in KNOWN):
+        return set()  # a test's `from solution import f`
     if isinstance(node, (ast.Import, ast.ImportFrom)):
         return {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
     return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)} | {
@@ -120,6 +124,16 @@ def _bound(node: ast.stmt) -> set[str]:
 
 def _called(node: ast.Call) -> str:
     return node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+
+
+def _is_of_tests(node: ast.stmt, wanted: frozenset[str]) -> bool:
+    """pytest's import, and what it would run or uses it: a program's own tests, which nobody runs here."""
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        return _bound(node) == {"pytest"} or getattr(node, "module", "") == "pytest"
+    if not isinstance(node, _DEFINITIONS) or node.name in wanted:
+        return False
+    speaks = any(isinstance(n, ast.Name) and n.id == "pytest" for n in ast.walk(node))
+    return speaks or node.name.startswith(("test_", "Test"))
 
 
 def _is_demo(node: ast.stmt, wanted: frozenset[str], used: set[str]) -> bool:

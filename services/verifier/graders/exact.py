@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from rgopd.verifier.graders.base import Grader, Lane, Spec, Tools
-from rgopd.verifier.reading import answer_tag, boxed, last_line
+from rgopd.verifier.reading import after_reasoning, answer_tag, boxed, last_line
 from rgopd.verifier.sandbox.plain import short
 from rgopd.verifier.verdict import Verdict, failed, passed
 
@@ -40,7 +40,7 @@ class ExactGrader(Grader[ExactSpec]):
 
 
 def _extract(response: str, how: str) -> str | None:
-    text = response.rpartition("</think>")[2]
+    text = after_reasoning(response)
     if how == "last_line":
         return last_line(text)
     if how == "boxed":

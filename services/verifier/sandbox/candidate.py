@@ -205,11 +205,23 @@ class Serving(Guard):
 
         return pickle.loads(value)
 
+    def _parts(self, on: Any, name: str, value: Any) -> Any:
+        return names.parts_of(on)
+
+    def _fields(self, on: Any, name: str, value: Any) -> Any:
+        return names.fields_of(on)
+
+    def _set_part(self, on: Any, name: str, value: Any) -> None:
+        self.first.setdefault((on, name), vars(on).get(name))
+        setattr(on, name, names.made_part(*value))
+
     def _source(self, on: Any, name: str, value: Any) -> str:
         return self.source
 
 
-_ON_PROGRAM = frozenset(("restore", "set_global", "del_global", "pickle", "unpickle", "source"))
+_ON_PROGRAM = frozenset(
+    ("parts", "fields", "set_part", "restore", "set_global", "del_global", "pickle", "unpickle", "source")
+)
 
 
 def load(payload: dict[str, Any]) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from typing import Any
 
 from rgopd.verifier.sandbox import unpickling, world
 from rgopd.verifier.sandbox.candidate import PAYLOAD, new_module, read_all
+from rgopd.verifier.sandbox.classes import type_of
 from rgopd.verifier.sandbox.link import Link, exception_text
 from rgopd.verifier.sandbox.peer import Gone
-from rgopd.verifier.sandbox.standins import type_of
 
 RESULT = 5
 _RUNNER = "rgopd.verifier.testfiles.run"

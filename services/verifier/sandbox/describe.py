@@ -14,6 +14,9 @@ def _swapped(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     return lambda value, other: function(other, value)
 
 
+own_parts: Callable[[Any], Any] = type.__dict__["__dict__"].__get__
+"""What a class holds itself: `vars()` of a stand-in's class would ask the other side."""
+
 _REFLECTED = "add sub mul matmul truediv floordiv mod pow lshift rshift and xor or"
 COMPARISONS = frozenset(("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"))
 BINARY: dict[str, Callable[[Any, Any], Any]] = {}
@@ -101,11 +104,13 @@ def describe(kind: type, reference: Callable[[type], Any]) -> dict[str, Any]:
         "m": kind.__module__ if type(kind.__module__) is str else "",
         "b": [reference(b) for b in kind.__bases__ if _is_own(b)],
         "s": [name for name in sorted(SPECIALS) if _defines(own, name)],
-        "f": sorted({name for c in own for name, part in vars(c).items() if _is_method(name, part)}),
+        "f": sorted({name for c in own for name, part in own_parts(c).items() if _is_method(name, part)}),
         "meta": [name for name in sorted(SPECIALS - {"__call__"}) if _defines(_proper(type(kind)), name)],
     }
-    if any("__hash__" in vars(c) for c in own) and getattr(kind, "__hash__", None) is None:
+    if any("__hash__" in own_parts(c) for c in own) and getattr(kind, "__hash__", None) is None:
         described["unhashable"] = True
+    if not any("__init__" in own_parts(c) for c in own):
+        described["plain"] = True
     if base:
         described["d"] = base
         fields = getattr(kind, "_fields", None)
@@ -135,7 +140,7 @@ def describe(kind: type, reference: Callable[[type], Any]) -> dict[str, Any]:
         described["kind"] = kind.__name__
     if kind.__module__ == "_io" and kind.__name__ in _OF_IO:
         described["kind"] = "io"
-    dataclass_fields = kind.__dict__.get("__dataclass_fields__")
+    dataclass_fields = own_parts(kind).get("__dataclass_fields__")
     if type(dataclass_fields) is dict:
         described["dc"] = list(dataclass_fields)
     return described
@@ -174,9 +179,9 @@ def _proper(meta: type) -> Sequence[type]:
 
 
 def _defines(kinds: Sequence[type], name: str) -> bool:
-    found = next((vars(kind)[name] for kind in kinds if name in vars(kind)), None)
+    found = next((own_parts(kind)[name] for kind in kinds if name in own_parts(kind)), None)
     return found is not None and not (name in _OBJECTS and found is getattr(object, name))
 
 
 def _is_method(name: str, part: Any) -> bool:
-    return not name.startswith("__") and type(part).__name__ in ("function", "staticmethod", "classmethod")
+    return not name.startswith("__") and type(part).__name__ in ("function", "classmethod")

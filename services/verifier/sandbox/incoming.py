@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rgopd.verifier.sandbox import describe, library, packaged, plain
+from rgopd.verifier.sandbox import describe, hints, library, packaged, plain
 from rgopd.verifier.sandbox.shared import replace
 from rgopd.verifier.sandbox.tables import ATOMS, NUMPY_KINDS, Tables, builtin_exception
 
@@ -32,6 +32,7 @@ class Incoming(Tables):
             "M": lambda v: self.by_value[v["M"][0]][v["M"][1]],  # type: ignore[index]
             "B": self._data_of_common_class,
             "rx": self._pattern,
+            "ty": lambda v: hints.decode(v["ty"], self.decode),
         }
 
     @contextmanager
@@ -240,5 +241,5 @@ def is_behaviour(owner: type, name: Any) -> bool:
     """Does the class itself say what this name does? Then an instance must not: it would answer for the test."""
     if type(name) is not str or name.startswith("__"):
         return True
-    known = next((vars(base)[name] for base in owner.__mro__ if name in vars(base)), None)
+    known = next((describe.own_parts(base)[name] for base in owner.__mro__ if name in describe.own_parts(base)), None)
     return type(known).__name__ != "member_descriptor" and (callable(known) or hasattr(type(known), "__get__"))

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from rgopd.verifier.sandbox import library, plain
+from rgopd.verifier.sandbox.classes import Doc, MirrorMeta, metaclass, part
 from rgopd.verifier.sandbox.describe import SPECIALS
 from rgopd.verifier.sandbox.making import named_tuple, value_type, with_data
 from rgopd.verifier.sandbox.standins import (
@@ -20,14 +21,11 @@ from rgopd.verifier.sandbox.standins import (
     Ask,
     Asked,
     BoundMethod,
-    Doc,
     Method,
-    MirrorMeta,
     Remote,
     bound,
     driven,
     generator,
-    metaclass,
     teach_enums,
 )
 
@@ -86,6 +84,7 @@ class Mirrors:
         self.pause: Callable[[], Any] | None = None
         self._deriving: type | None = None
         self._derived: set[type] = set()
+        self.lent: dict[int, Any] = {}  # static methods, properties that `__dict__` of a class has given out
 
     @property
     def count(self) -> int:
@@ -157,7 +156,8 @@ class Mirrors:
         body["__doc__"] = Doc()
         body["_rgopd_meta"] = {n: self._special(n) for n in description["meta"] if n in SPECIALS}
         is_meta = description.get("kind") == "metaclass"
-        body["__init__"] = Method("__init__")
+        if "plain" not in description or "x" in description:
+            body["__init__"] = Method("__init__")
         for name in map(str, description["f"]):
             if not name.startswith(("__", "_rgopd")) and not (is_meta and hasattr(MirrorMeta, name)):
                 body[name] = Method(name)
@@ -167,7 +167,7 @@ class Mirrors:
         if description.get("unhashable"):
             body["__hash__"] = None
         if is_meta:
-            del body["__init__"]  # classes of it are made by MirrorMeta
+            body.pop("__init__", None)  # classes of it are made by MirrorMeta
         spoofed = _SPOOFED.get(str(description.get("kind")))
         if spoofed is not None:
             body["__class__"] = property(lambda self: spoofed)
@@ -250,7 +250,7 @@ class Mirrors:
             keywords: of the class statement, for `__init_subclass__` or a metaclass.
         """
         made: type = type.__new__(meta, name, bases, {"_rgopd": self, **body})
-        own = {key: _part(value) for key, value in body.items() if key not in _OF_STATEMENTS}
+        own = {key: part(value) for key, value in body.items() if key not in _OF_STATEMENTS}
         self._derived.add(made)
         self._deriving = made
         try:
@@ -262,15 +262,6 @@ class Mirrors:
     def is_derived(self, kind: type) -> bool:
         """Was the class made by the tests?"""
         return kind in self._derived
-
-    def dataclass_fields(self, kind: type) -> Any:
-        """For asdict() and its kin."""
-        names = self.describes(kind).get("dc")
-        if type(names) is not list:
-            raise AttributeError("__dataclass_fields__")
-        import dataclasses
-
-        return vars(dataclasses.make_dataclass(kind.__name__, [str(name) for name in names]))["__dataclass_fields__"]
 
     # --- instances
 
@@ -305,14 +296,3 @@ class Mirrors:
 
 
 _OF_STATEMENTS = ("__module__", "__qualname__", "__classcell__", "__doc__", "__annotations__", "__orig_bases__")
-
-
-def _part(value: Any) -> tuple[str, Any]:
-    """A part of a class statement, in the form that `names.derived` takes."""
-    if isinstance(value, staticmethod):
-        return "static", value.__func__
-    if isinstance(value, classmethod):
-        return "class", value.__func__
-    if isinstance(value, property):
-        return "property", (value.fget, value.fset, value.fdel)
-    return ("method", value) if type(value).__name__ == "function" else ("value", value)

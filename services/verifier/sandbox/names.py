@@ -118,16 +118,47 @@ def derived(name: str, bases: tuple[type, ...], body: dict[str, Any], keywords: 
         body: name -> (kind, value); kind "method", "static", "class", "property" or "value".
         keywords: of the class statement.
     """
-    makers: dict[str, Any] = {"static": staticmethod, "class": lambda f: classmethod(bound(f))}
-    made = {}
-    for key, (kind, value) in body.items():
-        if kind == "method":
-            made[key] = bound(value)
-        elif kind == "property":
-            made[key] = property(*(None if part is None else bound(part) for part in value))
-        else:
-            made[key] = makers[kind](value) if kind in makers else value
+    made = {key: made_part(kind, value) for key, (kind, value) in body.items()}
     return type(bases[0])(name, bases, made, **keywords)
+
+
+def made_part(kind: str, value: Any) -> Any:
+    """What a class of the tests holds, as a class of the program's can hold it."""
+    if kind == "property":
+        return property(*(None if part is None else bound(part) for part in value))
+    if kind == "static":
+        return staticmethod(value)
+    bind = kind in ("method", "class")
+    return (classmethod(bound(value)) if kind == "class" else bound(value)) if bind else value
+
+
+def parts_of(kind: type) -> list[tuple[str, str, Any]]:
+    """What a class holds: (name, "static", "class", "property" or "value", the value or its functions)."""
+    found: list[tuple[str, str, Any]] = []
+    for name, value in vars(kind).items():
+        if type(value) in (staticmethod, classmethod):
+            found.append((name, "static" if type(value) is staticmethod else "class", value.__func__))
+        elif type(value) is property:
+            found.append((name, "property", (value.fget, value.fset, value.fdel, value.__doc__)))
+        else:
+            found.append((name, "value", value))
+    return found
+
+
+def fields_of(kind: type) -> list[tuple[str, Any, tuple[Any, ...], list[Any]]]:
+    """Of a dataclass: name, type, default in a tuple that is empty without one, and flags, for each field."""
+    import dataclasses
+
+    flags = ("init", "repr", "hash", "compare", "kw_only")
+    return [
+        (
+            field.name,
+            field.type,
+            () if field.default is dataclasses.MISSING else (field.default,),
+            [getattr(field, flag) for flag in flags],
+        )
+        for field in dataclasses.fields(kind)
+    ]
 
 
 def bound(function: Any) -> Any:
@@ -148,11 +179,13 @@ def converted(function: Any, args: list[Any], kwargs: dict[str, Any]) -> tuple[l
     annotations = {name: str(kind) for name, kind in getattr(function, "__annotations__", {}).items()}
     if not any("ListNode" in kind or "TreeNode" in kind for kind in annotations.values()):
         return args, kwargs, False
+    space = getattr(function, "__globals__", {})
+    if space:  # an annotation in quotes reads no name
+        provide_nodes([n for n in ("ListNode", "TreeNode") if any(n in kind for kind in annotations.values())], space)
     code = getattr(function, "__code__", None)
     names = list(code.co_varnames[: code.co_argcount]) if code is not None else []
     if names[:1] == ["self"]:
         names = names[1:]
-    space = getattr(function, "__globals__", {})
     names += [""] * len(args)
     args = [_nodes(a, annotations.get(names[index], ""), space) for index, a in enumerate(args)]
     kwargs = {name: _nodes(a, annotations.get(name, ""), space) for name, a in kwargs.items()}

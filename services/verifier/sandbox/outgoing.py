@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from rgopd.verifier.sandbox import describe, library, packaged, plain
+from rgopd.verifier.sandbox import describe, hints, library, packaged, plain
 from rgopd.verifier.sandbox.shared import fields
 from rgopd.verifier.sandbox.tables import ATOMS, NUMPY_KINDS, Tables, builtin_exception
 
@@ -73,6 +73,8 @@ class Outgoing(Tables):
         return self._encode_rest(value, kind)
 
     def _encode_rest(self, value: Any, kind: type) -> Any:
+        if hints.knows(value):
+            return hints.encode(value, self._encode)
         if isinstance(value, BaseException):
             return self._exception(value)
         if kind is frozenset or kind in plain.ENCODERS or library.knows(kind):
@@ -164,6 +166,8 @@ class Outgoing(Tables):
         """A class itself: by name where both sides have it, else as an object with a description."""
         if (home := self.mirrors.home(kind)) is not None:
             return home
+        if hints.knows(kind):  # Any is a class
+            return hints.encode(kind, self._encode)
         if library.TYPES.get(kind.__name__) is kind or builtin_exception(kind.__name__) is kind:
             return {"g": ["builtins", kind.__name__]}
         if self._is_by_value(kind) or library.class_of(kind.__module__, kind.__name__) is kind:

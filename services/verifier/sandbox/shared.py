@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rgopd.verifier.sandbox import packaged
+from rgopd.verifier.sandbox.describe import own_parts
 
 _MOST, _KEPT = 2048, 512
 _UNUSED = 3  # the entry's reference, the loop's, and the argument of getrefcount
@@ -115,7 +116,7 @@ def fields(value: Any) -> dict[str, Any]:
     """The attributes of an instance, those in slots too."""
     found: dict[str, Any] = {}
     for kind in type(value).__mro__:
-        slots = kind.__dict__.get("__slots__", ())
+        slots = own_parts(kind).get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
             if name not in ("__dict__", "__weakref__") and hasattr(value, name):
                 found[name] = getattr(value, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from rgopd.verifier.symbolic import bases, clock, lists, notation
+from rgopd.verifier.symbolic import bases, clock, figures, lists, notation
 from rgopd.verifier.symbolic import text as tidy
 from rgopd.verifier.symbolic.numbers import Plain, numeric_readings, same_plain
 from rgopd.verifier.symbolic.options import same_option
@@ -61,7 +61,7 @@ class Judge:
                 return False
         if tidy.is_empty_set(gold) or tidy.is_empty_set(answer):
             return tidy.is_empty_set(gold) and tidy.is_empty_set(answer)
-        for same in (same_option, _same_words, self._same_moment, self._same_number_words):
+        for same in (same_option, figures.same_figure, _same_words, self._same_moment, self._same_number_words):
             told = same(gold, answer, self.equal)
             if told is not None:
                 return told

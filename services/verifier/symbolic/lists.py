@@ -100,6 +100,8 @@ def same_several(gold: Many, answer: Many, equal: Equal) -> bool:
         return False  # a closed interval is no pair
     if any(kind[0] in "[(]" for kind in kinds) and len(kinds) > 1:
         return False  # half-open
+    if kinds == {"set"} and len(gold.items) < len(answer.items) and len(_once(answer).items) == len(gold.items):
+        answer = _once(answer)  # what a set names twice it holds once; a reference that does means a list
     if len(gold.items) != len(answer.items):
         once = [_without_repeated(many) for many in (gold, answer)]
         return (
@@ -124,6 +126,10 @@ def _without_repeated(many: Many) -> Many:
     """A list of tuples with each of them once: nobody counts a solution twice."""
     if many.names or many.kind not in ("set", "list") or not all(item.startswith("(") for item in many.items):
         return many
+    return _once(many)
+
+
+def _once(many: Many) -> Many:
     return many._replace(items=tuple({item.replace(" ", ""): item for item in many.items}.values()))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from rgopd.verifier.symbolic import figures
+
 _LONGEST = 1000
 _POWER = re.compile(r"(?<=[\w)\]}])\s?\*\*\s?(?=[\w(\\{+-])")
 _TIMES = re.compile(r"(?<=[\w)\]}])\s?\*\s?(?=[\w(\\])")
@@ -32,6 +34,16 @@ _INEQUALITY = re.compile(r"[<>]|\\(?:leq?|geq?|lt|gt)(?![A-Za-z])")
 _Y = re.compile(r"\s?y\s?=")
 
 
+_ABOUT = re.compile(
+    r"(?i)^\s?\$?\s?(?:\\(?:text|mathrm|textrm)\s?\{\s?)?(?:approximately|approx\.?|about|roughly|around)(?![a-z])\s?"
+    r"(?:equal to)?\s?"
+)
+_ANY_INTEGER = re.compile(
+    r"[\s,;(]{1,4}(?:\\(?:text|q?quad|,|;|:)\s?){0,2}\{?[\s(]{0,3}(?:where|for(?: all| any| every)?|with|and)?"
+    r"[\s}$]{0,4}(?:\\(?:forall|quad)\s?)?([kmn])\s?\\in\s?(?:\\(?:mathbb|mathbf|Bbb)\s?\{?\s?Z\s?\}?|\\Z|Z)[\s)$}.]{0,3}$"
+)
+
+
 def written(text: str) -> str:
     """The same in LaTeX; a text of more than some hundred characters as it is."""
     if len(text) > _LONGEST:
@@ -40,6 +52,10 @@ def written(text: str) -> str:
         text = text[:-2].rstrip()
     while text.startswith("\\\\"):
         text = text[2:].lstrip()
+    if found := _ABOUT.match(text):
+        text = text[found.end() :].lstrip("} ")
+    if "\\in" in text and (found := _ANY_INTEGER.search(text)) and _has(text[: found.start()], found[1]):
+        text = text[: found.start()]
     if "*" in text:
         text = _TIMES.sub(r"\\cdot ", _POWER.sub("^", text)) if not text.startswith("*") else text
     if "pi" in text:
@@ -61,9 +77,14 @@ def written(text: str) -> str:
     return text
 
 
+def _has(text: str, letter: str) -> bool:
+    return re.search(rf"(?<![A-Za-z\\]){letter}(?![A-Za-z])", text) is not None
+
+
 def paired(gold: str, answer: str) -> tuple[str, str]:
     """Both, where what one is tells how the other is meant: `f(x) =` beside `y =`; C(5, 2) beside a number."""
     gold, answer = (_unlabelled(text) for text in (gold, answer))
+    answer = figures.column(answer) if "matrix}" in gold else answer
     for text, other in ((gold, answer), (answer, gold)):
         if (found := _DERIVATIVE.match(text)) and "=" not in other:
             rest = text[found.end() :]

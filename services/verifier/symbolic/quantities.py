@@ -19,6 +19,7 @@ _TOKENS = re.compile(
 _UNWRAP = re.compile(rf"{_WORDY}\s?\{{([^{{}}]{{0,200}})\}}")
 _FRACTION = re.compile(r"\\[dt]?frac\s?\{\s?([^{}]{1,30})\s?\}\s?\{\s?([^{}]{1,30})\s?\}$")
 _DEGREE = re.compile(r"\^\s?\{?\s?\\circ\s?\}?|\\degree")
+_DEGREES_OF = re.compile(r"(?i)\bdeg(?:ree)?s?\.?\s{1,3}(celsius|fahrenheit)")
 _SPACES = re.compile(r"\\[,;:! ]|~|\\q?quad(?![A-Za-z])")
 _PROSE = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{3}")
 _EXPONENT = re.compile(r"\^\s?\{?\s?-?\d\s?\}?")
@@ -129,7 +130,8 @@ def _spelt(latex: str) -> str:
     text = _DEGREE.sub(" ° ", latex)
     if over := _FRACTION.search(text):
         text = text[: over.start()] + f"{over[1]}/{over[2]}"
-    text = _UNWRAP.sub(r"\1", text).replace("\\cdot", "*").replace("\\$", "$").replace("\\%", "%")
+    text = _DEGREES_OF.sub(r"\1", _UNWRAP.sub(r"\1", text))
+    text = text.replace("\\cdot", "*").replace("\\$", "$").replace("\\%", "%")
     return re.sub(r"°\s{0,3}([CF])(?![A-Za-z])", r"°\1", " ".join(_SPACES.sub(" ", text).split())).strip(" .")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from rgopd.verifier.reading import answer_tag, boxed, boxes, last_line
+from rgopd.verifier.reading import after_reasoning, answer_tag, boxed, boxes, last_line
 
 MAX_ANSWER = 20_000
 """Characters of a response that are looked at, from its end. Answers stand there, and parsers are superlinear."""
@@ -56,7 +56,7 @@ _EMPTY = frozenset({"\\emptyset", "\\varnothing", "∅", "\\{\\}", "{}", "none",
 
 def extract(response: str, how: str) -> str | None:
     """The part of a response that holds the answer; None when it has none of the asked-for form."""
-    text = response.rpartition("</think>")[2]
+    text = after_reasoning(response)
     if how == "boxed":
         return boxed(text)
     if how == "hashes":

@@ -40,6 +40,20 @@ def test_all_else_stays_failed(reason: str, program: str) -> None:
     assert as_missing_library(failed(reason, extracted=program)).status is Status.failed
 
 
+@pytest.mark.parametrize(
+    ("module", "status"),
+    [
+        ("numpy.nothing", Status.failed),
+        ("numpy", Status.error),
+        ("collections.nothing", Status.failed),
+        ("torch.nn", Status.error),
+    ],
+)
+def test_a_part_that_a_library_does_not_have_exists_nowhere(module: str, status: Status) -> None:
+    said = as_missing_library(failed(REASON.format(module), extracted=f"import {module}\n"), frozenset({"numpy"}))
+    assert said.status is status
+
+
 def test_a_passed_answer_stays() -> None:
     assert as_missing_library(passed(extracted="import torch\n")).status is Status.passed
 
