@@ -85,8 +85,9 @@ class Between:
         if not any(marker in text for marker in self._markers) and self._same_markers(whole, before, after):
             return whole
         around = self._tokens(before), self._tokens(after)
-        for pieces in (_broken(text, self._markers), list(text)):
-            ids = [*around[0], *(i for piece in pieces for i in self._tokens(piece)), *around[1]]
+        whole_text = self._tokens(text, split_special_tokens=True)  # all that a marker of one character leaves
+        for inside in (self._pieces(_broken(text, self._markers)), self._pieces(list(text)), whole_text):
+            ids = [*around[0], *inside, *around[1]]
             if self._same_markers(ids, before, after):
                 return ids
         raise ConfigError(f"the student's tokenizer reads special tokens out of the plain text {text[:80]!r}")
@@ -95,8 +96,11 @@ class Between:
         wanted = [i for part in (before, after) for i in self._tokens(part) if i in self._special]
         return [i for i in ids if i in self._special] == wanted
 
-    def _tokens(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+    def _pieces(self, pieces: Sequence[str]) -> list[int]:
+        return [i for piece in pieces for i in self._tokens(piece)]
+
+    def _tokens(self, text: str, **how: bool) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False, **how)["input_ids"])
 
     def _marker(self, token_id: int) -> str:
         return self._special.get(int(token_id), "")
@@ -107,7 +111,9 @@ class Between:
         added = {int(i): str(token) for i, token in self.tokenizer.added_tokens_decoder.items()}
         known = zip(self.tokenizer.all_special_ids, self.tokenizer.all_special_tokens, strict=True)
         found = added | {int(i): str(token) for i, token in known}
-        return {i: token for i, token in found.items() if len(token.strip()) > 1}
+        control = {int(i) for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        control.update(map(int, self.tokenizer.all_special_ids))
+        return {i: token for i, token in found.items() if len(token.strip()) > (0 if i in control else 1)}
 
     @cached_property
     def _markers(self) -> tuple[str, ...]:
@@ -161,7 +167,7 @@ class Between:
 
 def _broken(text: str, markers: Sequence[str]) -> list[str]:
     """The text in pieces of which none holds a marker: cut inside each, as often as a piece still holds one."""
-    pattern = re.compile("|".join(map(re.escape, markers)))
+    pattern = re.compile("|".join(re.escape(marker) for marker in markers if len(marker) > 1) or r"(?!)")
     done: list[str] = []
     left = [text]
     while left:

@@ -71,6 +71,10 @@ def judged(
 ) -> verifier_pb2.Check:
     """The check of a whole conversation: an `error` where its environment broke, its reward where that is the judge."""
     broken = next((o.error for o in observations if o.error), "")
+    if not broken and prompt.check.kind == KIND and _ended_unjudged(observations):
+        broken = (
+            "it ended the conversation and never gave a reward: let it give one, or give the row a kind to be judged by"
+        )
     if broken or prompt.check.kind == KIND:
         rewards = [o.reward for o in observations if o.HasField("reward")]
         outcome = {
@@ -84,6 +88,11 @@ def judged(
     whole = prompt.environment.judge == "conversation"
     check.response = transcript(turns, observations) if whole else turns[-1].text
     return check
+
+
+def _ended_unjudged(observations: Sequence[environment_pb2.Observation]) -> bool:
+    """Its environment had its say, and told nothing about it. One that was cut off before has not."""
+    return bool(observations) and observations[-1].done and not any(o.HasField("reward") for o in observations)
 
 
 def transcript(turns: Sequence[rollout_pb2.Turn], observations: Sequence[environment_pb2.Observation]) -> str:

@@ -39,7 +39,7 @@ class SamplingOptions:
 
 @dataclass(frozen=True)
 class Sample:
-    """A finished response, EOS included when the student ended it."""
+    """A finished response, EOS included when the student ended it. No token at all: the engine gave it up."""
 
     response_ids_T: NDArray[np.int32]
     sampled_logprobs_T: NDArray[np.float32]

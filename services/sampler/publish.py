@@ -24,6 +24,9 @@ from rgopd.common.worker import DEADLINES_S
 from rgopd.protos import rollout_pb2, teacher_pb2, verifier_pb2
 from rgopd.sampler.engine import Sample, SamplerEngine, SampleSpec, SamplingOptions
 
+SILENT = "the sampler's engine ended a turn before its first token"
+"""No student does that, since its end of turn is a token: so nothing was said that could be judged or trained on."""
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -84,6 +87,9 @@ class Publisher:
     def publish(self, request: rollout_pb2.GenerateRequest, slot: Slot, sample: Sample) -> None:
         """Store a finished rollout, unless there is one under its name, and announce the one that stands."""
         self.tokens.inc(len(sample.response_ids_T))
+        if not len(sample.response_ids_T):
+            self.failed(request, slot, SILENT)
+            return
         rollout = self.rollout(request, slot)
         rollout.response_ids.CopyFrom(wire.to_tensor(sample.response_ids_T))
         rollout.sampled_logprobs.CopyFrom(wire.to_tensor(sample.sampled_logprobs_T))
@@ -91,6 +97,12 @@ class Publisher:
         rollout.response_text = self.decode(sample.response_ids_T)
         rollout.finish_reason = rollout_pb2.FINISH_STOP if sample.finished else rollout_pb2.FINISH_LENGTH
         self.finish(request, slot, rollout)
+
+    def failed(self, request: rollout_pb2.GenerateRequest, slot: Slot, reason: str) -> None:
+        """Announce that there will be no such rollout: one alone, the others of its request are whole."""
+        header = wire.header(request.header.run_id, slot.rollout_id, trace_id=request.header.trace_id)
+        said = stage_failed(header, GENERATE, slot.group.group_id, kind="engine", reason=reason, attempts=1)
+        self.streams.publish(Outcome(announce=[said]), slot.group.group_id)
 
     def rollout(self, request: rollout_pb2.GenerateRequest, slot: Slot) -> rollout_pb2.Rollout:
         """A slot's rollout without its response."""

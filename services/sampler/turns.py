@@ -19,12 +19,13 @@ from rgopd.common import wire
 from rgopd.common.between import Between
 from rgopd.common.conversation import OBSERVATION, TURN, judged, transcript, turn_key
 from rgopd.common.deliveries import Outcome
+from rgopd.common.errors import ConfigError
 from rgopd.common.identity import derive_seed
 from rgopd.common.streams import ENVIRONMENT, ROLLOUT, Streams
 from rgopd.common.tool_forms import form_of, turn_text
 from rgopd.protos import environment_pb2, rollout_pb2
 from rgopd.sampler.engine import Sample, SamplerEngine, SampleSpec, SamplingOptions
-from rgopd.sampler.publish import Publisher, Slot, slots_of
+from rgopd.sampler.publish import SILENT, Publisher, Slot, slots_of
 
 Ids = NDArray[np.int32]
 
@@ -106,11 +107,8 @@ class Conversations:
         self._between: dict[str, Between] = {}
 
     def next(self, request: rollout_pb2.GenerateRequest, options: SamplingOptions) -> Round | None:
-        """The turn that is owed; None where every conversation has ended. Those found ended are published.
-
-        Raises:
-            ConfigError: the student's chat template cannot go on.
-        """
+        """The turn that is owed; None where every conversation has ended. Those found ended are published; one after
+        which the student's chat template cannot go on is an `error`."""
         lines = {slot.rollout_id: Line(slot) for slot in slots_of(request)}
         going, number = list(lines.values()), 0
         while going:
@@ -130,7 +128,7 @@ class Conversations:
     def store(self, request: rollout_pb2.GenerateRequest, round_: Round, slot: Slot, sample: Sample) -> None:
         """One sampled turn. What is stored under its name already stands."""
         line = round_.lines[slot.rollout_id]
-        if not line.talks:
+        if not line.talks and len(sample.response_ids_T):
             self.publisher.publish(request, line.slot, sample)
             line.closed = True
             return
@@ -178,9 +176,9 @@ class Conversations:
     def _read_turns(self, lines: Sequence[Line], number: int) -> None:
         ids = [line.slot.rollout_id for line in lines]
         there = dict(zip(ids, self.streams.blobs.present(ROLLOUT, ids), strict=True))
-        talking = [line for line in lines if line.talks]
-        keys = [turn_key(line.slot.rollout_id, number) for line in talking]
-        for line, data in zip(talking, self.streams.blobs.get_many(TURN, keys), strict=True):
+        # Of a line that does not talk there is one only where it was nothing.
+        keys = [turn_key(line.slot.rollout_id, number) for line in lines]
+        for line, data in zip(lines, self.streams.blobs.get_many(TURN, keys), strict=True):
             if data is not None:
                 line.turns.append(wire.parse(rollout_pb2.Turn, data))
         for line in lines:
@@ -197,8 +195,13 @@ class Conversations:
         return None not in found
 
     def _settled(self, line: Line, request: rollout_pb2.GenerateRequest) -> bool:
-        """Whether a line has ended with its last turn: cut at the length limit, or nothing answers."""
-        if not line.closed and line.turns and line.turns[-1].finish_reason == rollout_pb2.FINISH_LENGTH:
+        """Whether a line has ended with its last turn: cut at the length limit, or without a token of it."""
+        if line.closed or not line.turns:
+            return line.closed
+        if not line.turns[-1].response_ids.shape[0]:
+            line.closed = True
+            self.publisher.failed(request, line.slot, SILENT)
+        elif line.turns[-1].finish_reason == rollout_pb2.FINISH_LENGTH:
             self._finish(line, request, rollout_pb2.FINISH_LENGTH)
         return line.closed
 
@@ -211,7 +214,12 @@ class Conversations:
             self._finish(line, request, rollout_pb2.FINISH_TURNS)
         else:
             last = int(wire.from_tensor(line.turns[-1].response_ids, "response_ids")[-1])
-            ids = self._template(line).ids(last, said.text, request.turns.max_observation_tokens)
+            try:
+                ids = self._template(line).ids(last, said.text, request.turns.max_observation_tokens)
+            except ConfigError as problem:  # of this observation or role: the request's other conversations go on
+                said.error = str(problem)
+                self._finish(line, request, rollout_pb2.FINISH_STOP)
+                return True
             if self._room(line, request, len(ids)) < 1:
                 self._finish(line, request, rollout_pb2.FINISH_LENGTH)
             else:

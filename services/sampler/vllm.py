@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import signal
 import time
 from collections.abc import Collection, Sequence
@@ -18,6 +19,8 @@ from rgopd.common.vllm_head import REFUSALS, one_line
 from rgopd.sampler.adapter import is_adapter
 from rgopd.sampler.engine import OnSample, Sample, SampleSpec, SamplingOptions
 from rgopd.sampler.eos import eos_ids
+
+log = logging.getLogger(__name__)
 
 _RESETS, _RESET_PAUSE_S = 50, 0.05
 EXTENSION = "rgopd.sampler.vllm_worker.SamplingExtension"
@@ -282,6 +285,10 @@ def _lora_arguments(rank: int) -> dict[str, Any]:
 
 
 def _sample(output: Any) -> Sample:
+    """One without tokens where vLLM gave the rollout up: what it has of it is cut at no place of the student's."""
+    if output.finish_reason not in ("stop", "length") or not output.token_ids:
+        log.warning("vLLM ended a rollout by %r after %d tokens", output.finish_reason, len(output.token_ids))
+        return Sample(np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros((0, 0), np.int32), False)
     ids_T, flat = np.array(output.token_ids, dtype=np.int32), output.logprobs
     columns = len(flat.token_ids) // len(ids_T)
     # Column 0 is the sampled id, whatever its rank; then the top k, best first.

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
@@ -35,7 +36,21 @@ class EnvironmentConfig(Part):
             self.url, self.path = f"{scheme}://{rest.lstrip('/')}", None
         if (self.path is None) == (not self.url):
             raise ValueError("an environment has a path (a Python file) or a url (a server), one of them")
+        if self.url and (problem := _no_url(self.url)):
+            raise ValueError(f"url {self.url!r}: {problem}; give http://host:port/path or https://...")
         return self
+
+
+def _no_url(url: str) -> str:
+    """What is wrong with it; "" for nothing."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # read here, since it is checked only then
+    except ValueError as problem:
+        return str(problem)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return "no address of a server"
+    return "it has a query or a fragment, behind which no path can be put" if parts.query or parts.fragment else ""
 
 
 def read_sources(environments: Mapping[str, EnvironmentConfig]) -> dict[str, str]:

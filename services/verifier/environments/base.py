@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -49,6 +48,9 @@ class Environment(Protocol):
     def answer(self, episode: Episode) -> Observation:
         """Answer an episode's last action. What goes wrong in the environment is an observation with `error`."""
 
+    def close(self) -> None:
+        """Give back what it holds."""
+
 
 def broken(reason: str) -> Observation:
     """The environment could not tell."""
@@ -57,13 +59,15 @@ def broken(reason: str) -> Observation:
 
 def observed(text: Any, done: Any, reward: Any, max_chars: int) -> Observation:
     """An observation out of what an environment claims; an `error` that says which part is not what it must be."""
-    if not isinstance(text, str):
-        return broken(f"its observation is {plain.short(text)}, not a text")
     if not isinstance(done, bool):
         return broken(f"its done is {plain.short(done)}, not true or false")
-    if reward is not None and (
-        not isinstance(reward, (bool, int, float)) or not math.isfinite(reward) or not 0 <= reward <= 1
-    ):
+    if text is None and done:
+        text = ""  # the end needs no words
+    if text is None:
+        return broken("it gave no observation, and the conversation goes on")
+    if not isinstance(text, str):
+        return broken(f"its observation is {plain.short(text)}, not a text")
+    if reward is not None and not (isinstance(reward, (bool, int, float)) and 0 <= reward <= 1):  # no NaN either
         return broken(f"its reward is {plain.short(reward)}: give a number in [0, 1], or none")
     if len(text) > max_chars + 64:  # the player has cut it already, unless somebody speaks in its place
         text = f"{text[:max_chars]} [{len(text) - max_chars} characters more]"

@@ -36,3 +36,6 @@ class FeedbackEnvironment:
         done = verdict.status is Status.passed
         text = "" if done else message.replace("{reason}", verdict.reason)
         return observed(text, done, verdict.reward, MAX_CHARS)
+
+    def close(self) -> None:
+        """See `Environment`. The engine is the verifier's."""

@@ -19,6 +19,7 @@ def rgopd_play(args, actions, seed, most, form="auto"):
     def environment():
         found = [v for k, v in list(globals().items()) if isinstance(v, type) and v.__module__ == __name__
                  and callable(getattr(v, "reset", None)) and not k.startswith("_")]
+        found = [v for v in found if not any(v is not w and issubclass(w, v) for w in found)]  # no base of another
         named = [v for v in found if v.__name__ == "Environment"]
         if len(named or found) != 1:
             names = ", ".join(v.__name__ for v in found) or "none"
@@ -60,10 +61,12 @@ def rgopd_play(args, actions, seed, most, form="auto"):
         if not callable(getattr(env, "step", None)):
             return called(env, action)
         said = settled(env.step(action))
+        if said is None and not (hasattr(env, "done") or hasattr(env, "reward")):
+            raise TypeError("step returned None: return what the student is to read")
         if said is None or isinstance(said, str):
             return said or "", getattr(env, "done", False), getattr(env, "reward", None)
         if isinstance(said, dict):
-            return said.get("observation", ""), said.get("done", False), said.get("reward")
+            return said.get("observation"), said.get("done", False), said.get("reward")
         if isinstance(said, tuple):
             if len(said) == 5:  # Gymnasium's: observation, reward, terminated, truncated, info
                 return said[0], bool(said[2] or said[3]), said[1]
@@ -82,6 +85,10 @@ def rgopd_play(args, actions, seed, most, form="auto"):
     if "seed" in named and "seed" not in args:  # inspect would say it too, and take longer to import than all of this
         args = {**args, "seed": seed}
     first = settled(env.reset(**args))
+    if isinstance(first, tuple) and first:  # Gymnasium's: observation, info
+        first = first[0]
+    if isinstance(first, dict):
+        first = first.get("observation")
     if isinstance(first, str) and first.strip():
         raise ValueError("reset returned a text, which the student has not read: put it into the prompt of the row")
     lines = []

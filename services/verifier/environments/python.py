@@ -43,6 +43,9 @@ class PythonEnvironment:
         lines = _lines(end, how_it_ended(end, limits))
         return broken(lines) if isinstance(lines, str) else self._last(episode, lines)
 
+    def close(self) -> None:
+        """See `Environment`. The sandbox is the verifier's."""
+
     def _last(self, episode: Episode, lines: list[Any]) -> Observation:
         if len(lines) != len(episode.actions):
             return broken(f"it answered {len(lines)} of {len(episode.actions)} turns")

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from rgopd.common import wire
 from rgopd.common.errors import InvalidInput, Malformed, TooLarge
 from rgopd.common.tool_forms import Calls
-from rgopd.protos import environment_pb2, verifier_pb2
+from rgopd.protos import environment_pb2
 from rgopd.verifier.environments.base import Episode, Observation
 from rgopd.verifier.schemas import MAX_ID
 
@@ -172,11 +172,12 @@ def to_message(observation: Observation) -> environment_pb2.Observation:
     )
 
 
+def of_message(message: environment_pb2.Observation) -> Observation:
+    """One protobuf observation."""
+    reward = message.reward if message.HasField("reward") else None
+    return Observation(message.text, message.done, reward, message.error, message.duration_ms, message.id)
+
+
 def to_protobuf(observations: Sequence[Observation]) -> bytes:
     """The protobuf door's answer."""
     return environment_pb2.StepResponse(observations=map(to_message, observations)).SerializeToString()
-
-
-def check_of(episode: Episode) -> verifier_pb2.Check:
-    """The task's check as a message."""
-    return verifier_pb2.Check(kind=episode.kind, spec_json=json.dumps(episode.check))

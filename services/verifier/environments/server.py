@@ -11,13 +11,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import httpx
-
 from rgopd.verifier.environment_config import EnvironmentConfig
+from rgopd.verifier.environments.asking import Answer, Asker, BadAnswer, NoAnswer
 from rgopd.verifier.environments.base import Episode, Observation, broken, observed
 from rgopd.verifier.sandbox import plain
 
-MAX_BYTES = 4 << 20
 _BUSY = frozenset({429, 502, 503, 504})
 _LOST = frozenset({404, 409, 410})
 _PAUSE_S = 0.25
@@ -41,12 +39,7 @@ class ServerEnvironment:
 
     def __init__(self, config: EnvironmentConfig, token: str = "") -> None:
         self.config = config
-        self._client = httpx.Client(
-            base_url=config.url.rstrip("/"),
-            headers={"Authorization": f"Bearer {token}"} if token else {},
-            timeout=httpx.Timeout(config.timeout_s, connect=min(5.0, config.timeout_s)),
-            limits=httpx.Limits(max_connections=64),
-        )
+        self._asker = Asker(config, token)
 
     def answer(self, episode: Episode) -> Observation:
         """See `Environment`. One that cannot be reached, or answers what is no observation, is an `error`."""
@@ -60,81 +53,93 @@ class ServerEnvironment:
         except (_Refused, _Lost) as problem:
             return broken(str(problem))
 
+    def close(self) -> None:
+        """See `Environment`."""
+        self._asker.close()
+
     def _replay(self, episode: Episode) -> Observation:
-        body = {**episode.args, "episode_id": episode.id, "seed": episode.seed}
-        first = self._post("/reset", body)
-        if isinstance(first.get("observation"), str) and first["observation"].strip():
+        first = self._post("/reset", {"seed": episode.seed, **episode.args, "episode_id": episode.id})
+        if _said(first.get("observation")).strip():
             raise _Refused("its reset returned a text, which the student has not read: put it into the row's prompt")
         said = Observation()
         for turn in range(1, len(episode.actions) + 1):
             said = self._step(episode, turn)
             if said.error:
                 return said
-            if turn < len(episode.actions) and said.text != episode.observations[turn - 1]:
-                raise _Refused(f"told again, it answers turn {turn - 1} otherwise: {plain.short(said.text)}")
+            if turn < len(episode.actions) and (said.done or said.text != episode.observations[turn - 1]):
+                raise _Refused(
+                    f"told again, it answers turn {turn - 1} otherwise: {plain.short(said.text)}"
+                    f"{' and has ended' if said.done else ''}, before {plain.short(episode.observations[turn - 1])}"
+                )
         return said
 
     def _step(self, episode: Episode, turn: int) -> Observation:
-        request_id = f"{episode.id}/{turn}"
         body = {
             "episode_id": episode.id,
-            "request_id": request_id,
+            "request_id": f"{episode.id}/{turn}",
             "action": {"message": episode.actions[turn - 1]},
         }
         answer = self._post("/step", body)
         return observed(
-            _text(answer.get("observation", "")), answer.get("done", False), answer.get("reward"), self.config.max_chars
+            _text(answer.get("observation")), answer.get("done", False), answer.get("reward"), self.config.max_chars
         )
 
     def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        why = ""
+        where, why = f"{self.config.url}{path}", ""
+        try:
+            data = json.dumps(body, allow_nan=False).encode()
+        except ValueError as problem:
+            raise _Refused(f"reset's arguments cannot be sent to a server as JSON: {problem}") from problem
         for attempt in range(self.config.retries + 1):
             if attempt:
                 time.sleep(_PAUSE_S * 2 ** (attempt - 1))
             try:
-                status, data = self._once(path, body)
-            except (httpx.TransportError, TimeoutError) as problem:
-                why = f"{type(problem).__name__}: {problem}"
+                answer = self._asker.post(path, data)
+            except NoAnswer as problem:
+                why = str(problem)
                 continue
-            if status in _BUSY:
-                why = f"status {status}"
+            except BadAnswer as problem:
+                raise _Refused(f"{where} {problem}") from problem
+            if answer.status in _BUSY:
+                why = f"status {answer.status}"
                 continue
-            if status in _LOST and path != "/reset":
-                raise _Lost(f"{self.config.url}{path} knows no episode {body['episode_id']!r}: status {status}")
-            if status != 200:
-                raise _Refused(f"{self.config.url}{path} answered {status}: {plain.short(data[:300])}")
-            return _object(data, f"{self.config.url}{path}")
-        raise _Refused(f"{self.config.url}{path} could not be reached in {self.config.retries + 1} attempts: {why}")
-
-    def _once(self, path: str, body: Mapping[str, Any]) -> tuple[int, bytes]:
-        """Status and body. The time is the whole answer's: one that trickles is ended too."""
-        deadline = time.monotonic() + self.config.timeout_s
-        with self._client.stream("POST", path, json=body) as response:
-            data = b""
-            for part in response.iter_bytes():
-                data += part
-                if len(data) > MAX_BYTES:
-                    raise _Refused(f"{self.config.url}{path} answered more than {MAX_BYTES} bytes")
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"no whole answer within {self.config.timeout_s:g} s")
-            return response.status_code, data
+            if answer.status in _LOST and path != "/reset":
+                raise _Lost(f"{where} knows no episode {body['episode_id']!r}: status {answer.status}")
+            return _object(answer, where)
+        raise _Refused(f"{where} could not be reached in {self.config.retries + 1} attempts: {why}")
 
 
-def _object(data: bytes, where: str) -> dict[str, Any]:
+def _object(answer: Answer, where: str) -> dict[str, Any]:
+    if answer.location and 300 <= answer.status < 400:
+        raise _Refused(
+            f"{where} answered {answer.status}, a redirect to {answer.location[:200]!r}: set url to where it leads"
+        )
+    if answer.status != 200:
+        raise _Refused(f"{where} answered {answer.status}: {plain.short(answer.data[:300])}")
     try:
-        answer = json.loads(data)
+        said = json.loads(answer.data)
     except (ValueError, RecursionError):
-        raise _Refused(f"{where} answered what is not JSON: {plain.short(data[:200])}") from None
-    if not isinstance(answer, dict):
-        raise _Refused(f"{where} answered {plain.short(answer)}, not an object")
-    return answer
+        raise _Refused(f"{where} answered what is not JSON: {plain.short(answer.data[:200])}") from None
+    if not isinstance(said, dict):
+        raise _Refused(f"{where} answered {plain.short(said)}, not an object")
+    return said
 
 
 def _text(observation: Any) -> Any:
     """OpenEnv's observations are objects: their text where they have one, else their JSON."""
     if not isinstance(observation, dict):
         return observation
-    for key in ("text", "message", "content"):
-        if isinstance(observation.get(key), str):
-            return observation[key]
-    return json.dumps(observation, ensure_ascii=False)
+    if observation and not _spoken(observation):
+        return json.dumps(observation, ensure_ascii=False)
+    return _said(observation)
+
+
+def _said(observation: Any) -> str:
+    """The words of an observation in either form; "" without any."""
+    if isinstance(observation, dict):
+        observation = next(iter(_spoken(observation)), "")
+    return observation if isinstance(observation, str) else ""
+
+
+def _spoken(observation: Mapping[str, Any]) -> list[str]:
+    return [said for key in ("text", "message", "content") if isinstance(said := observation.get(key), str)]

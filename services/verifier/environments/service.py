@@ -67,12 +67,14 @@ class Environments:
         """Start all or none.
 
         Raises:
-            InvalidInput: an unknown environment, or an episode without a last action to answer.
+            InvalidInput: an unknown environment, an episode without a last action to answer, or one id twice.
             Overloaded: too many wait.
             Unavailable: draining.
         """
-        for episode in episodes:
-            self._check(episode)
+        for problem in filter(None, map(self.problem, episodes)):
+            raise InvalidInput(problem)
+        if len({episode.id for episode in episodes}) < len(episodes):
+            raise InvalidInput("two episodes have the same id: an environment could not tell their turns apart")
         with self._lock:
             if self._draining:
                 raise Unavailable("draining: this replica is shutting down, send the request to another one")
@@ -81,18 +83,20 @@ class Environments:
             self._pending += len(episodes)
         return [self._pool.submit(self._answer, episode) for episode in episodes]
 
-    def _check(self, episode: Episode) -> None:
+    def problem(self, episode: Episode) -> str:
+        """Why an episode cannot be answered at all; "" where it can."""
         if episode.name not in self._environments:
             hint = nearest(episode.name, self._environments)
-            raise InvalidInput(
+            return (
                 f"episode {episode.id!r}: unknown environment {episode.name!r}{hint}; the verifier's setting "
                 f"environments has {', '.join(self.names)}"
             )
         if not episode.actions or len(episode.observations) != len(episode.actions) - 1:
-            raise InvalidInput(
+            return (
                 f"episode {episode.id!r}: {len(episode.actions)} actions and {len(episode.observations)} observations; "
                 "every action but the last has been answered"
             )
+        return ""
 
     def _answer(self, episode: Episode) -> Observation:
         began = time.monotonic()
@@ -118,3 +122,5 @@ class Environments:
     def close(self) -> None:
         """Wait for those in work, a server's time-out at most."""
         self._pool.shutdown(cancel_futures=True)
+        for environment in self._environments.values():
+            environment.close()

@@ -19,29 +19,52 @@ from rgopd.common.streams import ENVIRONMENT, GENERATE, Streams
 from rgopd.common.workers import StreamWorkers
 from rgopd.protos import environment_pb2
 from rgopd.verifier.environments import schemas
-from rgopd.verifier.environments.base import Observation
+from rgopd.verifier.environments.base import Observation, broken
 from rgopd.verifier.environments.service import Environments
 
 
-def submitter(environments: Environments) -> Callable[[Delivery], Future[Outcome]]:
-    """Turns a delivery into running episodes; it is done when the last of them is."""
+def submitter(streams: Streams, environments: Environments) -> Callable[[Delivery], Future[Outcome]]:
+    """Turns a delivery into running episodes; it is done when the last of them is.
+
+    What was answered before (the message is a twin) stands, and a server does not hear of it again. An episode that
+    cannot be answered at all, say of an environment that is not there, is an `error` of its own: the others go on.
+    """
 
     def submit(delivery: Delivery) -> Future[Outcome]:
         job = wire.parse(environment_pb2.StepJob, delivery.payload)
         wire.check_schema(job.header)
         # Servers hear of episodes of several runs; rollouts are named within theirs.
-        episodes = [schemas.from_message(e) for e in job.episodes]
-        named = [replace(e, id=f"{job.header.run_id}/{e.id}") for e in episodes]
-        return _gathered(environments.submit(named), lambda said: _outcome(job, said))
+        episodes = [replace(e, id=f"{job.header.run_id}/{e.id}") for e in map(schemas.from_message, job.episodes)]
+        said = [_stored(data) for data in streams.blobs.get_many(OBSERVATION, _keys(job))]
+        said = [s or _refused(environments.problem(e)) for s, e in zip(said, episodes, strict=True)]
+        asked = iter(environments.submit([e for e, known in zip(episodes, said, strict=True) if known is None]))
+        return _gathered([next(asked) if s is None else _known(s) for s in said], lambda each: _outcome(job, each))
 
     return submit
 
 
+def _keys(job: environment_pb2.StepJob) -> list[str]:
+    return [turn_key(episode.id, len(episode.actions) - 1) for episode in job.episodes]
+
+
+def _stored(data: bytes | None) -> Observation | None:
+    return None if data is None else schemas.of_message(wire.parse(environment_pb2.Observation, data))
+
+
+def _refused(problem: str) -> Observation | None:
+    return broken(problem) if problem else None
+
+
+def _known(observation: Observation) -> Future[Observation]:
+    future: Future[Observation] = Future()
+    future.set_result(observation)
+    return future
+
+
 def _outcome(job: environment_pb2.StepJob, observations: Sequence[Observation]) -> Outcome:
     blobs = {}
-    for episode, said in zip(job.episodes, observations, strict=True):
-        message = schemas.to_message(said.but(id=episode.id))
-        blobs[OBSERVATION, turn_key(episode.id, len(episode.actions) - 1)] = message.SerializeToString()
+    for episode, key, said in zip(job.episodes, _keys(job), observations, strict=True):
+        blobs[OBSERVATION, key] = schemas.to_message(said.but(id=episode.id)).SerializeToString()
     return Outcome(blobs=blobs, announce=[(GENERATE, job.request)])
 
 
@@ -96,7 +119,7 @@ def environment_worker(streams: Streams, environments: Environments, metrics: Co
     return StreamWorkers(
         streams,
         ENVIRONMENT,
-        submitter(environments),
+        submitter(streams, environments),
         give_up,
         consumer=consumer_name("environment"),
         max_inflight=16,

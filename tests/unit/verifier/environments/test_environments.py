@@ -30,7 +30,11 @@ class Counter:
         return {"observation": f"{self.seen} {random.random():.6f}", "reward": 1.0 if done else None, "done": done}
 """
 TOOLS = """
-class Tools:
+class Told:
+    def reset(self, **row):
+        raise TypeError("a base of another is no environment")
+
+class Tools(Told):
     def reset(self, **row):
         self.total, self.reward, self.row = 0, None, row
 
@@ -50,6 +54,12 @@ class Environment:
         self.how = how
         if how == "reset_text":
             return "look around"
+        if how == "reset_gymnasium":
+            return "look around", {}
+        if how == "reset_openenv":
+            return {"observation": "look around"}
+        if how == "reset_raise":
+            raise LookupError("no such level")
 
     def step(self, action):
         how = self.how
@@ -71,6 +81,23 @@ class Environment:
         if how == "nan": return "ok", float("nan"), True
         if how == "done": return "ok", 1, "yes"
         if how == "tuple": return ("ok",)
+        if how == "none": return None
+        if how == "empty": return {}
+        if how == "nothing": return {"observation": None, "reward": 1.0}
+        if how == "silent_end": return {"done": True, "reward": 1.0}
+        if how == "bytes": return b"abc"
+        if how == "list": return ["ok"]
+        if how == "word": return "ok", "1", True
+        if how == "digits": return "ok", 10**400, True
+        if how == "leave": raise SystemExit(0)
+        if how == "interrupt": raise KeyboardInterrupt
+        if how == "deep": return self.step(action)
+        if how == "print": print("x" * (1 << 22))
+        if how == "chatter": print("looking around")
+        if how == "descriptors":
+            for number in range(3, 30):
+                try: os.write(number, b"junk\\n")
+                except OSError: pass
         if how == "surrogate": return "a\\udc80b"
         if how == "async": return self.later()
         if how == "random": return str(time.time_ns())
@@ -218,6 +245,21 @@ def test_public_methods_are_tools(environments: Environments) -> None:
         ("nan", "a number in [0, 1]"),
         ("done", "not true or false"),
         ("tuple", "a tuple of 1"),
+        ("reset_gymnasium", "put it into the prompt"),
+        ("reset_openenv", "put it into the prompt"),
+        ("reset_raise", "no such level"),
+        ("none", "step returned None"),
+        ("empty", "gave no observation"),
+        ("nothing", "gave no observation"),
+        ("bytes", "not a text"),
+        ("list", "not a text"),
+        ("word", "a number in [0, 1]"),
+        ("digits", "a number in [0, 1]"),
+        ("leave", "exited"),
+        ("interrupt", "exited"),
+        ("deep", "RecursionError"),
+        ("print", "printed more than"),
+        ("descriptors", "ended before it had answered"),
     ],
 )
 def test_what_an_environment_does_wrong_is_an_error(environments: Environments, how: str, says: str) -> None:
@@ -245,6 +287,8 @@ def test_what_hangs_or_grows_is_ended(verifier: VerifierEngine, tmp_path: Path, 
 def test_observations_are_cut_printable_and_of_a_sealed_process(environments: Environments) -> None:
     assert ask(environments, "wrong", "a", how="huge").text == "x" * 1000 + " [999000 characters more]"
     assert ask(environments, "wrong", "a", how="async").reward == 1.0
+    assert ask(environments, "wrong", "a", how="silent_end").reward == 1.0
+    assert ask(environments, "wrong", "a", how="chatter").text == "fine"
     assert ask(environments, "wrong", "a", seed=(1 << 63) - 1).text == "fine"
     assert ask(environments, "wrong", "a", how="surrogate").text.encode() == b"a\\udc80b"
     assert ask(environments, "wrong", "a", how="files").text == "False"
