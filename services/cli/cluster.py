@@ -13,7 +13,7 @@ import httpx
 from pydantic import Field
 from redis import Redis
 
-from rgopd.cli.doctor import Check, Failed
+from rgopd.cli.checks import Check, Failed
 from rgopd.common.errors import ConfigError
 from rgopd.common.open_run import open_run, redact_all
 from rgopd.common.queues import stream_names

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from rgopd.cli.alignment import aligned_checks
+from rgopd.cli.checks import Check, Failed, report_checks
 from rgopd.cli.models import every_teacher, read_tokenizer, refused_model
 from rgopd.cli.sections import read_sections
 from rgopd.cli.self_teachers import check_self_teacher
@@ -25,32 +24,10 @@ from rgopd.common.open_run import server_urls
 from rgopd.common.settings import ConfigFiles
 from rgopd.teacher.engines.waiting import ELSEWHERE
 
-Check = Callable[[], str]
-"""Returns what was found; raises Failed with what to do."""
-
-
-class Failed(RgopdError):
-    """A check that did not pass."""
-
 
 def run_doctor(config: ConfigFiles, overrides: list[str]) -> int:
     """Print one line a check; returns 1 where any failed."""
     return report_checks(checks(read_sections(config, overrides)))
-
-
-def report_checks(found: Iterator[tuple[str, Check]]) -> int:
-    """Run checks, print one line each; returns 1 where any failed."""
-    console = Console()
-    failed = 0
-    for name, check in found:
-        try:
-            console.print(f"[green]ok  [/green] {name}: {check()}", highlight=False, soft_wrap=True)
-        except (RgopdError, OSError, ValueError) as error:
-            failed += 1
-            console.print(f"[red]FAIL[/red] {name}: ", end="", highlight=False)
-            console.print(str(error), markup=False, highlight=False, soft_wrap=True)
-    console.print("all checks passed" if not failed else f"{failed} checks failed", highlight=False)
-    return 1 if failed else 0
 
 
 def checks(sections: dict[str, Any]) -> Iterator[tuple[str, Check]]:

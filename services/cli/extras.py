@@ -18,6 +18,12 @@ EXTRAS = {
 
 def missing_extra(error: ModuleNotFoundError) -> str | None:
     """What to install for an import that failed; None where no extra has it, which is a fault of ours."""
-    name = (error.name or "").partition(".")[0]
+    package, _, part = (error.name or "").partition(".")
+    if package == "rgopd" and part:  # an image holds one service
+        return (
+            f"this installation holds no rgopd.{part.partition('.')[0]}, which the command needs: run it in that "
+            "service's image, or where all of rgopd is installed"
+        )
+    name = package
     extra = next((extra for extra, modules in EXTRAS.items() if name in modules), None)
     return None if extra is None else f"this needs {name}, which is not installed: pip install 'rgopd[{extra}]'"

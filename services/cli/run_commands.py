@@ -61,13 +61,14 @@ def doctor(
     --set takes the section first, as for `up`. With --cluster: Redis, the streams' workers, dead letters, the policy's
     folder and every replica of a running deployment.
     """
-    from rgopd.cli.doctor import report_checks, run_doctor
-
     if cluster:
+        from rgopd.cli.checks import report_checks
         from rgopd.cli.cluster import ClusterSettings, cluster_checks
 
         settings = load(ClusterSettings, "common", config, overrides)
         raise typer.Exit(report_checks(cluster_checks(settings, url or [])))
+
+    from rgopd.cli.doctor import run_doctor
 
     raise typer.Exit(run_doctor(config, overrides or []))
 

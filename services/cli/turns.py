@@ -52,7 +52,8 @@ def has_turns(train: dict[str, Any]) -> bool:
 
 def check_turns(sections: dict[str, Any]) -> str:
     """Doctor's: all of it, and what the longest conversation needs."""
-    from rgopd.cli.doctor import Failed, context_of, tokenizer_of
+    from rgopd.cli.checks import Failed
+    from rgopd.cli.doctor import context_of, tokenizer_of
     from rgopd.trainer.config import TurnsConfig
     from rgopd.trainer.prompts.config import DatasetConfig
     from rgopd.trainer.prompts.environments import environments_named
@@ -87,7 +88,7 @@ def try_environments(sections: dict[str, Any]) -> str:
     """
     import json
 
-    from rgopd.cli.doctor import Failed
+    from rgopd.cli.checks import Failed
     from rgopd.trainer.prompts.config import DatasetConfig
     from rgopd.trainer.prompts.environments import first_of_each
     from rgopd.verifier.config import VerifierConfig

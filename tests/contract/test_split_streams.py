@@ -11,8 +11,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 
+from rgopd.cli.checks import Failed
 from rgopd.cli.cluster import ClusterSettings, cluster_checks
-from rgopd.cli.doctor import Failed, check_redis
+from rgopd.cli.doctor import check_redis
 from rgopd.cli.queues import show, sweep
 from rgopd.common.connection import redact
 from rgopd.common.deliveries import Outcome

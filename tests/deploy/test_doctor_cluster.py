@@ -12,8 +12,8 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 from redis import Redis
 
+from rgopd.cli.checks import Failed, report_checks
 from rgopd.cli.cluster import ClusterSettings, cluster_checks
-from rgopd.cli.doctor import Failed, report_checks
 from rgopd.common.blob_url import open_blobs
 from rgopd.common.embedded import EmbeddedValkey
 from rgopd.common.errors import ConfigError

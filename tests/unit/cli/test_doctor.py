@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rgopd.cli import doctor
-from rgopd.cli.doctor import Failed
+from rgopd.cli.checks import Failed
 from rgopd.common.embedded import EmbeddedValkey
 from rgopd.common.errors import ConfigError, RgopdError
 from rgopd.trainer.run.estimate import ModelShape

@@ -11,7 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rgopd.cli.doctor import Failed, check_mismatch
+from rgopd.cli.checks import Failed
+from rgopd.cli.doctor import check_mismatch
 from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.gating.gate import gate_preset
 from rgopd.trainer.objectives import TokenBatch, get_objective

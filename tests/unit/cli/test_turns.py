@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from rgopd.cli.doctor import Failed, checks
+from rgopd.cli.checks import Failed
+from rgopd.cli.doctor import checks
 from rgopd.cli.turns import check_turns, try_environments
 from rgopd.common.errors import ConfigError
 
