@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from rgopd.cli.devices import named
+from rgopd.cli.sections import UpConfig
 from rgopd.common import fleeting
 from rgopd.common.blob_url import open_store
-from rgopd.common.connection import connect
+from rgopd.common.blobs import Blobs
+from rgopd.common.connection import connect, redact
 from rgopd.common.errors import ConfigError, Unavailable
 from rgopd.common.explain import did_you_mean
+from rgopd.common.open_run import server_urls
+from rgopd.common.stores import StoredBlobs
 from rgopd.trainer.config import TrainConfig
 
 REDIS_WAIT_S = 3.0
+STORE_WAIT_S = 3.0
 _ROOM = 64 << 20
 
 
@@ -40,30 +46,47 @@ def check_folder(train: TrainConfig) -> None:
 
 
 def check_blob_url(url: str) -> None:
-    """What the URL of the blobs says can be read; a store that is a folder of this machine can be written to."""
-    if not url or url.startswith(("redis://", "rediss://", "unix://")):
-        return
-    open_store(url)
-    parts = urlsplit(url)
-    if parts.scheme != "file":
-        return
-    folder = Path(unquote(parts.path))
-    existing = fleeting.standing(folder)
-    writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
-    if not writable or str(existing).startswith(("/proc", "/sys")):
-        raise ConfigError(f"blob_url {url}: {existing} cannot be written to: name a folder that every service can")
-
-
-def check_redis(url: str) -> None:
-    """A server that the settings name answers now; without one `up` brings its own."""
+    """The blob store can be read and written from here."""
     if not url:
         return
+    if url.startswith(("redis://", "rediss://", "unix://")):
+        check_redis(url, "blob_url")
+        return
+    store = open_store(url)
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        folder = Path(unquote(parts.path))
+        existing = fleeting.standing(folder)
+        writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+        if not writable or str(existing).startswith(("/proc", "/sys")):
+            raise ConfigError(f"blob_url {url}: {existing} cannot be written to: name a folder that every service can")
+    _answers(StoredBlobs(store, "doctor"))
+
+
+def _answers(blobs: Blobs) -> None:
     try:
-        connect(url, wait_s=REDIS_WAIT_S).close()
+        blobs.check(wait_s=STORE_WAIT_S)
     except Unavailable as error:
-        raise ConfigError(
-            f"{str(error).partition('; ')[0]}; start one there, or leave redis_url out: `rgopd up` brings its own"
-        ) from error
+        raise ConfigError(str(error)) from error
+
+
+def check_redis(url: str, setting: str = "redis_url") -> None:
+    """Every server that the settings name answers now, and none is named twice; without any `up` brings its own."""
+    known: dict[tuple[str, int], str] = {}
+    spread, named = server_urls(url) if url else ([], {})
+    for each in [*spread, *named.values()]:
+        try:
+            client = connect(each, wait_s=REDIS_WAIT_S)
+        except Unavailable as error:
+            raise ConfigError(
+                f"{str(error).partition('; ')[0]}; start one there, or leave {setting} out: `rgopd up` brings its own"
+            ) from error
+        if len(spread) + len(named) > 1:
+            info: Any = client.info("server")
+            server = str(info["run_id"]), int(client.get_connection_kwargs().get("db") or 0)
+            if (other := known.setdefault(server, redact(each))) != redact(each):
+                raise ConfigError(f"{setting} names one server twice, as {other} and {redact(each)}: leave one out")
+        client.close()
 
 
 def check_kernels(train: TrainConfig) -> None:
@@ -85,6 +108,27 @@ def check_kernels(train: TrainConfig) -> None:
                 f"train.compile_backend={name}: torch knows no such backend{did_you_mean(name, list_backends())}; it "
                 f"has {known}"
             ) from error
+
+
+def check_gpus(up: UpConfig, placed: dict[str, list[str]], widths: dict[str, int], count: int) -> None:
+    """The GPUs that `up.gpus` names are there, and each process has as many as it is spread over.
+
+    widths: of processes by role, where they are spread over GPUs of their own at all.
+    """
+    for role in ("train", "teacher", "sampler"):
+        missing = [gpu for gpu in named(up, role) if gpu.isdigit() and int(gpu) >= count]
+        if missing and not os.environ.get("CUDA_VISIBLE_DEVICES"):  # where it is set, torch counts anew from 0
+            raise ConfigError(
+                f"up.gpus.{role} names GPU {', '.join(missing)}, and torch sees {count} here (0 to {count - 1}): name "
+                "others, or let `rgopd plan` say what to share"
+            )
+    for name, gpus in placed.items():
+        role = name.partition("-")[0]
+        if len(gpus) < widths.get(role, 0):
+            raise ConfigError(
+                f"{role}.tensor_parallel_size={widths[role]}, and {name} has {len(gpus)} GPUs ({', '.join(gpus)}): "
+                f"name more in up.gpus.{role}, or lower it"
+            )
 
 
 def check_devices(settings: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ from rgopd.trainer.prompts.files import Row
 from rgopd.trainer.prompts.maker import PromptMaker, check_of, column, domain_of, known_rate, messages_of, teacher_of
 from rgopd.trainer.prompts.problems import Problems
 from rgopd.trainer.prompts.rows import dataset_rows
+from rgopd.trainer.student.fsdp_options import uneven
 from rgopd.verifier.config import VerifierConfig
 from rgopd.verifier.graders import default_registry
 from rgopd.verifier.graders.python import read_graders
@@ -45,8 +46,10 @@ Settings = dict[str, Any]
 _SIZES = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
 
 
-def preflight(settings: Settings) -> None:
+def preflight(settings: Settings, *, here: bool = True) -> None:
     """Look at the checked settings of every section.
+
+    here: False where the processes run on other machines, which share this one's files.
 
     Raises:
         ConfigError: something that cannot work.
@@ -55,18 +58,21 @@ def preflight(settings: Settings) -> None:
     check_at_hand(settings)
     check_extras(train, settings["verifier"])
     check_sampler(train, settings["sampler"])
-    check_devices(settings)
-    check_kernels(train)
+    if here:
+        check_devices(settings)
+        check_kernels(train)
     every_teacher = [teacher, *settings.get("teachers", {}).values()]
     for each in every_teacher:
-        check_engines(each, settings["sampler"])
+        check_engines(each, settings["sampler"], here)
         if train.build_objective().needs_teacher:
             check_completion_server(each, train)
         check_follows(train, each)
     check_folder(train)
     check_blob_url(train.blob_url)
-    check_ports(settings)
-    check_memory(train)
+    if here:
+        check_ports(settings)
+        check_memory(train)
+        check_replicas(train)
     kinds, teachers = check_datasets(train, settings["verifier"])
     if "math" in kinds and importlib.util.find_spec("math_verify") is None:
         raise ConfigError("the dataset has rows of kind math, which needs math-verify: pip install 'rgopd[verifier]'")
@@ -130,11 +136,17 @@ def check_teachers(train: TrainConfig, known: Collection[str], named: set[str]) 
         )
 
 
-def check_engines(teacher: TeacherConfig, sampler: SamplerConfig) -> None:
+def check_replicas(train: TrainConfig) -> None:
+    """The ranks of this machine divide into the replicas."""
+    if train.nproc % train.fsdp.replicas:
+        raise ConfigError(uneven(train.fsdp.replicas, train.nproc))
+
+
+def check_engines(teacher: TeacherConfig, sampler: SamplerConfig, here: bool = True) -> None:
     """vLLM where it is asked for."""
     for section, config in (("teacher", teacher), ("sampler", sampler)):
         if config.engine == "vllm":
-            check_vllm(section)
+            check_vllm(section, here)
 
 
 def check_completion_server(teacher: TeacherConfig, train: TrainConfig) -> None:
@@ -169,8 +181,8 @@ def temperatures(train: TrainConfig) -> list[float]:
     return [sampling.temperature, *map(sampling.temperature_of, sampling.domains)]
 
 
-def check_vllm(section: str) -> None:
-    """Raises ConfigError where vLLM is not installed, or is a CUDA build on a machine without a GPU."""
+def check_vllm(section: str, here: bool = True) -> None:
+    """Raises ConfigError where vLLM is not installed, or is a CUDA build on a machine (`here`) without a GPU."""
     install = "pip install 'rgopd[vllm]'"
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError(
@@ -178,7 +190,7 @@ def check_vllm(section: str) -> None:
         )
     import torch
 
-    if not torch.cuda.is_available() and not _vllm_for_cpu():
+    if here and not torch.cuda.is_available() and not _vllm_for_cpu():
         raise ConfigError(
             f"{section}.engine=vllm: torch sees no GPU, and this vLLM is made for one: "
             f"--set {section}.engine=transformers, or run where `nvidia-smi` lists a GPU"

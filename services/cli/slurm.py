@@ -23,6 +23,7 @@ from rgopd.cli.torchrun import command
 from rgopd.cli.up import Machine
 from rgopd.common.embedded import EmbeddedValkey, free_port
 from rgopd.common.errors import ConfigError
+from rgopd.teacher.engines.waiting import ELSEWHERE
 
 _REPEATED = re.compile(r"(\d+)(?:\(x(\d+)\))?")
 
@@ -35,6 +36,7 @@ class Component:
     nodes: int
     cpus: int
     """Of the whole component."""
+    gpus_per_node: int = 0
 
     @property
     def cpus_per_node(self) -> int:
@@ -59,7 +61,9 @@ def components(environment: Mapping[str, str]) -> list[Component]:
 def _component(environment: Mapping[str, str], suffix: str, option: tuple[str, ...]) -> Component:
     cpus = environment.get(f"SLURM_JOB_CPUS_PER_NODE{suffix}", "1")
     total = sum(int(count) * int(times or 1) for count, times in _REPEATED.findall(cpus))
-    return Component(option, int(environment.get(f"SLURM_JOB_NUM_NODES{suffix}", "1")), total)
+    gpus = environment.get(f"SLURM_GPUS_PER_NODE{suffix}", "0").rpartition(":")[2]  # a type may stand before it
+    nodes = int(environment.get(f"SLURM_JOB_NUM_NODES{suffix}", "1"))
+    return Component(option, nodes, total, int(gpus) if gpus.isdigit() else 0)
 
 
 class Step(Child):
@@ -82,7 +86,7 @@ class SlurmMachine(Machine):
         self.components = components(environment)
         slurm = self.up.slurm
         self.where: dict[str, int] = {str(role): index for role, index in slurm.components.items()}
-        self.gpus: dict[str, int] = {str(role): count for role, count in slurm.gpus.items()}
+        self.gpus_given: dict[str, int] = {str(role): count for role, count in slurm.gpus.items()}
         self.cpus: dict[str, int] = {str(role): count for role, count in slurm.cpus.items()}
         for role, index in self.where.items():
             if len(self.components) > 1 and index >= len(self.components):
@@ -90,6 +94,7 @@ class SlurmMachine(Machine):
                     f"up.slurm.components puts {role} into component {index}, and the job has "
                     f"{len(self.components)}, from 0 on: give the script more `#SBATCH hetjob` parts, or change the map"
                 )
+        check_gpus(self)
 
     def _place(self) -> dict[str, list[str]]:
         """Slurm shows each step its own GPUs."""
@@ -106,20 +111,38 @@ class SlurmMachine(Machine):
             self.folder / "redis", maxmemory_mb=self.up.maxmemory_mb, address=address, password=secrets.token_hex(16)
         )
 
+    def gpus(self, role: str) -> int:
+        """GPUs of a process, of train on each of its nodes: as given, else one a rank where there are any."""
+        if (given := self.gpus_given.get(role)) is not None:
+            return given
+        return self.width(role) if self.component(role).gpus_per_node else 0
+
+    def width(self, role: str) -> int:
+        """How many GPUs a process of a role computes on, where it computes on GPUs."""
+        settings = self.sections.get(role, {})
+        if role == "train":
+            return int(settings.get("nproc", 1))
+        if role == "verifier" or settings.get("engine") in ELSEWHERE:
+            return 0
+        return int(settings.get("tensor_parallel_size", 1))
+
     def argv_of(self, role: str, argv: Sequence[str]) -> list[str]:
         """A service as a step of one task."""
-        place = self._component(role)
-        gpus = self.gpus.get(role, 0)
+        place = self.component(role)
         return [
             *self._srun(place, nodes=1, cpus=self._cpus(role, place.cpus // max(1, self._steps_in(role)))),
-            *([f"--gpus-per-task={gpus}"] if gpus else []),
+            *self._gpu_option(role),
             *_inside(argv),
         ]
 
+    def _gpu_option(self, role: str) -> list[str]:
+        """Of a step. Without, or with --gpus-per-task, it takes all of the component's, and other steps wait for it."""
+        gpus = self.gpus(role)
+        return [f"--gpus-per-node={gpus}"] if gpus or self.component(role).gpus_per_node else []
+
     def trainer_argv(self, nproc: int, arguments: Sequence[str]) -> list[str]:
         """torchrun on every node of the trainer's component."""
-        place = self._component("train")
-        gpus = self.gpus.get("train", 0)
+        place = self.component("train")
         share = place.cpus_per_node if len(self.components) > 1 else place.cpus_per_node // self._steps_in("train")
         launcher = command(nproc, arguments, max_restarts=0)
         if place.nodes > 1:
@@ -133,11 +156,12 @@ class SlurmMachine(Machine):
             launcher[at : at + 1] = where
         return [
             *self._srun(place, nodes=place.nodes, cpus=self._cpus("train", share)),
-            *([f"--gpus-per-node={gpus}"] if gpus else []),
+            *self._gpu_option("train"),
             *_inside(launcher),
         ]
 
-    def _component(self, role: str) -> Component:
+    def component(self, role: str) -> Component:
+        """Where a role's steps run."""
         return self.components[self.where[role] if len(self.components) > 1 else 0]
 
     def _steps_in(self, role: str) -> int:
@@ -164,6 +188,33 @@ class SlurmMachine(Machine):
         if found is None:
             raise ConfigError(f"`scontrol show node {first}` names no address")
         return found[1]
+
+
+def check_gpus(machine: SlurmMachine) -> None:
+    """Steps that would be refused, or wait for each other's GPUs for ever.
+
+    Raises:
+        ConfigError: a process computes on more GPUs than it is given, or is given more than there are.
+    """
+    for role in ("teacher", "sampler", "train"):
+        width, given, have = machine.width(role), machine.gpus(role), machine.component(role).gpus_per_node
+        if not given or machine.sections.get(role, {}).get("device") == "cpu":
+            continue
+        setting = f"{role}.nproc" if role == "train" else f"{role}.tensor_parallel_size"
+        if given < width:
+            raise ConfigError(f"{setting}={width}, and up.slurm.gpus.{role}={given}: each rank needs a GPU of its own")
+        if have and given > have:
+            raise ConfigError(
+                f"{role} takes {given} GPUs of one node ({setting}={width}), and the job has {have} on each of its "
+                f"nodes: submit with --gpus-per-node={given} in its component (docs/slurm.md), or lower {setting}"
+            )
+    place, each, many = machine.component("sampler"), machine.gpus("sampler"), machine.up.samplers
+    room = place.nodes * (place.gpus_per_node // max(1, each))
+    if each and place.gpus_per_node and many > room:
+        raise ConfigError(
+            f"up.samplers={many} with GPUs: {each} each, and the samplers' component has room for {room}: submit with "
+            "more nodes there, or lower up.samplers"
+        )
 
 
 def _inside(argv: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ from rgopd.cli.checked import check_sections, own_settings
 from rgopd.cli.devices import SHARE, Wanted, named, place, ranks, shares, visible
 from rgopd.cli.display import Progress, RunSource
 from rgopd.cli.page import Page
+from rgopd.cli.places import check_gpus
 from rgopd.cli.preflight import preflight
 from rgopd.cli.processes import Child, ProcessFailed, Restarts, leaving_of
 from rgopd.cli.readiness import Readiness, TrainerStart, repos_of
@@ -127,7 +128,9 @@ class Machine:
         count = torch.cuda.device_count()
         if not count:
             return {name: gpus for name, gpus in place(self.up, self._wanted()).items() if named(self.up, _role(name))}
-        return place(self.up, self._wanted(), count)
+        placed = place(self.up, self._wanted(), count)
+        check_gpus(self.up, placed, self._widths(), count)
+        return placed
 
     def _ranks(self, say: Callable[[str], None]) -> int:
         """Trainer processes, no more than GPUs where there are any."""
@@ -140,6 +143,12 @@ class Machine:
             train["nproc"] = count
             say(note)
         return count
+
+    def _widths(self) -> dict[str, int]:
+        """How many GPUs a process is spread over where vLLM computes; transformers takes one."""
+        engines = {"teacher": "transformers", "sampler": "auto"}
+        own = {role: {"engine": engine, **self.sections.get(role, {})} for role, engine in engines.items()}
+        return {r: int(o.get("tensor_parallel_size", 1)) for r, o in own.items() if o["engine"] in ("vllm", "auto")}
 
     def _wanted(self) -> Wanted:
         def width(role: str, key: str) -> int:
@@ -287,6 +296,7 @@ def supervise(sections: dict[str, Any], folder: Path, slurm: bool = False) -> in
         from rgopd.cli.slurm import SlurmMachine
 
         machine: Machine = SlurmMachine(sections, folder)
+        preflight(checked, here=False)
     else:
         preflight(checked)
         machine = Machine(sections, folder)

@@ -22,6 +22,7 @@ from redis import Redis
 
 from rgopd.common.blobs import Blobs, RedisBlobs
 from rgopd.common.deliveries import Consumer, DeadLetter, Delivery, Outcome
+from rgopd.common.errors import ConfigError
 from rgopd.common.streams import RESULTS, Streams
 
 POLL_S = 0.005
@@ -236,6 +237,13 @@ class SplitStreams(Streams):
         for index, part in enumerate(self.parts):
             part.redis.set(self.run_key("claim"), token, ex=self.stream_ttl_s)
             part.redis.set(self.run_key("place"), f"{index} of {len(self.parts)}", ex=self.stream_ttl_s)
+        for index, part in enumerate(self.parts):
+            found: Any = part.redis.get(part.run_key("place"))
+            if found is not None and (other := int(found.split()[0])) != index:
+                raise ConfigError(
+                    f"redis_url names one server twice, as number {index} and number {other} (from 0), under two "
+                    "addresses: leave one out, or give each a database of its own"
+                )
         if self.blobs.outside:
             self.blobs.own(token)
 

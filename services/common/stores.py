@@ -201,7 +201,10 @@ class StoredBlobs(Blobs):
                 if trouble.hopeless:
                     raise ConfigError(f"blob_url {self.where}: {trouble}") from trouble
                 if time.monotonic() - started >= wait_s:
-                    raise Unavailable(f"no blob store answers at {self.where}: {trouble}") from trouble
+                    raise Unavailable(
+                        f"no blob store answers at {self.where}; start it, or correct blob_url (empty: blobs lie in "
+                        f"the run's Redis): {str(trouble)[:200]}"
+                    ) from trouble
                 time.sleep(0.2)
 
     def _probe(self, name: str) -> None:

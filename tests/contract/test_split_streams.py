@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 
+from rgopd.cli import places
 from rgopd.cli.checks import Failed
 from rgopd.cli.cluster import ClusterSettings, cluster_checks
 from rgopd.cli.doctor import check_redis
@@ -194,6 +195,21 @@ def test_queues_and_sweeps_see_all_servers(opens: Opens, url: str, run_id: str) 
     time.sleep(0.02)
     assert run_id in dict(sweep(servers, lambda name: open_run(url, name), 0.01))
     assert held(streams) == [0, 0, 0]
+
+
+def test_one_server_under_two_names_is_told_at_the_claim(valkeys: list[EmbeddedValkey], opens: Opens) -> None:
+    one, two = valkeys[0].url, valkeys[1].url
+    same = one.replace("127.0.0.1", "localhost")
+    with pytest.raises(ConfigError, match="names one server twice, as number 0 and number 2"):
+        opens(f"{one},{two},{same}").claim("me")
+    with pytest.raises(
+        ConfigError, match="redis_url names one server twice, as redis://127.0.0.1.*and redis://localhost"
+    ):
+        places.check_redis(f"{one},{same}")
+    places.check_redis(f"{one},{two},math={valkeys[2].url}")
+    places.check_redis(f"{one},{one.replace('/0', '/1')}")
+    with pytest.raises(ConfigError, match="no Redis answers at redis://127.0.0.1:1/0 .*start one there"):
+        places.check_redis(f"{one},redis://127.0.0.1:1/0")
 
 
 def test_with_blobs_elsewhere_they_are_stored_first(opens: Opens, tmp_path: Path) -> None:

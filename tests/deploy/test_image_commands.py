@@ -46,7 +46,7 @@ COMMANDS = {
         CLUSTER,
         (["report", "nosuch"], "nosuch has no metrics.jsonl"),
         (["watch", "nosuch"], "nosuch"),
-        (["queues"], "redis_url"),
+        (["queues"], "--redis-url"),
         (["export", "--run", "nosuch", "-o", "student"], "nosuch"),
         (["rollouts", "nosuch"], "nosuch"),
         (["data", "gsm8k", "-i", "nosuch.jsonl", "-o", "rows.jsonl", "--no-check"], "nosuch.jsonl"),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -167,22 +167,47 @@ def _words(process: Path) -> bytes:
 def test_a_service_that_cannot_start_ends_the_job_with_its_reason(
     cluster: Cluster, repository: Path, tmp_path: Path
 ) -> None:
-    config = write_config(tmp_path)
-    changed = yaml.safe_load(config.read_text())
-    torn = tmp_path / "teacher"
-    shutil.copytree(changed["teacher"]["model"], torn)
-    weights = torn / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    changed["teacher"]["model"] = str(torn)
-    config.write_text(yaml.safe_dump(changed))
-    job, output = submit(cluster, repository, config)
-    assert cluster.wait(job, 200) == "FAILED", told(cluster, tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # on the teacher's node, which the batch script cannot know
+        port = taken.getsockname()[1]
+        job, output = submit(cluster, repository, write_config(tmp_path, teacher={"port": port}))
+        assert cluster.wait(job, 200) == "FAILED", told(cluster, tmp_path)
     text = output.read_text()
     assert "teacher exited with" in text
-    assert "cannot start: Error while deserializing header" in text, text
+    assert f"port {port} on 127.0.0.1 is in use; stop what listens there" in text, text
     until(
         lambda: cluster.run("squeue", "-h") == "", 60, lambda: cluster.run("squeue")
     )  # and gives all of its nodes back
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"teacher": {"model": "nosuch"}}, "nosuch is no folder here"),
+        ({"train": {"blob_url": "file:///nosuch"}}, "there is no such folder here; make it on the shared file system"),
+    ],
+)
+def test_a_mistake_in_the_config_ends_the_job_before_it_starts_anything(
+    cluster: Cluster, repository: Path, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    job, output = submit(cluster, repository, write_config(tmp_path, **changes))
+    assert cluster.wait(job, 100) == "FAILED", told(cluster, tmp_path)
+    [line] = [line for line in output.read_text().splitlines() if line.startswith("rgopd: ")]
+    assert said in line
+    assert not (tmp_path / "logs").exists()
+
+
+def test_the_lines_of_the_script_give_a_component_as_many_nodes_as_it_is_told(
+    cluster: Cluster, repository: Path, tmp_path: Path
+) -> None:
+    sizes = ["--time=20", "--cpus-per-task=1", "--hold"]
+    options = [*sizes, ":", *sizes, ":", *sizes, ":", *sizes, "--nodes=2"]  # as docs/slurm.md has it
+    job = _sbatch(cluster, repository / "deploy" / "slurm" / "rgopd.sbatch", write_config(tmp_path), options)
+    nodes = [
+        cluster.run("scontrol", "-o", "show", "job", f"{job}+{part}").partition(" NumNodes=")[2].split()[0]
+        for part in range(4)
+    ]
+    cluster.run("scancel", job)
+    assert [n.partition("-")[0] for n in nodes] == ["1", "1", "1", "2"]
 
 
 @pytest.mark.timeout(400)

@@ -85,7 +85,7 @@ def load_micro_batch(streams: Streams, plans: Sequence[RolloutPlan], options: Ba
     """Read a rank's own rollouts and scores from the blob store.
 
     Raises:
-        Vanished: one is gone from Redis.
+        Vanished: one is gone from its store.
         InvalidInput: numbers that are not log-probs, or shapes that do not fit each other; names the rollout.
     """
     ids = [p.rollout_id for p in plans]
@@ -96,7 +96,7 @@ def load_micro_batch(streams: Streams, plans: Sequence[RolloutPlan], options: Ba
     parts = []
     for item, rollout, score in zip(ids, rollouts, scores, strict=True):
         if rollout is None or (options.needs_teacher and score is None):
-            raise Vanished(f"rollout {item} or its teacher score was stored and is gone from Redis")
+            raise Vanished(f"rollout {item} or its teacher score was stored and is gone from {streams.blobs.where}")
         parts.append(read_part(item, rollout, score, options))
     if options.prefilter is not None:
         micro = prefiltered(parts, plans, options, options.prefilter, step=step)

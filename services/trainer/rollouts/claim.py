@@ -90,6 +90,10 @@ class Claim:
             self.streams.reset(stream)
         self._mark()
 
+    def marks(self) -> dict[str, str]:
+        """What all machines must see: `instance` in the folder's run.json, `token` in a blob store outside of Redis."""
+        return {"instance": self._instance(), "token": self.token}
+
     def holds(self) -> bool:
         """False when Redis has lost the token, and with it whatever else was there; it is put back.
 

@@ -17,6 +17,8 @@ from rgopd.common.identity import rollout_id
 from rgopd.common.streams import ENVIRONMENT, GENERATE, RESULTS, ROLLOUT, SCORE, TEACHER_SCORE, VERDICT, VERIFY, Streams
 from rgopd.common.teacher_client import score_stream
 from rgopd.protos import rollout_pb2
+from rgopd.trainer.batch.stored import why_vanished
+from rgopd.trainer.rollouts.arrivals import Arrivals
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,9 @@ ALIVE_MS = 30_000
 
 SERVICE = {GENERATE: "sampler", VERIFY: "verifier", SCORE: "teacher"}
 
+MAX_LOST = 10
+"""How often a later stage may say that one rollout is gone before the store itself is to blame."""
+
 
 @dataclass
 class Entry:
@@ -37,6 +42,7 @@ class Entry:
     rollout_id: str
     done: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
+    lost: int = 0
 
 
 @dataclass
@@ -88,6 +94,7 @@ class Join:
         self._group_of: dict[str, str] = {}
         self._last_news = time.monotonic()
         self._looked, self._attended = 0.0, False
+        self.arrivals = Arrivals(streams.blobs)
         self.progress: Callable[[Sequence[Group], bool], None] = lambda groups, done: None
         """Hears how far the groups of a wait are: all of them, and whether they are complete."""
         streams.ensure(RESULTS)
@@ -213,13 +220,27 @@ class Join:
                 if message.stage in each.done:
                     continue  # a twin gave up on what is done
                 if message.failure.kind == RolloutGone.kind:  # Redis lost the rollout before its job came to be read
+                    self._lost(each, message.stage)
                     lost.append(group)
                     continue
                 log.warning("%s of %s failed: %s", message.stage, each.rollout_id, message.failure.reason)
                 each.failed[message.stage] = message.failure.reason
             else:
                 each.done.add(message.stage)
+                if entry is not None and (blob := STAGE_BLOB.get(message.stage)):
+                    self.arrivals.announced(message.stage, SERVICE[message.stage], blob, entry.rollout_id)
         self.recheck(lost)  # what is open then is asked for again
+
+    def _lost(self, entry: Entry, stage: str) -> None:
+        """A stage says that a rollout is gone."""
+        if stage in SERVICE:
+            self.arrivals.unread(stage, SERVICE[stage], ROLLOUT, entry.rollout_id)
+        entry.lost += 1
+        if entry.lost >= MAX_LOST:
+            raise Unavailable(
+                f"rollout {entry.rollout_id} was gone {MAX_LOST} times when it was to be read; "
+                + why_vanished(self.streams)
+            )
 
     def _present(self, stage: str, item_ids: list[str]) -> list[bool]:
         return self.streams.blobs.present(stage, item_ids)

@@ -38,6 +38,7 @@ from rgopd.trainer.run.optimizer import make_adamw
 from rgopd.trainer.run.publish import Publisher
 from rgopd.trainer.run.resolved import resolved
 from rgopd.trainer.run.schedule import lr_factor
+from rgopd.trainer.run.shared import check_shared
 from rgopd.trainer.run.train_step import TrainStep
 from rgopd.trainer.run.trainer import Trainer
 from rgopd.trainer.run.validation import Validation
@@ -95,6 +96,7 @@ def compose(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False
     if prompts is not None:  # before the checkpoints are touched: it locks the folder
         generation = student.hf.generation_config
         lead = _lead(config, streams, prompts, publisher, tokenizer, generation, start, total_steps, should_stop, live)
+    check_shared(config.output_dir, streams, lead.claim if lead else None)
     if anew:
         checkpoints.start_over()
     elif saving.resume:

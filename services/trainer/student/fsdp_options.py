@@ -71,8 +71,14 @@ def make_mesh(device: torch.device, ranks: int, replicas: int) -> DeviceMesh:
     if replicas == 1:
         return init_device_mesh(device.type, (ranks,))
     if ranks % replicas:
-        raise ConfigError(f"fsdp.replicas={replicas} does not divide {ranks} ranks")
+        raise ConfigError(uneven(replicas, ranks))
     return init_device_mesh(device.type, (replicas, ranks // replicas), mesh_dim_names=("replicate", "shard"))
+
+
+def uneven(replicas: int, ranks: int) -> str:
+    """What to say where they do not."""
+    fit = ", ".join(str(n) for n in range(1, ranks + 1) if ranks % n == 0)
+    return f"fsdp.replicas={replicas} does not divide {ranks} ranks: set train.fsdp.replicas to one of {fit}"
 
 
 def mixed_precision(dtype: str) -> MixedPrecisionPolicy:

@@ -12,6 +12,7 @@ from rgopd.cli.devices import Wanted, place, ranks, shares, visible
 from rgopd.cli.plan import Planner
 from rgopd.cli.sections import UpConfig
 from rgopd.cli.up import Machine
+from rgopd.common.errors import ConfigError
 from rgopd.trainer.run.seconds import DEVICES
 
 
@@ -111,6 +112,25 @@ def test_a_share_that_the_settings_name_stands(
     machine = Machine(sections(student_folder, sampler={"vllm": {"gpu_memory_utilization": 0.2}}), tmp_path)
     assert machine._share("sampler-0") == []
     assert machine._share("teacher") == ["--set", "vllm.gpu_memory_utilization=0.225"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"up": {"gpus": {"sampler": "4"}}}, r"up.gpus.sampler names GPU 4, and torch sees 4 here \(0 to 3\)"),
+        ({"up": {"gpus": {"teacher": "2"}}}, "teacher.tensor_parallel_size=2, and teacher has 1 GPUs .2.: name more"),
+        ({"sampler": {"tensor_parallel_size": 3}}, r"sampler.tensor_parallel_size=3, and sampler-0 has 1 GPUs \(3\)"),
+    ],
+)
+def test_gpus_that_are_not_there_or_too_few(
+    student_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], told: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    given = sections(student_folder, **{"train": {"nproc": 1}, **changes})
+    given["teacher"]["tensor_parallel_size"] = 2
+    with pytest.raises(ConfigError, match=told):
+        Machine(given, tmp_path)
 
 
 def test_without_a_gpu_nothing_is_placed(student_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

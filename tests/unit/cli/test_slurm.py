@@ -50,12 +50,48 @@ def test_each_process_gets_its_component_cpus_and_gpus(tmp_path: Path) -> None:
     sampler = made.argv_of("sampler", ["rgopd", "sampler"])
     assert "--het-group=2" in sampler
     assert "--cpus-per-task=8" in sampler
-    assert "--gpus-per-task=1" in sampler
+    assert "--gpus-per-node=1" in sampler, "with --gpus-per-task a step takes all of a component's GPUs"
     assert sampler[-2:] == ["rgopd", "sampler"]
     assert "--cpus-per-task=4" in made.argv_of("verifier", [])
     assert not [word for word in made.argv_of("teacher", []) if "gpus" in word]
     trainer = made.trainer_argv(8, ["train"])
     assert {"--het-group=3", "--nodes=1", "--cpus-per-task=16", "--gpus-per-node=8", "--standalone"} <= set(trainer)
+
+
+GPUS = {**HET, **{f"SLURM_GPUS_PER_NODE_HET_GROUP_{i}": n for i, n in ((1, "h100:4"), (2, "2"), (3, "8"))}}
+
+
+def test_where_the_job_has_gpus_each_process_gets_one_a_rank(tmp_path: Path) -> None:
+    sections = {"teacher": {"tensor_parallel_size": 4}, "train": {"nproc": 8}, "up": {"samplers": 6}}
+    made = SlurmMachine(sections, tmp_path, GPUS)
+    for role, count in (("teacher", 4), ("sampler", 1)):
+        assert f"--gpus-per-node={count}" in made.argv_of(role, [])
+    assert "--gpus-per-node=8" in made.trainer_argv(8, [])
+    assert not [word for word in made.argv_of("verifier", []) if "gpus" in word], "its component has none"
+    alone = {"SLURM_JOB_ID": "1", "SLURM_JOB_NUM_NODES": "1", "SLURM_GPUS_PER_NODE": "4"}
+    assert "--gpus-per-node=0" in machine(tmp_path, alone).argv_of("verifier", []), "or it holds all four"
+    elsewhere = SlurmMachine({"teacher": {"engine": "openai"}}, tmp_path, GPUS)
+    assert "--gpus-per-node=0" in elsewhere.argv_of("teacher", [])
+
+
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        (
+            {"teacher": {"tensor_parallel_size": 8}},
+            "teacher takes 8 GPUs of one node .*has 4 .*--gpus-per-node=8",
+        ),
+        (
+            {"teacher": {"tensor_parallel_size": 4}, "up": {"slurm": {"gpus": {"teacher": 2}}}},
+            "teacher.tensor_parallel_size=4, and up.slurm.gpus.teacher=2: each rank needs a GPU of its own",
+        ),
+        ({"train": {"nproc": 16}}, "train takes 16 GPUs of one node .train.nproc=16.*has 8"),
+        ({"up": {"samplers": 7}}, "up.samplers=7 with GPUs: 1 each.*has room for 6: submit with more nodes"),
+    ],
+)
+def test_gpus_that_the_job_does_not_have(tmp_path: Path, sections: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        SlurmMachine(sections, tmp_path, GPUS)
 
 
 def test_one_component_holds_all(tmp_path: Path) -> None:
