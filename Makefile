@@ -72,7 +72,7 @@ test-page: install
 test-eval: .venv/.installed-eval
 	$(PYTEST) -n 2 --dist loadfile tests/evaluate
 
-# Every model family of tests/families/families.py through every service: ten minutes on 2 cores.
+# Every model family of tests/families/families.py through every service.
 test-families: install
 	$(PYTEST) -n 2 tests/families
 
