@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -178,6 +179,8 @@ def check_architecture(
         )
     elif kind in _UNSUPPORTED:
         problem = f"{_UNSUPPORTED[kind]}; choose another architecture"
+    elif (package := _NEEDS.get(kind)) and find_spec(package) is None:
+        problem = f"needs the package {package} for what it sees: pip install {package}, or give the model of its text"
     elif sampled and kind in _UNSAMPLED:
         problem = f"{_UNSAMPLED[kind]}; choose another student"
     else:
@@ -205,12 +208,18 @@ _BIDIRECTIONAL = frozenset(
     + ["reformer", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm", "xlm-roberta"]
     + ["xlm-roberta-xl", "xlnet", "xmod"]
 )
+_DRAFTS = "drafts for another model, whose states it is given beside the tokens"
 _UNSUPPORTED: dict[str, str] = {
+    "blt": "cuts bytes into patches by a second model inside of it, so that its tokens are no positions",
+    "gemma4_assistant": _DRAFTS,
+    "gemma4_unified_assistant": _DRAFTS,
     "modernbert-decoder": "has a head of several layers, and rgopd's is one matrix",
     "rwkv": "rescales its weights while it runs, and keeps its state outside of any cache",
     "xlstm": "keeps its state in a cache of its own kind",
 }
 """Causal language models of transformers that cannot be used exactly, and why."""
+_NEEDS = {"gemma3n": "timm"}
+"""What transformers builds a part of an architecture with, beside itself."""
 _UNSAMPLED: dict[str, str] = {
     "cpmant": "counts its positions from a prompt of its own",
     "minimax": "keeps its state in a cache of its own kind",

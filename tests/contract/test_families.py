@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from tests.families.check import check_family
-from tests.families.families import FAMILIES, QUICK, Family
+from tests.families.families import FAMILIES, QUICK
+from tests.families.family import Family
 from tests.families.table import PAGE, table
 from tests.unit.trainer.lone import lone_rank
 
@@ -22,6 +24,11 @@ def _rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f.name in QUICK], ids=lambda family: family.name)
 def test_equal_or_refused_by_name(family: Family, tmp_path: Path) -> None:
     check_family(family, tmp_path)
+
+
+def test_no_causal_language_model_of_transformers_is_missing() -> None:
+    """A release that brings new ones is tried before it is taken."""
+    assert set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) <= {family.model_type for family in FAMILIES}
 
 
 def test_every_quick_one_is_in_the_list_and_the_page_holds_the_list(repository: Path) -> None:

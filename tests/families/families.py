@@ -18,6 +18,7 @@ _PER_LAYER = {
     "vocab_size_per_layer_input": 102,
     "num_kv_shared_layers": 0,
 }
+_NO_LAYER_INPUT = {**_PER_LAYER, "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}
 _MAMBA = {"mamba_d_state": 8, "mamba_d_conv": 4, "mamba_expand": 2}
 _MAMBA2 = {**_MAMBA, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1}
 _ZAMBA = {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid"] * 2, "mamba_d_state": 8}
@@ -31,10 +32,33 @@ _CHUNKED |= {"layer_types": ["chunked_attention", "full_attention"]}
 _SEES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 _SEES |= {"image_size": 28, "patch_size": 14, "depth": 1, "num_heads": 2, "out_hidden_size": 32}
 _SEES |= {"projector_input_dim": 16, "projector_output_dim": 16, "vision_output_dim": 16, "num_global_layers": 1}
+_ADAPTS = {"adapter_in_dim": 16, "adapter_input_size": 16, "adapter_out_dim": 32}
 _PART = "that is no model of its own"
 _SEEING = "is a model of more than text (vision_config"
 _ENCODER = "is an encoder, whose tokens see those after them"
 _BART = {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+_INDEXED = _MLA | {"index_topk": 64, "index_head_dim": 16, "index_n_heads": 2}
+_HASHED = {**_LINEAR, "hc_lowrank": 8, "ngram_vocab_size_base": 50, "split_ngram_parts": 2, "ple_embed_dim": 8}
+_HASHED |= {"make_ngram_vocab_size_divisible_by": 2, "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8}
+_HASHED |= {"indexer_budget": 64, "indexer_compress_ratio": 4}
+_BY_KIND = {kind: {"rope_type": "default", "rope_theta": 1e4} for kind in ("sliding_attention", "full_attention")}
+_INKLING = {"swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 8, "sliding_window_size": 4}
+_INKLING |= {"unpadded_vocab_size": 102, "n_layers_per_attn_res_block": 1}
+_ENCODERS = (
+    ["bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert"]
+    + ["reformer", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm", "xlm-roberta"]
+    + ["xlm-roberta-xl", "xlnet", "xmod"]
+)
+_ENCODER_DECODERS = [
+    "bart",
+    "bigbird_pegasus",
+    "blenderbot",
+    "blenderbot-small",
+    "marian",
+    "mbart",
+    "musicgen",
+    "musicgen_melody",
+] + ["mvp", "pegasus", "plbart", "prophetnet", "trocr", "whisper"]
 
 
 @dataclass(frozen=True)
@@ -63,46 +87,6 @@ QUICK = frozenset(
     + ["falcon_h1", "recurrent_gemma", "rwkv", "bert", "bart"]
 )
 """One of each way of being different."""
-
-IN_VLLM = (
-    ["llama", "qwen2", "qwen3", "mistral", "ministral3", "phi", "phi3", "gemma", "gemma2", "gemma3_text", "vaultgemma"]
-    + ["granite", "granite_swa", "cohere", "cohere2", "olmo", "olmo2", "olmo3", "smollm3", "seed_oss", "glm", "glm4"]
-    + ["ernie4_5", "exaone4", "nemotron", "stablelm", "starcoder2", "arcee", "cwm", "hunyuan_v1_dense", "hyperclovax"]
-    + ["jais2", "gpt2", "gpt_neox", "gptj", "gpt_bigcode", "opt", "bloom", "falcon", "mamba2", "falcon_h1", "zamba2"]
-    + ["ministral", "helium", "nanochat", "persimmon", "bitnet", "doge", "biogpt", "hrm_text"]
-)
-"""Sampled, reloaded and sampled again by vLLM 0.32 on a CPU with the model's own log-probs."""
-LOOSE_IN_VLLM = {"hrm_text": 5e-4}
-"""Nats: whose layers repeat, and rounding with them."""
-_EXPERTS = "experts from a copy that new weights do not reach"
-_SEES_TOO = "holds a model of more than text under other names"
-_UNKNOWN = "vLLM cannot hold"
-REFUSED_BEFORE_VLLM = {
-    **dict.fromkeys(
-        ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "granitemoe", "granitemoehybrid"], _EXPERTS
-    ),
-    **dict.fromkeys(["granitemoeshared", "granitemoe_swa", "flex_olmo", "deepseek_v2", "deepseek_v3"], _EXPERTS),
-    **dict.fromkeys(["deepseek_v32", "glm4_moe", "glm4_moe_lite", "ernie4_5_moe", "hunyuan_v1_moe"], _EXPERTS),
-    **dict.fromkeys(["exaone_moe", "cohere2_moe", "afmoe", "minimax_m2", "mimo_v2_flash", "hy_v3", "laguna"], _EXPERTS),
-    **dict.fromkeys(["mellum", "dots1", "solar_open", "phimoe", "lfm2_moe", "jamba", "qwen3_next"], _EXPERTS),
-    **dict.fromkeys(
-        ["llama4_text", "dbrx", "aria_text", "longcat_flash", "nemotron_h", "deepseek_v4", "hy_v4", "inkling_text"],
-        _EXPERTS,
-    ),
-    **dict.fromkeys(["gemma3", "gemma4", "llama4", "fuyu", "qwen3_5"], _SEES_TOO),
-    **dict.fromkeys(["jetmoe", "zaya"], "off the model's own, as measured"),
-    "apertus": "holds numbers of its activation (xIELU) in bfloat16",
-    "ctrl": "does not read the bias of a head again",
-    "gemma3n_text": "does not read all of Gemma 3n's weights again",
-}
-"""Those that the vLLM sampler refuses on a CPU by their config.json, and with which words."""
-REFUSED_IN_VLLM = {
-    **dict.fromkeys(["gemma4_text", "minicpm3", "olmo_hybrid", "bamba", "zamba"], _UNKNOWN),
-    **dict.fromkeys(["gpt_neo", "gpt_neox_japanese", "mpt", "xglm"], _UNKNOWN),
-    "qwen2 (with a window)": "Sliding window for some but all layers is not supported",
-    **dict.fromkeys(["mamba", "falcon_mamba"], "vLLM cannot compute"),
-}
-"""Those that vLLM itself has no code for there; its words on one line, before anything is sampled."""
 
 FAMILIES: tuple[Family, ...] = (
     # Dense, by attention alone.
@@ -160,6 +144,13 @@ FAMILIES: tuple[Family, ...] = (
     Family("hrm_text"),
     Family("llama4_text", config=_CHUNKED),
     Family("minicpm3", config=_MLA),
+    Family("apertus1p5_text", config={"vocab_size": 110, "output_vocab_size": 102}),
+    Family("cohere_compass_text", config={**_SLIDING, "rope_parameters": _BY_KIND, "logit_scale": 0.5}),
+    Family("dory", config={"num_hidden_layers": 3, "n_input_layers": 1, "n_output_layers": 1}),
+    Family("exaone"),
+    Family("gemma4_unified_text", config={**_PER_LAYER, "global_head_dim": 8}),
+    Family("internlm3"),
+    Family("iquestcoder"),
     # Older ones.
     Family("gpt2"),
     Family(
@@ -178,6 +169,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("gpt_neox_japanese", packs=False),
     Family("gptj", config={"rotary_dim": 4}),
     Family("gpt_bigcode"),
+    Family("gpt-sw3"),
     Family("codegen", config={"rotary_dim": 4}),
     Family("opt", config={"word_embed_proj_dim": 16}),
     Family("bloom", config={"hidden_dropout": 0.1, "attention_dropout": 0.1}, packs=False),
@@ -196,7 +188,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("gpt_oss"),
     Family("deepseek_v2", config=_MLA),
     Family("deepseek_v3", config=_MLA),
-    Family("deepseek_v32", config=_MLA | {"index_topk": 64, "index_head_dim": 16, "index_n_heads": 2}, packs=False),
+    Family("deepseek_v32", config=_INDEXED, packs=False),
     Family("deepseek_v4", packs=False),
     Family("granitemoe", config={"logits_scaling": 4.0}),
     Family("granitemoeshared", config={"logits_scaling": 4.0, "shared_intermediate_size": 32}),
@@ -242,6 +234,26 @@ FAMILIES: tuple[Family, ...] = (
     Family("youtu", config=_MLA),
     Family("inkling_text", packs=False),
     Family("zaya", config={"num_experts_per_tok": 1}, packs=False),
+    Family("axk1", config=_MLA),
+    Family("axk2", config=_INDEXED, packs=False),
+    Family("dots3_note_text", config=_INDEXED, packs=False),
+    Family("glm_moe_dsa", config=_INDEXED, packs=False),
+    Family("inkling2_text", config=_INKLING, packs=False),
+    Family("inkling2_loop_text", config=_INKLING, packs=False),
+    Family("minimax_m3_vl_text"),
+    Family(
+        "minimax_m3_vl_text",
+        variant="sparse",
+        config={
+            "layer_types": ["full_attention", "minimax_m3_sparse"],
+            "index_n_heads": 2,
+            "index_head_dim": 16,
+            "index_block_size": 4,
+        },
+        packs=False,
+    ),
+    Family("sarvam_mla", config=_MLA),
+    Family("sarvam_moe"),
     # State spaces, linear attention and hybrids.
     Family("mamba", packs=False),
     Family("mamba2", config={"num_heads": 8, "head_dim": 8, "n_groups": 1, "expand": 2, "chunk_size": 8}, packs=False),
@@ -316,6 +328,22 @@ FAMILIES: tuple[Family, ...] = (
     Family("olmo_hybrid", config=_LINEAR, packs=False),
     Family("qwen3_next", config=_LINEAR, packs=False),
     Family("qwen3_5_text", config=_LINEAR, packs=False),
+    Family("qwen3_5_moe_text", config=_LINEAR, packs=False),
+    Family("qwen4_exp_text", config=_HASHED, packs=False),
+    Family("bailing_hybrid", config={**_MLA, "layer_group_size": 2}, packs=False),
+    Family(
+        "kimi_linear",
+        config={
+            **_MLA,
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_head_dim": 8,
+            "linear_num_heads": 4,
+        },
+        packs=False,
+    ),
+    Family(
+        "lfm3", {"layer_types": ["conv", "sliding_attention", "full_attention"], "num_hidden_layers": 3}, packs=False
+    ),
     Family("lara_mini", packs=False),
     # Composite ones (vision and text), on text alone. The last two are trained and published as their text model.
     Family("gemma3", parts={"text": ("gemma3_text", _SLIDING), "vision": ("siglip_vision_model", _SEES)}),
@@ -323,6 +351,57 @@ FAMILIES: tuple[Family, ...] = (
     Family("fuyu", parts={"text": ("persimmon", {})}),
     Family("llama4", parts={"text": ("llama4_text", _CHUNKED), "vision": ("llama4_vision_model", _SEES)}),
     Family("qwen3_5", parts={"text": ("qwen3_5_text", _LINEAR), "vision": ("qwen3_5_vision", _SEES)}, packs=False),
+    Family(
+        "qwen3_5_moe",
+        parts={"text": ("qwen3_5_moe_text", _LINEAR), "vision": ("qwen3_5_moe_vision", _SEES)},
+        packs=False,
+    ),
+    Family(
+        "qwen4_exp", parts={"text": ("qwen4_exp_text", _HASHED), "vision": ("qwen4_exp_vision", _SEES)}, packs=False
+    ),
+    Family("gemma4_unified", parts={"text": ("gemma4_unified_text", {**_PER_LAYER, "global_head_dim": 8})}),
+    Family(
+        "dots3_note",
+        parts={
+            "text": ("dots3_note_text", _INDEXED),
+            "vision": ("dots3_note_vision_encoder", {**_SEES, "mlp_layer_types": ["dense"], **_ADAPTS}),
+            "audio": ("dots3_note_audio_encoder", {**_SEES, "downsample_hidden_size": 8, **_ADAPTS}),
+        },
+        packs=False,
+    ),
+    Family(
+        "got_ocr2",
+        config={
+            "vision_config": {
+                **_SEES,
+                "mlp_dim": 16,
+                "output_channels": 8,
+                "window_size": 2,
+                "global_attn_indexes": [0],
+            }
+        },
+        parts={"text": ("qwen2", {})},
+    ),
+    Family(
+        "moss_transcribe_diarize",
+        parts={"text": ("qwen3", {}), "audio": ("moss_transcribe_diarize_audio", {**_SEES, "num_mel_bins": 8})},
+    ),
+    Family("gemma3n", refused="needs the package timm"),
+    Family("git", config={"vision_config": _SEES}, packs=False),
+    Family(
+        "phi4_multimodal",
+        config={
+            "vision_config": {**_SEES, "crop_size": 28},
+            "audio_config": {
+                **_SEES,
+                "num_blocks": 1,
+                "ext_pw_out_channel": 16,
+                "depthwise_separable_out_channel": 16,
+                "nemo_conv_channels": 16,
+            },
+            "original_max_position_embeddings": 128,
+        },
+    ),
     # Refused, in one line and before any weight is read.
     Family(
         "mllama",
@@ -342,10 +421,19 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("rwkv", refused="outside of any cache"),
     Family("modernbert-decoder", refused="a head of several layers"),
-    Family("bert", refused=_ENCODER),
-    Family("roberta", refused=_ENCODER),
-    Family("electra", refused=_ENCODER),
-    Family("xlnet", refused=_ENCODER),
-    Family("bart", _BART, refused="is an encoder-decoder"),
-    Family("pegasus", _BART, refused="is an encoder-decoder"),
+    Family("xlstm", refused="keeps its state in a cache of its own kind"),
+    Family("blt", refused="cuts bytes into patches"),
+    Family("gemma4_assistant", parts={"text": ("gemma4_text", _NO_LAYER_INPUT)}, refused="drafts for another model"),
+    Family(
+        "gemma4_unified_assistant",
+        parts={"text": ("gemma4_unified_text", _NO_LAYER_INPUT)},
+        refused="drafts for another model",
+    ),
+    Family(
+        "emu3",
+        parts={"text": ("emu3_text_model", {}), "vq": ("emu3_vqgan", {"hidden_size": 32, "base_channels": 32})},
+        refused=_PART,
+    ),
+    *(Family(name, refused=_ENCODER) for name in _ENCODERS),
+    *(Family(name, _BART, refused="is an encoder-decoder") for name in _ENCODER_DECODERS),
 )

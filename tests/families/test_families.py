@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.families.check import check_family
-from tests.families.families import FAMILIES, Family
+from tests.families.families import FAMILIES
+from tests.families.family import Family
 from tests.families.table import PAGE, table
 from tests.unit.trainer.lone import lone_rank
 

@@ -13,7 +13,7 @@ from rgopd.sampler.vllm import VllmSampler
 from rgopd.trainer.student.model import Student, full_weights
 from rgopd.trainer.student.weights import write_weights
 from tests.families.build import composed, known, save_tiny
-from tests.families.families import Family
+from tests.families.family import Family
 from tests.families.pipeline import own_model, prompts, sample, worst_of_samples
 
 ARGUMENTS: dict[str, Any] = {

@@ -10,7 +10,8 @@ from rgopd.common.errors import ConfigError
 from rgopd.sampler.config import SamplerConfig
 from rgopd.sampler.main import make_engine
 from tests.families.build import composed, tiny_config
-from tests.families.families import FAMILIES, IN_VLLM, LOOSE_IN_VLLM, REFUSED_BEFORE_VLLM, REFUSED_IN_VLLM
+from tests.families.families import FAMILIES
+from tests.families.in_vllm import IN_VLLM, LOOSE_IN_VLLM, REFUSED_BEFORE_VLLM, REFUSED_IN_VLLM
 from tests.vllm.families.one import ARGUMENTS, build, run_in_vllm
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default")]

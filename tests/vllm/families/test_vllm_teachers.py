@@ -12,7 +12,8 @@ from rgopd.sampler.engine import Sample, SampleSpec
 from rgopd.teacher.config import TeacherConfig
 from rgopd.teacher.engines import make_engine
 from rgopd.teacher.items import ScoreItem, Scoring
-from tests.families.families import FAMILIES, LOOSE_IN_VLLM
+from tests.families.families import FAMILIES
+from tests.families.in_vllm import LOOSE_IN_VLLM
 from tests.families.pipeline import TEMPERATURE, K, own_model, prompts, worst_of_scores
 from tests.vllm.families.one import ARGUMENTS, build, plain
 from tests.vllm.families.test_vllm_families import BY_NAME, TOLERANCE
