@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from tests.families.family import Family
+from tests.families.refused import REFUSED
 
 _MLA = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
 _MLA |= {"num_key_value_heads": 4}
@@ -18,7 +18,6 @@ _PER_LAYER = {
     "vocab_size_per_layer_input": 102,
     "num_kv_shared_layers": 0,
 }
-_NO_LAYER_INPUT = {**_PER_LAYER, "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}
 _MAMBA = {"mamba_d_state": 8, "mamba_d_conv": 4, "mamba_expand": 2}
 _MAMBA2 = {**_MAMBA, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1}
 _ZAMBA = {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid"] * 2, "mamba_d_state": 8}
@@ -33,10 +32,6 @@ _SEES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "nu
 _SEES |= {"image_size": 28, "patch_size": 14, "depth": 1, "num_heads": 2, "out_hidden_size": 32}
 _SEES |= {"projector_input_dim": 16, "projector_output_dim": 16, "vision_output_dim": 16, "num_global_layers": 1}
 _ADAPTS = {"adapter_in_dim": 16, "adapter_input_size": 16, "adapter_out_dim": 32}
-_PART = "that is no model of its own"
-_SEEING = "is a model of more than text (vision_config"
-_ENCODER = "is an encoder, whose tokens see those after them"
-_BART = {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
 _INDEXED = _MLA | {"index_topk": 64, "index_head_dim": 16, "index_n_heads": 2}
 _HASHED = {**_LINEAR, "hc_lowrank": 8, "ngram_vocab_size_base": 50, "split_ngram_parts": 2, "ple_embed_dim": 8}
 _HASHED |= {"make_ngram_vocab_size_divisible_by": 2, "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8}
@@ -44,42 +39,6 @@ _HASHED |= {"indexer_budget": 64, "indexer_compress_ratio": 4}
 _BY_KIND = {kind: {"rope_type": "default", "rope_theta": 1e4} for kind in ("sliding_attention", "full_attention")}
 _INKLING = {"swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 8, "sliding_window_size": 4}
 _INKLING |= {"unpadded_vocab_size": 102, "n_layers_per_attn_res_block": 1}
-_ENCODERS = (
-    ["bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert"]
-    + ["reformer", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm", "xlm-roberta"]
-    + ["xlm-roberta-xl", "xlnet", "xmod"]
-)
-_ENCODER_DECODERS = [
-    "bart",
-    "bigbird_pegasus",
-    "blenderbot",
-    "blenderbot-small",
-    "marian",
-    "mbart",
-    "musicgen",
-    "musicgen_melody",
-] + ["mvp", "pegasus", "plbart", "prophetnet", "trocr", "whisper"]
-
-
-@dataclass(frozen=True)
-class Family:
-    """One architecture of transformers."""
-
-    model_type: str
-    config: dict[str, Any] = field(default_factory=dict)
-    """Beside `build.SIZES`."""
-    parts: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
-    """Of a composite one: each part's `model_type`, and what its config holds beside `build.SIZES`."""
-    variant: str = ""
-    packs: bool = True
-    """False: trained on padded rows, by itself."""
-    refused: str = ""
-    """A piece of the one line that refuses it."""
-
-    @property
-    def name(self) -> str:
-        """For people and for pytest."""
-        return f"{self.model_type} ({self.variant})" if self.variant else self.model_type
 
 
 QUICK = frozenset(
@@ -345,7 +304,7 @@ FAMILIES: tuple[Family, ...] = (
         "lfm3", {"layer_types": ["conv", "sliding_attention", "full_attention"], "num_hidden_layers": 3}, packs=False
     ),
     Family("lara_mini", packs=False),
-    # Composite ones (vision and text), on text alone. The last two are trained and published as their text model.
+    # Composite ones (vision and text), on text alone. Some are trained and published as their text model.
     Family("gemma3", parts={"text": ("gemma3_text", _SLIDING), "vision": ("siglip_vision_model", _SEES)}),
     Family("gemma4", parts={"text": ("gemma4_text", {**_PER_LAYER, "global_head_dim": 8})}),
     Family("fuyu", parts={"text": ("persimmon", {})}),
@@ -386,7 +345,6 @@ FAMILIES: tuple[Family, ...] = (
         "moss_transcribe_diarize",
         parts={"text": ("qwen3", {}), "audio": ("moss_transcribe_diarize_audio", {**_SEES, "num_mel_bins": 8})},
     ),
-    Family("gemma3n", refused="needs the package timm"),
     Family("git", config={"vision_config": _SEES}, packs=False),
     Family(
         "phi4_multimodal",
@@ -402,38 +360,5 @@ FAMILIES: tuple[Family, ...] = (
             "original_max_position_embeddings": 128,
         },
     ),
-    # Refused, in one line and before any weight is read.
-    Family(
-        "mllama",
-        parts={"text": ("mllama_text_model", {}), "vision": ("mllama_vision_model", _SEES)},
-        refused=_PART,
-    ),
-    Family("mistral3", parts={"text": ("mistral", {}), "vision": ("pixtral", _SEES)}, refused=_SEEING),
-    Family("llava", parts={"text": ("llama", {}), "vision": ("clip_vision_model", _SEES)}, refused=_SEEING),
-    Family("minimax", refused="cache of its own kind; choose another student"),
-    Family("openai-gpt", refused="takes no key-value cache; choose another student"),
-    Family("moshi", refused="choose another student"),
-    Family("cpmant", refused="choose another student"),
-    Family(
-        "recurrent_gemma",
-        {"num_hidden_layers": 3, "lru_width": 32, "attention_window_size": 4},
-        refused="is not decoded exactly with a cache",
-    ),
-    Family("rwkv", refused="outside of any cache"),
-    Family("modernbert-decoder", refused="a head of several layers"),
-    Family("xlstm", refused="keeps its state in a cache of its own kind"),
-    Family("blt", refused="cuts bytes into patches"),
-    Family("gemma4_assistant", parts={"text": ("gemma4_text", _NO_LAYER_INPUT)}, refused="drafts for another model"),
-    Family(
-        "gemma4_unified_assistant",
-        parts={"text": ("gemma4_unified_text", _NO_LAYER_INPUT)},
-        refused="drafts for another model",
-    ),
-    Family(
-        "emu3",
-        parts={"text": ("emu3_text_model", {}), "vq": ("emu3_vqgan", {"hidden_size": 32, "base_channels": 32})},
-        refused=_PART,
-    ),
-    *(Family(name, refused=_ENCODER) for name in _ENCODERS),
-    *(Family(name, _BART, refused="is an encoder-decoder") for name in _ENCODER_DECODERS),
+    *REFUSED,
 )
