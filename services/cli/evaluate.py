@@ -80,6 +80,7 @@ def evaluate(
     harness: Any, suite: Suite, options: Options, say: Any, seen: Any = lambda progress: None
 ) -> dict[str, Any]:
     """Run and write summary.json; for the commands that evaluate many models too."""
+    from rgopd.evaluate.checks import check_evaluated
     from rgopd.evaluate.evaluation import Evaluation, Request
     from rgopd.verifier.config import VerifierConfig
 
@@ -91,6 +92,8 @@ def evaluate(
         model, options.backend, options.device, options.dtype, options.batch_size, options.base_url,
         options.tokenizer, parse_model_args(options.model_args),
     )  # fmt: skip
+    if not options.rescore:
+        check_evaluated(spec)
     request = Request(
         spec, options.name or name, options.suite, suite, folder_of(options), options.data, options.chat,
         tuple(options.include),

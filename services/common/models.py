@@ -156,9 +156,7 @@ def check_architecture(
         problem = "is an encoder-decoder; rgopd takes decoder-only language models: choose one"
     elif quantised and not may_be_quantised:
         method = quantised.get("quant_method", "an unnamed method") if isinstance(quantised, Mapping) else quantised
-        problem = f"is quantised ({method}); give the unquantised weights" + (
-            ", or set engine=vllm" if setting == "model" else ", which are what is trained and published"
-        )
+        problem = f"is quantised ({method}); give the unquantised weights" + _OR.get(setting, "")
     elif kind not in causal_lms and config.get("auto_map"):
         problem = f"needs its folder's own Python code (auto_map), {_NO_CODE}"
     elif kind not in causal_lms and (parts := other_parts(config)):
@@ -182,7 +180,7 @@ def check_architecture(
     elif (package := _NEEDS.get(kind)) and find_spec(package) is None:
         problem = f"needs the package {package} for what it sees: pip install {package}, or give the model of its text"
     elif sampled and kind in _UNSAMPLED:
-        problem = f"{_UNSAMPLED[kind]}; choose another student"
+        problem = f"{_UNSAMPLED[kind]}; choose another {'student' if setting == 'student' else 'model'}"
     else:
         return
     raise ConfigError(f"{setting}: {name} (model_type {kind!r}) {problem}")
@@ -193,6 +191,11 @@ ADAPTER = "adapter_config.json"
 _MERGE = "merge them into their base model (peft's merge_and_unload, then save_pretrained) and give that folder"
 _QUANTISED = ("quantization_config", "compression_config", "quantization")
 """Where config.json says so: transformers' key, that of older compressed-tensors, and MLX's."""
+_OR = {
+    "student": ", which are what is trained and published",
+    "model": ", or set engine=vllm",
+    "MODEL": ", or ask through --backend vllm",
+}
 _NO_TEXT = ("vision", "audio", "image", "video", "speech", "vq_", "vit")
 _OTHER_HEADS = ("Classification", "QuestionAnswering", "MultipleChoice", "MaskedLM", "RewardModel", "RewardHead")
 _NO_CODE = (

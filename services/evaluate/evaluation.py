@@ -13,6 +13,7 @@ from rgopd.common.errors import ConfigError
 from rgopd.evaluate import cells
 from rgopd.evaluate.ask import ask, value
 from rgopd.evaluate.cells import Cell
+from rgopd.evaluate.checks import ask_alone
 from rgopd.evaluate.harness import Harness
 from rgopd.evaluate.judge import Judge, disagrees
 from rgopd.evaluate.models import Engine, ModelSpec
@@ -154,6 +155,8 @@ class Evaluation:
 
     def _engine(self, wanted: list[Cell]) -> Engine:
         engine = Engine.load(self.request.model)
+        if engine.backend == "hf":
+            ask_alone(engine.lm, self.say)
         if any(self.request.chats(c.pin) for c in wanted) and not engine.has_chat_template:
             raise ConfigError(
                 f"{self.request.model.model} has no chat template, and {self.request.suite_name} asks through one: "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from rgopd.common.errors import ConfigError, RgopdError
-from rgopd.common.models import check_model
+from rgopd.common.models import check_model, loading
 
 Backend = Literal["hf", "vllm", "server"]
 T = TypeVar("T")
@@ -105,12 +106,11 @@ class Engine:
         from lm_eval.api.registry import get_model
 
         name, given = arguments(spec)
-        try:
-            return cls(get_model(name).create_from_arg_obj(given, {}), spec.backend)
-        except ModuleNotFoundError as error:
-            raise ConfigError(f"--backend {spec.backend}: {error.name or error} is not installed") from error
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{spec.model} cannot be loaded by {name}: {str(error)[:500]}") from error
+        with nullcontext() if spec.backend == "server" else loading("MODEL", spec.model):
+            try:
+                return cls(get_model(name).create_from_arg_obj(given, {}), spec.backend)
+            except ModuleNotFoundError as error:
+                raise ConfigError(f"--backend {spec.backend}: {error.name or error} is not installed") from error
 
     @property
     def has_chat_template(self) -> bool:

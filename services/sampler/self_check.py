@@ -29,8 +29,21 @@ limit is near what rounding does; a model is refused only for what rounding cann
 
 
 @torch.inference_mode()
-def can_pad(model: Any, decode: Decode, vocab_size: int) -> bool:
+def can_pad(
+    model: Any,
+    decode: Decode,
+    vocab_size: int,
+    *,
+    setting: str = "student",
+    instead: str = "set sampler.engine=vllm, or choose another model",
+    then: str = "prompts are batched by length",
+) -> bool:
     """Whether prompts of unequal lengths may be decoded as one batch.
+
+    Args:
+        setting: what names the model, in messages.
+        instead: what to do about a refused one.
+        then: what follows where they may not.
 
     Raises:
         ConfigError: even alone, decoding with a cache is not what the model says of the whole sequence.
@@ -45,20 +58,19 @@ def can_pad(model: Any, decode: Decode, vocab_size: int) -> bool:
         alone = [decode([p], [c])[0] for p, c in zip(prompts, continuations, strict=True)]
         gap = max(map(_gap, alone, wanted))
     except (TypeError, ValueError, AttributeError, IndexError, RuntimeError, NotImplementedError) as error:
-        raise ConfigError(f"student: {name} cannot be decoded token by token with a cache: {error}") from error
+        raise ConfigError(f"{setting}: {name} cannot be decoded token by token with a cache: {error}") from error
     if not gap < limits["alone"]:
         raise ConfigError(
-            f"student: {name} gives other log-probs when it is decoded with a cache than for the whole sequence "
-            f"({gap:.3g} nats on average); this sampler cannot sample from it exactly: set sampler.engine=vllm, or "
-            "choose another model"
+            f"{setting}: {name} gives other log-probs when it is decoded with a cache than for the whole sequence "
+            f"({gap:.3g} nats on average), and cannot be sampled from exactly: {instead}"
         )
     try:
         gap = max(map(_gap, decode(prompts, continuations), wanted))
     except (TypeError, ValueError, AttributeError, IndexError, RuntimeError, NotImplementedError) as error:
-        log.warning("%s cannot be decoded left-padded (%s): prompts are batched by length", name, error)
+        log.warning("%s cannot be decoded left-padded (%s): %s", name, error, then)
         return False
     if not gap < limits["padded"]:
-        log.warning("%s is changed by left padding: prompts are batched by length", name)
+        log.warning("%s is changed by left padding: %s", name, then)
         return False
     return True
 
