@@ -20,6 +20,7 @@ from rgopd.verifier.tools import Tools
 from rgopd.verifier.verdict import Status, TestOutcome, Verdict
 
 _OUTCOMES_BYTES = 4 << 20
+_THREADS = 256  # for tests that start some, and as many that stand for them in the program
 
 
 def grade(response: str, spec: CodeSpec, tools: Tools) -> Verdict:
@@ -59,11 +60,22 @@ def _with_checker(program: str, tests: list[str], spec: CodeSpec, tools: Tools, 
         left = tests[len(outcomes) :]
         around = touched((spec.prompt, spec.setup, *left))
         key = secrets.token_hex(8)
+        most = limits.processes + (_THREADS if "threads" in around["aspects"] else 0)
         candidate, checker = _candidate_payload(program, spec, limits), _checker_payload(left, spec, limits)
         checker |= {"key": key, "modules": around["modules"]}
         ends = tools.sandbox.run_pair(
-            Command("calls", limits, candidate | {"aspects": around["aspects"]}, files=around["files"]),
-            Command("check", _checker_limits(limits), checker | {"aspects": around["aspects"]}, files=around["files"]),
+            Command(
+                "calls",
+                limits._replace(processes=most),
+                candidate | {"aspects": around["aspects"]},
+                files=around["files"],
+            ),
+            Command(
+                "check",
+                _checker_limits(limits)._replace(processes=most),
+                checker | {"aspects": around["aspects"]},
+                files=around["files"],
+            ),
         )
         more = _read(*ends, limits, len(left), key)
         outcomes += more

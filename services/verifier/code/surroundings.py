@@ -15,6 +15,7 @@ _ASPECTS = {
     "warnings": r"(?i)warn",
     "logging": r"assertLogs|assertNoLogs|\blogging\b|caplog",
     "source": r"\binspect\b|getsource",
+    "threads": r"\bthreading\b|\bThread\b|ThreadPool|concurrent\.futures|\bto_thread\b|run_in_executor|\b_thread\b",
     "pickle": r"pickle|shelve|joblib|\b(?:np|numpy)\.load\b",
 }
 _FILES = re.compile(

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from rgopd.verifier.sandbox import names, plain, world
 from rgopd.verifier.sandbox.awaiting import Awaiting
 from rgopd.verifier.sandbox.peer import Guard, Peer
+from rgopd.verifier.sandbox.threads import ThreadedPeer
 
 PAYLOAD, CHANNEL = 3, 4
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make one for every message
@@ -261,7 +262,8 @@ def run_calls(payload: dict[str, Any]) -> int:
 def _serve(payload: dict[str, Any]) -> int:
     """Answer the checker."""
     serving = Serving({}, payload["program"])
-    peer = Peer(CHANNEL, 1, payload["value_bytes"], _end, None, serving)
+    kind = ThreadedPeer if "threads" in payload.get("aspects", []) else Peer
+    peer = kind(CHANNEL, 1, payload["value_bytes"], _end, None, serving)
     peer.world = world.World(payload.get("aspects", []), of_tests=False)
     peer.mirrors.pause = serving.awaiting.pause
     try:
@@ -274,6 +276,8 @@ def _serve(payload: dict[str, Any]) -> int:
     shared = {name: namespace.get(name) for name in payload.get("shared", ())}
     peer.crossing.by_value = {name: kind for name, kind in shared.items() if isinstance(kind, type)}
     peer.send({"v": None})
+    if isinstance(peer, ThreadedPeer):
+        peer.run()
     while True:
         peer.serve(peer.receive())
 

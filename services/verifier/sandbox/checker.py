@@ -20,6 +20,7 @@ from rgopd.verifier.sandbox.candidate import PAYLOAD, new_module, read_all
 from rgopd.verifier.sandbox.classes import type_of
 from rgopd.verifier.sandbox.link import Link, exception_text
 from rgopd.verifier.sandbox.peer import Gone
+from rgopd.verifier.sandbox.threads import Numbers
 
 RESULT = 5
 _RUNNER = "rgopd.verifier.testfiles.run"
@@ -227,6 +228,8 @@ def main() -> int:
     sys.argv = ["solution.py"]
     link = Link(payload["value_bytes"])
     link.peer.world = world.World(payload["aspects"], of_tests=True)
+    if "threads" in payload["aspects"]:
+        link.peer.threads = Numbers()
     if "pickle" in payload["aspects"]:
         unpickling.restrict()
     install(payload.get("install", {}))

@@ -24,6 +24,10 @@ _read, _write = os.read, os.write  # tests put others in their places
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make one for every message
 
 
+LATER: Any = object()
+"""What came of a request is not there yet."""
+
+
 class Gone(BaseException):
     """The other side has ended, or what it said makes no sense. Not an Exception: test code must not swallow it."""
 
@@ -54,6 +58,7 @@ class Peer:
         self.lock = _thread.RLock()  # tests start threads
         self._busy = False
         self._depth = 0
+        self.threads: Any = None  # of the tests: `threads.Numbers`
         self.asking: list[str] = []  # what is waited for an answer to, the last one innermost
         self._incoming = bytearray()
 
@@ -64,15 +69,24 @@ class Peer:
         if operation == "finally":  # a generator that is thrown away, at whatever moment
             return None if self._busy else self._ask("method", target, details)
         with self.lock:
-            return self._ask(operation, target, details)
+            value = self._ask(operation, target, details)
+        times = 0
+        while value is LATER:  # other threads of the tests may ask meanwhile
+            self.threads.pause(times := times + 1)
+            with self.lock:
+                value = self._ask("resume", None, {})
+        return value
 
     def _ask(self, operation: str, target: Any, details: dict[str, Any]) -> Any:
         if self._depth >= _DEEPEST:
             raise RecursionError("calls between the program and its tests nest too deeply")
-        self.asked += 1
+        self.asked += operation != "resume"
         self.guard.asking(self.asked)
         encode = self.crossing.encode
         message: dict[str, Any] = {"q": operation, "on": encode(target)}
+        if self.threads is not None:
+            message["th"] = self.threads.number()
+            message["te"], self.threads.ended[:] = self.threads.ended[:], []
         if "name" in details:
             message["n"] = details["name"]
         if "value" in details:
@@ -123,6 +137,8 @@ class Peer:
             except plain.NotPlain as problem:
                 self.lost(str(problem))
             self._adopt(reply)
+            if "later" in reply and self.threads is not None:
+                return LATER
             if isinstance(error, BaseException):
                 self.guard.raised(error, operation, name)
                 raise error
@@ -148,7 +164,8 @@ class Peer:
     def _served(self, request: dict[str, Any]) -> dict[str, Any]:
         self._adopt(request)
         try:
-            answer = {"v": self.crossing.encode(self._perform(request))}
+            value = self._perform(request)
+            answer = {"v": None, "later": True} if value is LATER else {"v": self.crossing.encode(value)}
         except Gone:
             raise
         except BaseException as error:  # noqa: BLE001 - foreign code raises anything
@@ -164,6 +181,9 @@ class Peer:
             return {"X": ["builtins", "RuntimeError", "RuntimeError"], "a": [type(error).__name__], "v": [], "c": None}
 
     def _perform(self, request: dict[str, Any]) -> Any:
+        return self._do(*self._decoded(request))
+
+    def _decoded(self, request: dict[str, Any]) -> tuple[Any, ...]:
         decode = self.crossing.decode
         operation, name = str(request["q"]), str(request.get("n", ""))
         with self.crossing.reading():
@@ -172,10 +192,14 @@ class Peer:
             args = [decode(x) for x in request.get("a", ())]
             kwargs = {str(k): decode(x) for k, x in request.get("k", {}).items()}
             replaced = {str(k): decode(x) for k, x in request.get("s", {}).items()}
+        return operation, on, name, value, args, kwargs, replaced
+
+    def _do(self, *parts: Any) -> Any:
+        *request, replaced = parts
         if not (replaced or self.world.says):
-            return self._carry_out(operation, on, name, value, args, kwargs)
+            return self._carry_out(*request)
         with self.guard.within(replaced), self.world.listening():
-            return self._carry_out(operation, on, name, value, args, kwargs)
+            return self._carry_out(*request)
 
     def _carry_out(
         self, operation: str, on: Any, name: str, value: Any, args: list[Any], kwargs: dict[str, Any]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from rgopd.verifier.symbolic import bases, clock, figures, lists, notation
+from rgopd.verifier.symbolic import bases, claims, clock, figures, lists, notation
 from rgopd.verifier.symbolic import text as tidy
 from rgopd.verifier.symbolic.numbers import Plain, numeric_readings, same_plain
 from rgopd.verifier.symbolic.options import same_option
-from rgopd.verifier.symbolic.parsing import expression, same_symbols
+from rgopd.verifier.symbolic.parsing import NothingFound, Unreadable, expression, same_symbols
 from rgopd.verifier.symbolic.quantities import latex_of
 from rgopd.verifier.symbolic.ratios import same_ratio
 from rgopd.verifier.symbolic.scripts import chinese_number
@@ -18,6 +18,7 @@ from rgopd.verifier.symbolic.units import same_quantity
 from rgopd.verifier.symbolic.wordnumbers import number_in_words
 
 _MAX_DEPTH = 6
+_CUT = 5e-3
 _SETLIKE = re.compile(
     r"[<>∈]|real|\\(?:begin|leq?|geq?|leqslant|geqslant|neq?|cup|cap|in|mid|mathbb|setminus|infty)(?![A-Za-z])"
 )
@@ -42,12 +43,24 @@ class Judge:
             return False
         if not self.depth:
             gold, answer = notation.paired(notation.written(gold), notation.written(answer))
+            if claims.denies(gold, answer) or not self._holds(gold, answer):
+                return False
         self.depth += 1
         try:
             certain = self.certain(gold, answer)
             return certain if certain is not None else same_symbols(gold, answer, None, self.tolerance)
         finally:
             self.depth -= 1
+
+    def _holds(self, gold: str, answer: str) -> bool:
+        """Are the constants equal that an answer calls so? Decimals may have been cut."""
+        for one, other in claims.equations(gold, answer):
+            try:
+                if not Judge(_CUT).equal(one, other):
+                    return False
+            except (Unreadable, NothingFound):
+                continue
+        return True
 
     def certain(self, gold: str, answer: str) -> bool | None:
         """What can be told without math-verify; None when nothing can."""

@@ -34,6 +34,7 @@ _INEQUALITY = re.compile(r"[<>]|\\(?:leq?|geq?|lt|gt)(?![A-Za-z])")
 _Y = re.compile(r"\s?y\s?=")
 
 
+_CASES = re.compile(r"\\begin\{cases\}(.{1,900}?)\\end\{cases\}", re.DOTALL)
 _ABOUT = re.compile(
     r"(?i)^\s?\$?\s?(?:\\(?:text|mathrm|textrm)\s?\{\s?)?(?:approximately|approx\.?|about|roughly|around)(?![a-z])\s?"
     r"(?:equal to)?\s?"
@@ -52,6 +53,8 @@ def written(text: str) -> str:
         text = text[:-2].rstrip()
     while text.startswith("\\\\"):
         text = text[2:].lstrip()
+    if "{cases}" in text and "&" not in text and (found := _CASES.fullmatch(text.strip(" $"))):
+        text = ", ".join(row.strip(" ,") for row in found[1].split("\\\\") if row.strip())
     if found := _ABOUT.match(text):
         text = text[found.end() :].lstrip("} ")
     if "\\in" in text and (found := _ANY_INTEGER.search(text)) and _has(text[: found.start()], found[1]):

@@ -44,6 +44,8 @@ _TEXT = re.compile(
 )
 _COLOUR = re.compile(r"\\(?:text)?color(?:box)?\s{0,3}(?:\[\w{1,9}\]\s?)?\{[\w!, .#-]{1,40}\}")
 _LAST_BREAK = re.compile(r"\\\\\s{0,9}(\\[\])]|\$\$)")
+_COMMENT = re.compile(r"(?<!\\)%[^\n]{0,200}\n\s{0,20}")
+_LINES = re.compile(r"[ \t]{0,20}\n\s{0,20}")
 _ARTICLE = re.compile(r"(?i)^(?:an?|the) (?=[A-Za-z]{3})")
 _LOGIC = re.compile(
     r"\\(?:(land)|(lor)|(lnot)|(rightarrow|Rightarrow|Longrightarrow|implies)|(Leftrightarrow|leftrightarrow))(?![A-Za-z])"
@@ -114,6 +116,7 @@ def boxed_answer(text: str, *, of_several: bool = False) -> str | None:
             break
         if earlier.content not in contents:
             contents.insert(0, earlier.content)
+    contents = [_LINES.sub(" ", _COMMENT.sub("", content)) if "\n" in content else content for content in contents]
     if len(contents) == 1:
         return contents[0] if "\\begin" in contents[0] else _ROWS.sub(", ", contents[0])
     return "\\{" + ", ".join(contents) + "\\}"
