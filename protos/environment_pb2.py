@@ -26,7 +26,7 @@ from rgopd.protos import common_pb2 as rgopd_dot_protos_dot_common__pb2
 from rgopd.protos import verifier_pb2 as rgopd_dot_protos_dot_verifier__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ergopd/protos/environment.proto\x12\x05rgopd\x1a\x19rgopd/protos/common.proto\x1a\x1brgopd/protos/verifier.proto\"K\n\x0b\x45nvironment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\targs_json\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\r\n\x05judge\x18\x04 \x01(\t\"\x9f\x01\n\x07\x45pisode\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x0b\x65nvironment\x18\x02 \x01(\x0b\x32\x12.rgopd.Environment\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x0f\n\x07\x61\x63tions\x18\x04 \x03(\t\x12\x14\n\x0cobservations\x18\x05 \x03(\t\x12\x1b\n\x05\x63heck\x18\x06 \x01(\x0b\x32\x0c.rgopd.Check\x12\r\n\x05\x63\x61lls\x18\x07 \x01(\t\"y\n\x0bObservation\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\x12\x13\n\x06reward\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x13\n\x0b\x64uration_ms\x18\x06 \x01(\x01\x42\t\n\x07_reward\"N\n\x0bStepRequest\x12\x1d\n\x06header\x18\x01 \x01(\x0b\x32\r.rgopd.Header\x12 \n\x08\x65pisodes\x18\x02 \x03(\x0b\x32\x0e.rgopd.Episode\"W\n\x0cStepResponse\x12\x1d\n\x06header\x18\x01 \x01(\x0b\x32\r.rgopd.Header\x12(\n\x0cobservations\x18\x02 \x03(\x0b\x32\x12.rgopd.Observation\"[\n\x07StepJob\x12\x1d\n\x06header\x18\x01 \x01(\x0b\x32\r.rgopd.Header\x12 \n\x08\x65pisodes\x18\x02 \x03(\x0b\x32\x0e.rgopd.Episode\x12\x0f\n\x07request\x18\x03 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ergopd/protos/environment.proto\x12\x05rgopd\x1a\x19rgopd/protos/common.proto\x1a\x1brgopd/protos/verifier.proto\"_\n\x0b\x45nvironment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\targs_json\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\r\n\x05judge\x18\x04 \x01(\t\x12\x12\n\ntools_json\x18\x05 \x01(\t\"\x9f\x01\n\x07\x45pisode\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x0b\x65nvironment\x18\x02 \x01(\x0b\x32\x12.rgopd.Environment\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x0f\n\x07\x61\x63tions\x18\x04 \x03(\t\x12\x14\n\x0cobservations\x18\x05 \x03(\t\x12\x1b\n\x05\x63heck\x18\x06 \x01(\x0b\x32\x0c.rgopd.Check\x12\r\n\x05\x63\x61lls\x18\x07 \x01(\t\"y\n\x0bObservation\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\x12\x13\n\x06reward\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x13\n\x0b\x64uration_ms\x18\x06 \x01(\x01\x42\t\n\x07_reward\"N\n\x0bStepRequest\x12\x1d\n\x06header\x18\x01 \x01(\x0b\x32\r.rgopd.Header\x12 \n\x08\x65pisodes\x18\x02 \x03(\x0b\x32\x0e.rgopd.Episode\"W\n\x0cStepResponse\x12\x1d\n\x06header\x18\x01 \x01(\x0b\x32\r.rgopd.Header\x12(\n\x0cobservations\x18\x02 \x03(\x0b\x32\x12.rgopd.Observation\"[\n\x07StepJob\x12\x1d\n\x06header\x18\x01 \x01(\x0b\x32\r.rgopd.Header\x12 \n\x08\x65pisodes\x18\x02 \x03(\x0b\x32\x0e.rgopd.Episode\x12\x0f\n\x07request\x18\x03 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,15 +34,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rgopd.protos.environment_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENVIRONMENT']._serialized_start=97
-  _globals['_ENVIRONMENT']._serialized_end=172
-  _globals['_EPISODE']._serialized_start=175
-  _globals['_EPISODE']._serialized_end=334
-  _globals['_OBSERVATION']._serialized_start=336
-  _globals['_OBSERVATION']._serialized_end=457
-  _globals['_STEPREQUEST']._serialized_start=459
-  _globals['_STEPREQUEST']._serialized_end=537
-  _globals['_STEPRESPONSE']._serialized_start=539
-  _globals['_STEPRESPONSE']._serialized_end=626
-  _globals['_STEPJOB']._serialized_start=628
-  _globals['_STEPJOB']._serialized_end=719
+  _globals['_ENVIRONMENT']._serialized_end=192
+  _globals['_EPISODE']._serialized_start=195
+  _globals['_EPISODE']._serialized_end=354
+  _globals['_OBSERVATION']._serialized_start=356
+  _globals['_OBSERVATION']._serialized_end=477
+  _globals['_STEPREQUEST']._serialized_start=479
+  _globals['_STEPREQUEST']._serialized_end=557
+  _globals['_STEPRESPONSE']._serialized_start=559
+  _globals['_STEPRESPONSE']._serialized_end=646
+  _globals['_STEPJOB']._serialized_start=648
+  _globals['_STEPJOB']._serialized_end=739
 # @@protoc_insertion_point(module_scope)

@@ -8,16 +8,18 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Environment(_message.Message):
-    __slots__ = ("name", "args_json", "role", "judge")
+    __slots__ = ("name", "args_json", "role", "judge", "tools_json")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ARGS_JSON_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     JUDGE_FIELD_NUMBER: _ClassVar[int]
+    TOOLS_JSON_FIELD_NUMBER: _ClassVar[int]
     name: str
     args_json: str
     role: str
     judge: str
-    def __init__(self, name: _Optional[str] = ..., args_json: _Optional[str] = ..., role: _Optional[str] = ..., judge: _Optional[str] = ...) -> None: ...
+    tools_json: str
+    def __init__(self, name: _Optional[str] = ..., args_json: _Optional[str] = ..., role: _Optional[str] = ..., judge: _Optional[str] = ..., tools_json: _Optional[str] = ...) -> None: ...
 
 class Episode(_message.Message):
     __slots__ = ("id", "environment", "seed", "actions", "observations", "check", "calls")

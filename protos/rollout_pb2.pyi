@@ -100,7 +100,7 @@ class TurnLimits(_message.Message):
     def __init__(self, max_turns: _Optional[int] = ..., max_tokens: _Optional[int] = ..., max_observation_tokens: _Optional[int] = ..., calls: _Optional[str] = ...) -> None: ...
 
 class Rollout(_message.Message):
-    __slots__ = ("header", "group_id", "index", "policy_version", "prompt_ids", "response_ids", "sampled_logprobs", "support_ids", "response_text", "finish_reason", "prompt_id", "messages_json", "temperature", "own", "check")
+    __slots__ = ("header", "group_id", "index", "policy_version", "prompt_ids", "response_ids", "sampled_logprobs", "support_ids", "response_text", "finish_reason", "prompt_id", "messages_json", "temperature", "own", "check", "told", "environment")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -116,6 +116,8 @@ class Rollout(_message.Message):
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     OWN_FIELD_NUMBER: _ClassVar[int]
     CHECK_FIELD_NUMBER: _ClassVar[int]
+    TOLD_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
     header: _common_pb2.Header
     group_id: str
     index: int
@@ -131,7 +133,9 @@ class Rollout(_message.Message):
     temperature: float
     own: _common_pb2.Tensor
     check: _verifier_pb2.Check
-    def __init__(self, header: _Optional[_Union[_common_pb2.Header, _Mapping]] = ..., group_id: _Optional[str] = ..., index: _Optional[int] = ..., policy_version: _Optional[int] = ..., prompt_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., response_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., sampled_logprobs: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., support_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., response_text: _Optional[str] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., prompt_id: _Optional[str] = ..., messages_json: _Optional[str] = ..., temperature: _Optional[float] = ..., own: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., check: _Optional[_Union[_verifier_pb2.Check, _Mapping]] = ...) -> None: ...
+    told: _containers.RepeatedScalarFieldContainer[str]
+    environment: _environment_pb2.Environment
+    def __init__(self, header: _Optional[_Union[_common_pb2.Header, _Mapping]] = ..., group_id: _Optional[str] = ..., index: _Optional[int] = ..., policy_version: _Optional[int] = ..., prompt_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., response_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., sampled_logprobs: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., support_ids: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., response_text: _Optional[str] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., prompt_id: _Optional[str] = ..., messages_json: _Optional[str] = ..., temperature: _Optional[float] = ..., own: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., check: _Optional[_Union[_verifier_pb2.Check, _Mapping]] = ..., told: _Optional[_Iterable[str]] = ..., environment: _Optional[_Union[_environment_pb2.Environment, _Mapping]] = ...) -> None: ...
 
 class Turn(_message.Message):
     __slots__ = ("response_ids", "sampled_logprobs", "support_ids", "text", "finish_reason")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from rgopd.cli.turns import ALIGNED, has_turns
+from rgopd.cli.turns import check_templates
 from rgopd.common.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,10 +53,10 @@ def aligns(train: TrainConfig, teacher: TeacherConfig) -> bool:
     Raises:
         ConfigError: it has, and the run's loss cannot use that; says what to change.
     """
-    if aligner_of(teacher, train.student) is None:
+    aligner = aligner_of(teacher, train.student)
+    if aligner is None:
         return False
-    if train.environments:
-        raise ConfigError(ALIGNED)
+    check_templates(train.environments, aligner.teacher.tokenizer, "teacher")
     objective = train.build_objective()
     reason = ""
     if not objective.aligns:
@@ -141,12 +141,6 @@ def aligned_checks(sections: dict[str, Any]) -> list[tuple[str, Callable[[], str
         return [("tokenizer", refused)]
     if aligner is None:
         return []
-    if has_turns(sections["train"]):
-
-        def across() -> str:
-            raise ConfigError(ALIGNED)
-
-        return [("tokenizer", across)]
     return [
         ("tokenizer", lambda: measured(sections, aligner)),
         ("eos", lambda: _ends(aligner)),
@@ -170,8 +164,13 @@ def _prompt(sections: dict[str, Any], aligner: Aligner) -> str:
 
     from rgopd.trainer.prompts.config import DatasetConfig
     from rgopd.trainer.prompts.data import PromptSource
+    from rgopd.trainer.prompts.environments import environments_named
 
-    source = PromptSource(DatasetConfig.model_validate(sections["train"]["dataset"]), aligner.student.tokenizer)
+    dataset = DatasetConfig.model_validate(sections["train"]["dataset"])
+    source = PromptSource(dataset, aligner.student.tokenizer)
+    check_templates(environments_named(dataset), aligner.teacher.tokenizer, "teacher")
     for position in reversed(range(PROMPTS)):
-        ids = aligner.teacher.prompt(json.loads(source.at(0, position).messages_json))
+        prompt = source.at(0, position)
+        tools = json.loads(prompt.environment.tools_json or "[]")
+        ids = aligner.teacher.prompt(json.loads(prompt.messages_json), tools)
     return f"the teacher reads its own: {aligner.teacher.tokenizer.decode(ids)!r}"

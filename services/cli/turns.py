@@ -10,11 +10,6 @@ from rgopd.common.explain import did_you_mean
 if TYPE_CHECKING:
     from rgopd.verifier.environment_config import EnvironmentConfig
 
-ALIGNED = (
-    "student and teacher tokenizers differ, and rows name environments: what stands between two turns cannot be scored "
-    "across tokenizers; take a teacher of the student's family, or rows without environments"
-)
-
 
 def check_environments(named: dict[str, str], configured: dict[str, EnvironmentConfig]) -> None:
     """Those that rows name are the verifier's, and can be read.
@@ -34,12 +29,12 @@ def check_environments(named: dict[str, str], configured: dict[str, EnvironmentC
             )
 
 
-def check_templates(named: dict[str, str], tokenizer: Any) -> None:
-    """The student's chat template can go on after a turn; ConfigError says why it cannot."""
+def check_templates(named: dict[str, str], tokenizer: Any, whose: str = "student") -> None:
+    """The chat template can go on after a turn; ConfigError says why it cannot."""
     from rgopd.common.between import Between
 
     for role in sorted(set(named.values())):
-        Between(tokenizer, role)
+        Between(tokenizer, role, whose)
 
 
 def has_turns(train: dict[str, Any]) -> bool:

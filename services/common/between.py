@@ -43,16 +43,18 @@ class Between:
     Args:
         tokenizer: the student's, with a chat template.
         role: of the observations, "user" or "tool".
+        whose: whose tokenizer it is, in errors.
 
     Raises:
         ConfigError: the template cannot go on from what it rendered; says why.
     """
 
-    def __init__(self, tokenizer: Any, role: str = "user") -> None:
+    def __init__(self, tokenizer: Any, role: str = "user", whose: str = "student") -> None:
         self.tokenizer = tokenizer
         self.role = role
+        self.whose = whose
         if not tokenizer.chat_template:
-            raise ConfigError("the student's tokenizer has no chat template, which the turns of an environment need")
+            raise ConfigError(f"the {whose}'s tokenizer has no chat template, which the turns of an environment need")
         self._around = self._look()
         self._check()
 
@@ -65,13 +67,14 @@ class Between:
             max_observation_tokens: a longer one is cut, and says so; 0: not.
         """
         around = self._around
-        text = self._cut(observation, max_observation_tokens)
+        text = self.shown(observation, max_observation_tokens)
         text = json.dumps(text, ensure_ascii=False)[1:-1] if around.quoted else text
         ended = self._marker(last_id)
         start = around.end.partition(ended)[2] if ended and ended in around.end else around.end
         return np.array(self._encode(f"{start}{around.before}", text, around.after), dtype=np.int32)
 
-    def _cut(self, text: str, most: int) -> str:
+    def shown(self, text: str, most: int) -> str:
+        """An observation as it is read: cut to `most` tokens, 0: whole."""
         if not most or len(text.encode("utf-8", "replace")) <= most:  # no token is less than a byte
             return text
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
@@ -90,7 +93,7 @@ class Between:
             ids = [*around[0], *inside, *around[1]]
             if self._same_markers(ids, before, after):
                 return ids
-        raise ConfigError(f"the student's tokenizer reads special tokens out of the plain text {text[:80]!r}")
+        raise ConfigError(f"the {self.whose}'s tokenizer reads special tokens out of the plain text {text[:80]!r}")
 
     def _same_markers(self, ids: Sequence[int], before: str, after: str) -> bool:
         wanted = [i for part in (before, after) for i in self._tokens(part) if i in self._special]
@@ -160,7 +163,7 @@ class Between:
 
     def _refusal(self) -> str:
         return (
-            "the student's chat template is not prefix-stable, so an environment's observations "
+            f"the {self.whose}'s chat template is not prefix-stable, so an environment's observations "
             f"(role {self.role!r}) cannot be appended to its turns"
         )
 

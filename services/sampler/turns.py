@@ -44,6 +44,8 @@ class Line:
     observations: list[environment_pb2.Observation] = field(default_factory=list)
     between: list[Ids] = field(default_factory=list)
     """What follows each turn but the last."""
+    told: list[str] = field(default_factory=list)
+    """The observations in it, as the student reads them."""
     closed: bool = False
     """Its rollout is stored."""
 
@@ -215,7 +217,8 @@ class Conversations:
         else:
             last = int(wire.from_tensor(line.turns[-1].response_ids, "response_ids")[-1])
             try:
-                ids = self._template(line).ids(last, said.text, request.turns.max_observation_tokens)
+                told = self._template(line).shown(said.text, request.turns.max_observation_tokens)
+                ids = self._template(line).ids(last, told)
             except ConfigError as problem:  # of this observation or role: the request's other conversations go on
                 said.error = str(problem)
                 self._finish(line, request, rollout_pb2.FINISH_STOP)
@@ -224,6 +227,7 @@ class Conversations:
                 self._finish(line, request, rollout_pb2.FINISH_LENGTH)
             else:
                 line.between.append(ids)
+                line.told.append(told)
         return line.closed
 
     def _template(self, line: Line) -> Between:
@@ -264,6 +268,8 @@ class Conversations:
         rollout.support_ids.CopyFrom(wire.to_tensor(np.concatenate(support)))
         rollout.own.CopyFrom(wire.to_tensor(np.concatenate([np.full(len(i), own, np.int32) for i, own in pieces])))
         rollout.response_text = transcript(line.turns, line.observations)
+        rollout.told.extend(line.told)
+        rollout.environment.CopyFrom(line.prompt.environment)
         rollout.finish_reason = reason
         rollout.check.CopyFrom(judged(line.prompt, line.turns, line.observations))
         return rollout

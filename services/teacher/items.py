@@ -50,7 +50,7 @@ class Alignment:
     aligned_T: Int
     """Aligned chunk of each student token, counting up from 0; -1 where the teacher has no value."""
     chunk_U: NDArray[np.int64]
-    """Aligned chunk of each teacher token; empty where the teacher has no value at all."""
+    """Aligned chunk of each teacher token, -1 of one between two turns; empty where the teacher has no value at all."""
     pairs_M2: NDArray[np.int64]
     """Positions (student, teacher) of tokens that are the same bytes: there the support is compared."""
     support_ids_TK: Int | None

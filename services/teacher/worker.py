@@ -16,6 +16,7 @@ from rgopd.common.teacher_client import score_stream
 from rgopd.common.worker import DEADLINES_S, announce_failure
 from rgopd.common.workers import StreamWorkers
 from rgopd.protos import rollout_pb2, teacher_pb2
+from rgopd.teacher.alignment.talk import talk_of
 from rgopd.teacher.batching import TeacherService
 from rgopd.teacher.codec import across_kind, score_to_proto, set_temperature, support_kind, tensor_ids
 from rgopd.teacher.items import ScoreItem
@@ -91,13 +92,9 @@ class ScoreWorker:
             support_ids = tensor_ids(rollout.support_ids, rollout_id, "support_ids", 2)
         response_ids = tensor_ids(rollout.response_ids, rollout_id, "response_ids", 1)
         if (aligner := self._service.aligner) is not None:
-            if rollout.HasField("own"):
-                raise InvalidInput(
-                    f"rollout {rollout_id!r} is a conversation, which a teacher with another tokenizer cannot score: "
-                    "take a teacher of the student's family"
-                )
             across = across_kind(job.across) if scoring.support == "student" else "mapped"
-            return aligner.item(rollout_id, rollout.messages_json, response_ids, support_ids, scoring, info, across)
+            messages, talk = rollout.messages_json, talk_of(rollout)
+            return aligner.item(rollout_id, messages, response_ids, support_ids, scoring, info, across, talk)
         prompt_ids = tensor_ids(rollout.prompt_ids, rollout_id, "prompt_ids", 1)
         return make_item(rollout_id, prompt_ids, response_ids, support_ids, scoring, info)
 

@@ -24,6 +24,7 @@ from rgopd.protos import environment_pb2, rollout_pb2, teacher_pb2, verifier_pb2
 from rgopd.sampler.engine import OnSample, Sample, SampleSpec, SamplingOptions
 from rgopd.sampler.transformers import TransformersSampler
 from rgopd.sampler.worker import SamplerWorker
+from rgopd.teacher.alignment.talk import talk_of
 from rgopd.verifier.config import VerifierConfig
 from rgopd.verifier.engine import VerifierEngine
 from rgopd.verifier.environment_config import EnvironmentConfig
@@ -223,6 +224,10 @@ def test_a_conversation_is_what_was_said(bench: Bench) -> None:
             text = bench.student.decode(said)
             assert told.tolist() == between.ids(int(said[-1]), f"<|end|>{len(text)}?").tolist()
             assert 3 not in told.tolist(), "what the environment says never is the end of a turn"
+        talk = talk_of(rollout)  # as a teacher with another tokenizer reads it
+        assert talk is not None
+        assert talk.told == tuple(f"<|end|>{len(bench.student.decode(said))}?" for said in parts[::2][: len(talk.told)])
+        assert [ids_T[at].tolist() for at in talk.turns()] == [said.tolist() for said in parts[::2]]
         prompt_ids = wire.from_tensor(rollout.prompt_ids)
         whole = torch.from_numpy(np.concatenate([prompt_ids, ids_T]).astype(np.int64))[None]
         with torch.no_grad():

@@ -275,6 +275,7 @@ def test_step_answers_a_conversation_in_both_encodings(client: httpx.Client) -> 
         (b'{"episodes": []}', 422, "episodes"),
         (b'{"episodes": [{"id": "a", "environment": {"name": "feedback"}, "actions": []}]}', 422, "actions"),
         (b'{"episodes": [{"id": "a", "environment": {"name": "nope"}, "actions": ["x"]}]}', 422, "unknown environment"),
+        (b'{"episodes": [{"id": "a", "environment": "nope", "actions": ["x"]}]}', 422, "unknown environment 'nope'"),
         (b'{"episodes": [{"id": "a", "environment": {"name": "feedback"}, "actions": ["x", "y"]}]}', 422, "answered"),
         (
             json.dumps({"episodes": [{"id": "a", "environment": {"name": "x"}, "actions": ["x"]}] * 9}).encode(),

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
-from itertools import groupby
+from itertools import groupby, zip_longest
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rgopd.common.errors import InvalidInput
 from rgopd.teacher.alignment.chunks import chunk_starts, chunk_sums, common_chunks, one_to_one
 from rgopd.teacher.alignment.side import Side
+from rgopd.teacher.alignment.talk import Joined, Talk, tools_of
 from rgopd.teacher.engines import EngineInfo
 from rgopd.teacher.items import OWN_ID, PAD_ID, PAD_LOGPROB, Across, Alignment, Int, Score, ScoreItem, Scoring
 from rgopd.teacher.validation import make_item
@@ -37,7 +38,9 @@ class Aligner:
         self.special_map = {i: names[name] for i, name in student.special.items() if name in names} | ends
         self.support_map_V = self._support_map()
         # The rollouts of a group share their prompt.
-        self._rendered = lru_cache(maxsize=4096)(lambda text: tuple(teacher.prompt(json.loads(text))))
+        self._rendered = lru_cache(maxsize=4096)(
+            lambda text, tools: tuple(teacher.prompt(json.loads(text), tools_of(tools, "prompt")))
+        )
 
     def _support_map(self) -> Int:
         map_V = np.full(self.student.size, PAD_ID, np.int32)
@@ -60,12 +63,13 @@ class Aligner:
         scoring: Scoring,
         info: EngineInfo,
         across: Across = "mapped",
+        talk: Talk | None = None,
     ) -> ScoreItem:
-        """A checked item at the teacher's ids.
+        """A checked item at the teacher's ids. `talk`: of a conversation.
 
         Raises:
-            InvalidInput: no messages, a support that is the teacher's own, ranks that the engine cannot give, or what
-                `make_item` refuses.
+            InvalidInput: no messages, a support that is the teacher's own, ranks that the engine cannot give, a
+                conversation that the teacher's chat template cannot go on with, or what `make_item` refuses.
         """
         if scoring.support == "teacher":
             raise InvalidInput('support: this teacher has another tokenizer than the student: use "student" or "none"')
@@ -82,8 +86,11 @@ class Aligner:
             )
         theirs = replace(info, vocab_size=self.student.size, max_context=1 << 31)
         own = make_item(rollout_id, response_ids_T[:1], response_ids_T, support_ids_TK, scoring, theirs)
-        prompt_ids_C = np.array(self._prompt_ids(messages_json, where), np.int32)
-        alignment, response_ids_U = self.align(response_ids_T, own.support_ids_TK, across)
+        prompt_ids_C = np.array(self._prompt_ids(messages_json, talk.tools if talk else "", where), np.int32)
+        if talk is None:
+            alignment, response_ids_U = self.align(response_ids_T, own.support_ids_TK, across)
+        else:
+            alignment, response_ids_U = self.align_talk(response_ids_T, talk, own.support_ids_TK, across)
         support_UK = None
         if own.support_ids_TK is not None:
             support_UK = np.full((len(response_ids_U), own.support_ids_TK.shape[1]), PAD_ID, np.int32)
@@ -134,6 +141,23 @@ class Aligner:
         ids = np.array(ids_U or [self.teacher.end or 0], np.int32)
         return Alignment(aligned_T, chunk_U, pairs_M2, support_TK, ranked_M2), ids
 
+    def align_talk(
+        self, response_ids_T: Int, talk: Talk, support_ids_TK: Int | None = None, across: Across = "mapped"
+    ) -> tuple[Alignment, Int]:
+        """The same of a conversation: each turn as a response, and between two of them the teacher's template around
+        what the student was told. What comes after a turn that the teacher cannot follow to its end has no value.
+
+        Raises:
+            InvalidInput: the teacher's chat template cannot go on after a turn.
+        """
+        joined = Joined(len(response_ids_T), None if support_ids_TK is None else support_ids_TK.shape[1])
+        for at, told in zip_longest(talk.turns(), talk.told):
+            support = None if support_ids_TK is None else support_ids_TK[at]
+            if not joined.turn(at, *self.align(response_ids_T[at], support, across)) or told is None:
+                break
+            joined.between(self.teacher.between(talk.role, joined.ids_U[-1], told))
+        return joined.whole(self.teacher.end or 0)
+
     def _mapped(self, ids_MK: Int) -> Int:
         return np.where(ids_MK == PAD_ID, PAD_ID, self.support_map_V[ids_MK.clip(min=0)]).astype(np.int32)
 
@@ -142,9 +166,9 @@ class Aligner:
             return self.special_map.get(student_id) == teacher_id
         return self.student.tokens[student_id] == self.teacher.tokens[teacher_id]
 
-    def _prompt_ids(self, messages_json: str, where: str) -> tuple[int, ...]:
+    def _prompt_ids(self, messages_json: str, tools: str, where: str) -> tuple[int, ...]:
         try:
-            return self._rendered(messages_json)
+            return self._rendered(messages_json, tools)
         except json.JSONDecodeError as error:
             raise InvalidInput(f"{where}: messages_json is not JSON: {error}") from error
         except InvalidInput as error:
@@ -225,7 +249,8 @@ def student_view(item: ScoreItem, score: Score) -> Score:
     aligned_T, covered_T = alignment.aligned_T, alignment.aligned_T >= 0
     sampled_T, rest_T = np.zeros(len(aligned_T), np.float32), np.zeros(len(aligned_T), np.float32)
     if len(alignment.chunk_U):
-        sums_C = chunk_sums(score.sampled_logprobs_T, alignment.chunk_U, int(alignment.chunk_U.max()) + 1)
+        in_U = alignment.chunk_U >= 0
+        sums_C = chunk_sums(score.sampled_logprobs_T[in_U], alignment.chunk_U[in_U], int(alignment.chunk_U.max()) + 1)
         share_C = sums_C / np.bincount(aligned_T[covered_T], minlength=len(sums_C))
         sampled_T[covered_T] = share_C[aligned_T[covered_T]]
         first_T, first_U = alignment.ranked_M2.T

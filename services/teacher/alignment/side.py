@@ -10,6 +10,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from rgopd.common.between import Between
 from rgopd.common.errors import ConfigError, InvalidInput
 from rgopd.common.token_bytes import is_byte_name, vocabulary_of
 
@@ -43,6 +44,7 @@ class Side:
         special = set(vocabulary.special) | {int(i) for i, token in added.items() if token.special}
         self.special = {i: self.tokens[i] for i in sorted(special) if i < self.size}
         self._lock = Lock()
+        self._between: dict[str, Between] = {}
         # Whatever the text says stays text: no special token is read out of it.
         self._cores = [_plain(backend), _plain(backend, normalise=False)]
         self._check_that_bytes_add_up()
@@ -54,7 +56,7 @@ class Side:
         self.texts = self._texts()
         """Token of each text: its own name, and a byte's spelling only where nothing else says it."""
 
-    def prompt(self, messages: list[dict[str, Any]]) -> list[int]:
+    def prompt(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> list[int]:
         """The messages under this side's chat template, ready for the answer; without one, their bare text. Where the
         template knows no system turn, what that says stands before the first user's message.
 
@@ -69,12 +71,31 @@ class Side:
                 if not template:
                     text = "\n".join(str(m["content"]) for m in messages)
                 else:
-                    text = str(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+                    shown = {"tools": tools} if tools else {}
+                    text = str(
+                        self.tokenizer.apply_chat_template(
+                            messages, add_generation_prompt=True, tokenize=False, **shown
+                        )
+                    )
                 return list(self.tokenizer(text, add_special_tokens=not template)["input_ids"])
         except (TemplateError, KeyError, TypeError) as error:
             if (folded := without_system(messages)) is not None:
-                return self.prompt(folded)
+                return self.prompt(folded, tools)
             raise InvalidInput(f"the teacher's chat template cannot render the prompt's messages: {error}") from error
+
+    def between(self, role: str, last_id: int, told: str) -> list[int]:
+        """What stands between a turn that ended with `last_id` and the next, around what was told by `role`.
+
+        Raises:
+            InvalidInput: the template cannot go on after a turn.
+        """
+        with self._lock:
+            try:
+                if role not in self._between:
+                    self._between[role] = Between(self.tokenizer, role, "teacher")
+                return [int(i) for i in self._between[role].ids(last_id, told)]
+            except ConfigError as error:
+                raise InvalidInput(str(error)) from error
 
     def encode(self, data: bytes) -> tuple[list[int], list[int]] | int:
         """Ids whose bytes are exactly `data`, and how many bytes of it each stands for; bytes that are no UTF-8 are

@@ -121,10 +121,6 @@ def _own(part: Part, own_L: NDArray[np.bool_] | None) -> Part:
     """The part with the tokens that the student sampled; what its environment said is context and nothing else."""
     if own_L is None:
         return part
-    if part.aligned_T is not None:
-        raise InvalidInput(
-            "a teacher with another tokenizer cannot score conversations: take one of the student's family"
-        )
     arrays = {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.name != "prompt_ids_C"}
     own = {name: array[own_L] for name, array in arrays.items() if array is not None}
     return dataclasses.replace(part, **own, sequence_L=part.response_ids_T, own_T=np.flatnonzero(own_L))

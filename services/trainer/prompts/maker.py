@@ -159,6 +159,8 @@ class PromptMaker:
         messages = messages_of(prompt, self.config.system_prompt)
         environment = environment_of(row, part)
         tools = tools_of(row) if environment is not None else None
+        if environment is not None and tools:
+            environment.tools_json = json.dumps(tools, ensure_ascii=False)
         text = self._render(messages, tools)
         ids = self.tokenizer(text, add_special_tokens=not self.tokenizer.chat_template)["input_ids"]
         if not ids:

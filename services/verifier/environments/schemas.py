@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from rgopd.common import wire
 from rgopd.common.errors import InvalidInput, Malformed, TooLarge
@@ -25,6 +25,12 @@ class EnvironmentModel(BaseModel):
 
     name: str = Field(min_length=1, max_length=128)
     args: dict[str, JsonValue] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _word(cls, said: object) -> object:
+        """A bare word is the name, as in rows."""
+        return {"name": said} if isinstance(said, str) else said
 
 
 class CheckModel(BaseModel):

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from transformers import Qwen2Config
 
-from rgopd.cli.alignment import aligned_checks
-from rgopd.common.errors import InvalidInput
+from rgopd.cli.alignment import aligned_checks, aligns
+from rgopd.common.errors import ConfigError, InvalidInput
+from rgopd.teacher.config import TeacherConfig
+from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.demo.simulate import CHECKPOINTS
 from rgopd.trainer.demo.tokenizer import save_tokenizer
 from tests.unit.teacher.alignment.kinds import MAKERS
@@ -46,3 +48,23 @@ def test_doctor_reads_the_runs_own_prompts_under_the_teachers_template(sections:
     path.write_text(refuses + path.read_text())
     with pytest.raises(InvalidInput, match="cannot render the prompt's messages: no twos"):
         dict(aligned_checks(sections))["chat template"]()
+
+
+def test_rows_with_environments_need_a_teachers_template_that_goes_on(sections: dict[str, Any]) -> None:
+    """A conversation is read under it; one that cannot go on is named before anything starts."""
+    dataset = Path(sections["train"]["dataset"]["path"])
+    rows = [json.loads(line) | {"environment": "feedback"} for line in dataset.read_text().splitlines()]
+    dataset.write_text("\n".join(map(json.dumps, rows)))
+    assert "<|im_start|>user" in dict(aligned_checks(sections))["chat template"]()
+    train, teacher = trained(sections)
+    assert aligns(train, teacher)
+    path = Path(sections["teacher"]["model"]) / "chat_template.jinja"
+    path.write_text("{% for m in messages[-2:] %}" + path.read_text().partition("%}")[2])
+    for asked in (lambda: dict(aligned_checks(sections))["chat template"](), lambda: aligns(train, teacher)):
+        with pytest.raises(ConfigError, match="the teacher's chat template is not prefix-stable"):
+            asked()
+
+
+def trained(sections: dict[str, Any]) -> tuple[TrainConfig, TeacherConfig]:
+    train = TrainConfig.from_mapping({**sections["train"], "output_dir": "out", "run_id": "r"})
+    return train, TeacherConfig.from_mapping(sections["teacher"])

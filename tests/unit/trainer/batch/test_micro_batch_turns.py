@@ -219,8 +219,55 @@ def test_a_mask_that_does_not_fit_is_refused(own: list[int]) -> None:
         read_part("a", rollout, score, BatchOptions(True, 1))
 
 
-def test_an_aligned_teacher_is_refused() -> None:
-    rollout, score = messages("a")
-    score.aligned.CopyFrom(wire.to_tensor(np.arange(8, dtype=np.int32)))
-    with pytest.raises(InvalidInput, match="another tokenizer cannot score conversations"):
-        read_part("a", rollout, score, BatchOptions(True, 1, aligns=True))
+ALIGNED = {"a": [0, 0, -1, -1, -1, 1, 2, 2], "d": [0, -1, -1, 1, -1, -1, -1]}
+"""Chunks end with a turn; the teacher could not follow the second turn of "d" to its end."""
+
+
+def aligned(name: str, noise: int = 0) -> Part:
+    """A conversation scored by a teacher with another tokenizer."""
+    rollout, score = messages(name, noise)
+    chunk_T = np.array(ALIGNED[name], dtype=np.int32)
+    score.aligned.CopyFrom(wire.to_tensor(chunk_T))
+    lone_T = np.array([c >= 0 and (chunk_T == c).sum() == 1 for c in chunk_T])
+    score.topk_ids.CopyFrom(wire.to_tensor(np.where(lone_T[:, None], wire.from_tensor(rollout.support_ids), -1)))
+    return read_part(name, rollout, score, BatchOptions(True, 1, aligns=True))
+
+
+@pytest.mark.parametrize("packing", [False, True])
+@pytest.mark.parametrize("gate", GATES)
+def test_across_tokenizers_too_it_is_the_students_tokens_alone(gate: str, packing: bool) -> None:
+    """Loss, count and gate of the log-ratio of aligned chunks in plain float64, own tokens with a value, no others."""
+    chosen = "ad"
+    found = [
+        assemble([aligned(n, noise) for n in chosen], [plan(n) for n in chosen], step=3, total_steps=9, packing=packing)
+        for noise in (0, 8)
+    ]
+    embedding, weight = table()
+    kept, losses = 0, []
+    for name in chosen:
+        rollout, score = messages(name)
+        ids = [*wire.from_tensor(rollout.prompt_ids).tolist(), *wire.from_tensor(rollout.response_ids).tolist()]
+        teacher, gaps = wire.from_tensor(score.sampled_logprobs), []
+        for t, chunk in enumerate(ALIGNED[name]):
+            if chunk >= 0:
+                hidden = embedding[ids[C + t - 1]] + 0.5 * embedding[ids[C + t - 2]]
+                gaps.append((chunk, float((weight.detach() @ hidden).log_softmax(0)[ids[C + t]]) - float(teacher[t])))
+        sums = {c: math.fsum(gap for chunk, gap in gaps if chunk == c) for c, _ in gaps}
+        wanted = ADVANTAGE[name] > 0
+        if gate == "token":
+            chunks = {c for c in sums if (sums[c] < 0) == wanted}
+        elif gate == "chunk":  # two tokens of the student's each; a chunk belongs where it begins
+            own = [c for c, own in zip(ALIGNED[name], TURNS[name], strict=True) if own]
+            groups: dict[int, set[int]] = {}
+            for c in sums:
+                groups.setdefault(own.index(c) // 2, set()).add(c)
+            chunks = {c for g in groups.values() if (sum(sums[c] for c in g) < 0) == wanted for c in g}
+        else:
+            chunks = set(sums) if gate == "off" or (math.fsum(sums.values()) < 0) == wanted else set()
+        kept += sum(c in chunks for c, _ in gaps)
+        losses += [sums[c] for c in chunks]
+    for batch in found:
+        result, gradient = loss_of(batch, "reverse_kl", GATES[gate])
+        assert result.sums.count.item() == kept
+        assert result.sums.loss.item() == pytest.approx(math.fsum(losses), rel=1e-6, abs=1e-9)
+        torch.testing.assert_close(gradient, loss_of(found[0], "reverse_kl", GATES[gate])[1], rtol=1e-10, atol=1e-12)
