@@ -23,10 +23,16 @@ SILENT_S = 300
 STARTING_S = 3600
 
 
+def age_s(process: int = 1) -> float:
+    """How long a process has run. Not by the time of its folder in /proc, which is that of the kernel's last look."""
+    ticks = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])
+    return float(Path("/proc/uptime").read_text().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
+
+
 def trainer() -> str | None:
     """status.json says when it last got on, and how long it may not: that grows with the tokens it waits for."""
     file = Path(os.environ.get("RGOPD_OUTPUT_DIR", "/runs/run")) / "status.json"
-    now, started = time.time(), Path("/proc/1").stat().st_ctime
+    now, started = time.time(), time.time() - age_s()
     try:
         status = json.loads(file.read_text())
         written, moved, allowed_s = (float(status[key]) for key in ("time", "moved", "allowed_s"))

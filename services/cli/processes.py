@@ -178,13 +178,18 @@ class Child:
         return False
 
     def tail(self) -> str:
-        """Why it ended, as far as the log of this life tells: its last critical message; else the exception that it
-        ended by, or the log's end, and where the whole log is."""
+        """Why it ended, as far as the log of this life tells: its last critical message; else its command's one
+        line, the exception that it ended by, or the log's end, and where the whole log is."""
         text = fleeting.text_from(self.err, self.earlier_bytes).splitlines()
         if not text:
             return ""
         critical = [json.loads(line)["msg"] for line in text if line.startswith("{") and '"level": "critical"' in line]
         if critical:
             return str(critical[-1])
-        last = [line for line in text if _EXCEPTION.match(line)] or [line for line in text if line.strip()] or [""]
+        own = [
+            line.removeprefix("rgopd: ") for line in text if line.startswith("rgopd: ")
+        ]  # what srun says comes after
+        last = (
+            own or [line for line in text if _EXCEPTION.match(line)] or [line for line in text if line.strip()] or [""]
+        )
         return f"{last[-1]}\nIts log: {self.err}"

@@ -43,7 +43,7 @@ def gibibytes(text: str) -> int:
 def trainer() -> tuple[dict[str, Any], dict[str, str]]:
     documents = build(OVERLAY)
     [pod] = [pod for pod in pods(documents) if pod.owner == "JobSet/trainer"]
-    return pod.containers[0], environment(pod.containers[0], documents)
+    return pod.spec["containers"][0], environment(pod.spec["containers"][0], documents)
 
 
 def test_the_volumes_hold_the_run_at_its_peak(models: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_ranks_of_a_node_are_a_replica_and_speak_rdma() -> None:
 def test_a_teacher_has_as_many_gpus_as_it_is_spread_over() -> None:
     documents = build(OVERLAY)
     [pod] = [pod for pod in pods(documents) if pod.owner == "Deployment/teacher"]
-    [container] = pod.containers
+    [container] = pod.spec["containers"]
     width = int(environment(container, documents)["RGOPD_TENSOR_PARALLEL_SIZE"])
     assert container["resources"]["limits"]["nvidia.com/gpu"] == width
     assert 64 % width == 0, "attention heads"

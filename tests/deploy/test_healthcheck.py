@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,14 @@ def test_how_long_it_may_be_quiet_is_its_own_word(
 def test_a_status_that_grows_old_is_a_process_that_hangs(probe: Any) -> None:
     now = time.time()
     assert "not written for" in probe(time=now - 400, moved=now - 400, allowed_s=1e6, phase="training")
+
+
+def test_a_process_is_as_old_as_it_is_whatever_the_kernel_has_forgotten() -> None:
+    age_s = runpy.run_path(str(SCRIPT))["age_s"]
+    with subprocess.Popen(["sleep", "60"]) as child:
+        time.sleep(1.2)
+        assert 1.0 <= age_s(child.pid) < age_s(1)
+        child.kill()
 
 
 def test_a_folder_without_a_status_is_a_start(probe: Any) -> None:

@@ -110,6 +110,24 @@ def test_resources_are_limited_and_images_pinned(documents: list[Document]) -> N
             assert volume.get("emptyDir", {"sizeLimit": 1}).get("sizeLimit"), (pod.owner, volume)
 
 
+def test_whatever_loads_a_model_waits_until_it_is_fetched(documents: list[Document]) -> None:
+    """A trainer's restarts would be spent before a large model has come down."""
+    for pod in pods(documents):
+        mounts = {m["mountPath"]: m for c in pod.spec["containers"] for m in c.get("volumeMounts", [])}
+        if not mounts.get("/models", {}).get("readOnly"):
+            continue
+        [init] = pod.spec["initContainers"]
+        assert init["image"] in {c["image"] for c in pod.spec["containers"]}, pod.owner
+        assert init["command"][:3] == ["python", "-m", "rgopd.cli.wait_for_models"]
+        name = init["command"][3].removeprefix("$(").removesuffix(")")
+        model = environment(init, documents)[name]
+        assert model == environment(pod.spec["containers"][0], documents)[name], pod.owner
+        jobs = [d for d in of_kind(documents, "Job") if d["metadata"]["name"] in ("fetch-models", "demo-files")]
+        [fetch] = list(pods(jobs))
+        targets = [c["command"][4] for c in fetch.containers if c["command"][:2] == ["hf", "download"]]
+        assert model in (targets or ["/models/teacher", "/models/student"]), f"nobody fetches {model}"
+
+
 def test_what_runs_for_ever_is_probed(documents: list[Document]) -> None:
     for pod in pods(documents):
         for container in pod.spec["containers"] if pod.serves else []:

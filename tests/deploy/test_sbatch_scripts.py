@@ -84,4 +84,4 @@ def test_their_lines_agree_with_the_command_and_each_other(script: Path) -> None
     assert "--signal=B:TERM@180" in lines, "to the batch shell, whose trap it is"
     components = lines.count("hetjob") + 1
     assert components == (4 if "--slurm" in command else 1)
-    assert lines.count("--nodes=1") == lines.count("--ntasks=1") == components
+    assert lines.count("--nodes=1") == lines.count("--ntasks-per-node=1") == components

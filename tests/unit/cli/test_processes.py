@@ -138,3 +138,11 @@ def test_a_moved_run_folder_is_found_where_it_is() -> None:
 def test_resuming_a_folder_without_a_run_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds no run\.yaml"):
         run_resume(tmp_path, [])
+
+
+def test_why_a_command_ended_is_its_own_line_whatever_others_say_after_it(tmp_path: Path) -> None:
+    child = Child("teacher", ["true"], tmp_path)
+    child.err.write_text(
+        "rgopd: port 8001 on 0.0.0.0 is in use; stop what listens there\nsrun: Terminating StepId=6.0\n"
+    )
+    assert child.tail().startswith("port 8001 on 0.0.0.0 is in use; stop what listens there\n")
