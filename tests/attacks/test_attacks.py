@@ -15,6 +15,7 @@ from tests.attacks.answers import answers
 from tests.attacks.breaking import VALUES, escapes, resources
 from tests.attacks.case import Case
 from tests.attacks.conftest import AVAILABLE, Arena
+from tests.attacks.doors import DOORS
 from tests.attacks.ending import ENDING
 from tests.attacks.forging import FORGING
 from tests.attacks.honest import HONEST
@@ -81,6 +82,12 @@ def test_forging(arena: Arena, case: Case) -> None:
 @best_rung
 @pytest.mark.parametrize("case", LYING, ids=lambda case: case.name)
 def test_lying(arena: Arena, case: Case) -> None:
+    prove(arena, case)
+
+
+@best_rung
+@pytest.mark.parametrize("case", DOORS, ids=lambda case: case.name)
+def test_doors(arena: Arena, case: Case) -> None:
     prove(arena, case)
 
 

@@ -16,6 +16,7 @@ _ASPECTS = {
     "logging": r"assertLogs|assertNoLogs|\blogging\b|caplog",
     "source": r"\binspect\b|getsource",
     "threads": r"\bthreading\b|\bThread\b|ThreadPool|concurrent\.futures|\bto_thread\b|run_in_executor|\b_thread\b",
+    "lifetimes": r"\bweakref\b|\bgc\.collect|^\s*del [A-Za-z_]\w*\s*(?:[;,#]|$)",
     "pickle": r"pickle|shelve|joblib|\b(?:np|numpy)\.load\b",
 }
 _FILES = re.compile(
@@ -37,7 +38,7 @@ def touched(sources: tuple[str, ...]) -> dict[str, Any]:
     Test code that executes what it reads gets no files from a program.
     """
     text = "\n".join(sources)
-    aspects = [name for name, pattern in _ASPECTS.items() if re.search(pattern, text)]
+    aspects = [name for name, pattern in _ASPECTS.items() if re.search(pattern, text, re.MULTILINE)]
     files = bool(_FILES.search(text)) and not _EXECUTES.search(text)
     return {
         "aspects": [*aspects, "cwd"] if files else aspects,

@@ -216,12 +216,32 @@ class Serving(Guard):
         self.first.setdefault((on, name), vars(on).get(name))
         setattr(on, name, names.made_part(*value))
 
+    def _weakref(self, on: Any, name: str, value: Any) -> Any:
+        import weakref
+
+        return weakref.ref(on, value)
+
+    def _collect(self, on: Any, name: str, value: Any) -> None:
+        gc.collect()
+
     def _source(self, on: Any, name: str, value: Any) -> str:
         return self.source
 
 
 _ON_PROGRAM = frozenset(
-    ("parts", "fields", "set_part", "restore", "set_global", "del_global", "pickle", "unpickle", "source")
+    (
+        "parts",
+        "fields",
+        "set_part",
+        "weakref",
+        "collect",
+        "restore",
+        "set_global",
+        "del_global",
+        "pickle",
+        "unpickle",
+        "source",
+    )
 )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from rgopd.verifier.sandbox import unpickling, world
 from rgopd.verifier.sandbox.candidate import PAYLOAD, new_module, read_all
 from rgopd.verifier.sandbox.classes import type_of
+from rgopd.verifier.sandbox.lifetimes import follow
 from rgopd.verifier.sandbox.link import Link, exception_text
 from rgopd.verifier.sandbox.peer import Gone
 from rgopd.verifier.sandbox.threads import Numbers
@@ -230,6 +231,8 @@ def main() -> int:
     link.peer.world = world.World(payload["aspects"], of_tests=True)
     if "threads" in payload["aspects"]:
         link.peer.threads = Numbers()
+    if "lifetimes" in payload["aspects"]:
+        follow(link.peer.mirrors)
     if "pickle" in payload["aspects"]:
         unpickling.restrict()
     install(payload.get("install", {}))

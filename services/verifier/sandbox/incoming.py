@@ -191,6 +191,8 @@ class Incoming(Tables):
 
     def _known_exception(self, form: Any) -> BaseException:
         module, name, base = map(str, form["X"])
+        if self.shared.sign > 0 and module.partition(".")[0] in sys.stdlib_module_names:
+            __import__(module)  # in the program's process; beside the tests nothing is imported for a program
         kind = library.loaded(module, name) if module else self.by_value.get(name)
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             kind = builtin_exception(base) or Exception

@@ -259,6 +259,9 @@ DECODERS: dict[str, Callable[[Any, Each], Any]] = {
     "P": _decode_path,
 }
 
+_BY_NAME = frozenset([("sqlite3", "Row")])
+"""Classes that cross by their names although their instances do not."""
+
 _MAX_EQUAL_HASHES = 64
 
 
@@ -288,7 +291,7 @@ def loaded(module: str, name: str) -> Any:
 
 def class_of(module: str, name: str) -> type | None:
     """One of the classes of this file, by name; its module is imported if need be."""
-    if (module, name) not in _ENCODERS:
+    if (module, name) not in _ENCODERS and (module, name) not in _BY_NAME:
         return None
     __import__(module)
     found = original(sys.modules[module], name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from rgopd.verifier.sandbox import library, plain, world
+from rgopd.verifier.sandbox import databases, library, plain, world
 from rgopd.verifier.sandbox.candidate import CHANNEL
 from rgopd.verifier.sandbox.describe import SPECIALS
 from rgopd.verifier.sandbox.judging import Judging
@@ -37,6 +37,7 @@ _LENT = {
     "argparse": "Namespace",
     "string": "Template",
     "tempfile": "_TemporaryFileWrapper",
+    "sqlite3": "Connection Cursor Row",
     "numpy.random._generator": "Generator",
     "numpy.random.mtrand": "RandomState",
 }
@@ -142,9 +143,19 @@ class Link(Guard):
         allowed = (self._is_callable, self._is_iterator, self._is_file, self._is_own, self._is_lent, self._is_awaited)
         if type(value) is not object and not isinstance(value, type) and not any(may(value) for may in allowed):
             raise plain.NotPlain(f"the test passes a {type(value).__name__}, which has no plain form")
+        if databases.is_of_one(value):
+            databases.fence(value)
+
+    def set(self, on: Any, name: str, value: Any) -> None:
+        """Set an attribute."""
+        (databases.set_row_factory(on, value) if databases.is_of_one(on) else setattr(on, name, value))
 
     def serving(self, operation: str, on: Any, name: str) -> None:
         """What a program may ask of those. Nothing that leads to a frame, a namespace, or an expected value."""
+        if databases.is_of_one(on) and operation in ("get", "set", "del", "method"):
+            if name in databases.NAMES if operation == "get" else (operation, name) == ("set", "row_factory"):
+                return
+            raise plain.NotPlain(f"a program may not ask for {name} of a database of the tests")
         if operation == "call" and (self._is_callable(on) or self._is_own(on)):
             if type(on) is type(len) and on.__module__ == "builtins" and on.__name__ in _NEVER:
                 raise plain.NotPlain(f"a program may not call {on.__name__} beside the tests")

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from rgopd.verifier.sandbox import library, plain
 from rgopd.verifier.sandbox.classes import Doc, MirrorMeta, metaclass, part
 from rgopd.verifier.sandbox.describe import SPECIALS
+from rgopd.verifier.sandbox.lifetimes import Lifetimes
 from rgopd.verifier.sandbox.making import named_tuple, value_type, with_data
 from rgopd.verifier.sandbox.standins import (
     ATTRIBUTES,
@@ -78,9 +79,10 @@ class Mirrors:
         self._classes: dict[int, type] = {}
         self._descriptions: dict[int, dict[str, Any]] = {}
         self._known: dict[int, Any] = {}  # number over there -> stand-in
-        self._numbers: dict[int, int] = {}  # id of a stand-in -> number over there
+        self.numbers: dict[int, int] = {}  # id of a stand-in -> number over there
         self._inner: list[Any] = []
         self.learning = False
+        self.lifetimes: Lifetimes | None = None
         self.pause: Callable[[], Any] | None = None
         self._deriving: type | None = None
         self._derived: set[type] = set()
@@ -93,12 +95,12 @@ class Mirrors:
 
     def home(self, value: Any) -> dict[str, Any] | None:
         """What a stand-in is called over there; None: it is no stand-in."""
-        number = self._numbers.get(id(value))
+        number = self.numbers.get(id(value))
         if number is not None:
             return {"H": number}
         if type(value) is BoundMethod:
             _, owner, name = value._rgopd_of
-            return {"H": self._numbers[id(owner)], "at": name}
+            return {"H": self.numbers[id(owner)], "at": name}
         return None
 
     def of_class(self, number: int) -> type:
@@ -107,21 +109,21 @@ class Mirrors:
 
     def has_say(self, kind: type, value: Any) -> bool:
         """Has a class over there to be asked whether the value is one of its own?"""
-        number = self._numbers.get(id(kind))
+        number = self.numbers.get(id(kind))
         return number is not None and (self.home(value) is not None or "say" in self._descriptions[number])
 
     def describes(self, kind: type) -> dict[str, Any]:
         """The description from which a class was made."""
-        return self._descriptions[self._numbers[id(kind)]]
+        return self._descriptions[self.numbers[id(kind)]]
 
     def told(self, kind: type, what: str) -> Any:
         """A part of the description from which a class was made; None where there is none."""
-        number = self._numbers.get(id(kind))
+        number = self.numbers.get(id(kind))
         return self._descriptions.get(number, {}).get(what) if number is not None else None
 
     def _keep(self, number: int, value: Any) -> Any:
         self._known[number] = value
-        self._numbers[id(value)] = number
+        self.numbers[id(value)] = number
         return value
 
     # --- classes
@@ -269,12 +271,16 @@ class Mirrors:
         """The stand-in for an object; `data` where its class derives from a value's."""
         if number in self._known:
             return self._known[number]
+        if self.lifetimes is not None and (alive := self.lifetimes.get(number)) is not None:
+            return alive
         kind, description = self._classes[class_number], self._descriptions[class_number]
         if "d" in description:
             made = with_data(kind, str(description["d"]), data)
             return self._keep(number, made) if isinstance(made, kind) else made
-        made = self._keep(number, object.__new__(kind))
         wrapper = {"generator": generator, "coroutine": driven}.get(str(description.get("kind")))
+        if wrapper is None and self.lifetimes is not None:
+            return self.lifetimes.keep(number, object.__new__(kind))
+        made = self._keep(number, object.__new__(kind))
         if wrapper is None:
             return made
         self._inner.append(made)  # its id has to stay its own

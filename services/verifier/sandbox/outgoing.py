@@ -32,6 +32,8 @@ class Outgoing(Tables):
                 self.shared.settle(number)
         extra = {"c": self._described, "o": self._new, "m": changes, "d": gone}
         self._described, self._new = [], []
+        if self.mirrors.lifetimes is not None:
+            extra["f"] = self.mirrors.lifetimes.gone()
         return message | {key: value for key, value in extra.items() if value}
 
     def withdraw(self, envelope: Mapping[str, Any]) -> None:

@@ -192,6 +192,7 @@ class Peer:
             args = [decode(x) for x in request.get("a", ())]
             kwargs = {str(k): decode(x) for k, x in request.get("k", {}).items()}
             replaced = {str(k): decode(x) for k, x in request.get("s", {}).items()}
+        self.crossing.release(request.get("f", ()))
         return operation, on, name, value, args, kwargs, replaced
 
     def _do(self, *parts: Any) -> Any:

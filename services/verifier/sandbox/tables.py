@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rgopd.verifier.sandbox.mirror import Mirrors
@@ -42,6 +42,14 @@ class Tables:
         self._queue: list[tuple[list[Any], Any]] = []  # of those, the ones that still need their form
         self._described: list[Any] = []
         self._reading = 0
+
+    def release(self, numbers: Iterable[int]) -> None:
+        """Objects that the other side has no name for any more."""
+        for number in numbers:
+            if number not in self._classes:
+                value = self._exports.pop(number, None)
+                self._numbers.pop(id(value), None)
+                del value
 
 
 def builtin_exception(name: str) -> type[BaseException] | None:
