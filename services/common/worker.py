@@ -192,6 +192,8 @@ class StreamWorker:
     def _take(self, deliveries: list[Delivery]) -> None:
         now = time.monotonic()
         with self._lock:  # all are leased now, so all are renewed while the first ones are submitted
+            # A heartbeat that came too late, on a machine that was starved or asleep: what it still does is its own.
+            deliveries = [d for d in deliveries if d.id not in self._inflight]
             self._inflight.update({d.id: d for d in deliveries})
             self._since.update({d.id: now for d in deliveries})
             self._limits.update({d.id: self._limit(d) for d in deliveries})

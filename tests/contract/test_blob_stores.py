@@ -236,8 +236,8 @@ def test_a_frame_is_itself_or_nothing() -> None:
 def test_a_blob_that_is_late_is_waited_for_where_it_was_announced(open_: Open) -> None:
     blobs, writer = open_(), open_()
     late = threading.Timer(0.4, lambda: writer.put("rollout", "r", b"late"))
-    late.start()
     assert blobs.get("rollout", "r") is None  # nobody said that it is there
+    late.start()
     assert blobs.get_many("rollout", ["r"], announced=True) == [b"late"]
     late.join()
 
@@ -294,7 +294,8 @@ def test_a_finished_result_is_kept_until_the_store_is_back(
 
     blobs = open_(patience_s=0)
     assert isinstance(blobs, StoredBlobs)
-    real, until = blobs.store.create, time.monotonic() + 0.7
+    real, lease_s = blobs.store.create, 1.0
+    until = time.monotonic() + 2 * lease_s
 
     def away(name: str, data: bytes) -> bool:
         from rgopd.common.stores import StoreTrouble
@@ -304,7 +305,7 @@ def test_a_finished_result_is_kept_until_the_store_is_back(
         return real(name, data)
 
     monkeypatch.setattr(blobs.store, "create", away)
-    streams = Streams(redis, run_id, lease_ms=300, blobs=blobs)
+    streams = Streams(redis, run_id, lease_ms=int(1000 * lease_s), blobs=blobs)
     streams.add("verify", b"r0")
     made: list[bytes] = []
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from rgopd.verifier.environments.service import Environments
 from rgopd.verifier.environments.worker import environment_worker
 from rgopd.verifier.main import build_engine
 from rgopd.verifier.worker import stream_worker
+from tests.waiting import eventually
 
 SOURCE = """
 class Game:
@@ -112,7 +112,7 @@ class Bench:
         """One delivery of the request, by a sampler that is new each time; None where it died of it."""
         (delivery,) = self.streams.read(GENERATE, "sampler", block_ms=1000)
         try:
-            outcome = self.sampler(engine).submit(delivery).result(60)
+            outcome = self.sampler(engine).submit(delivery).result(200)
         except Unavailable:
             self.streams.release(GENERATE, "sampler", delivery, "died", failed=False)
             self.redelivered()
@@ -130,9 +130,7 @@ class Bench:
         worker = environment_worker(self.streams, self.environments, CollectorRegistry())
         worker.start()
         try:
-            deadline = time.monotonic() + 60
-            while self.streams.depth(ENVIRONMENT)["backlog"] and time.monotonic() < deadline:
-                time.sleep(0.01)
+            eventually(lambda: not self.streams.depth(ENVIRONMENT)["backlog"])
         finally:
             worker.stop(10)
 
@@ -250,9 +248,7 @@ def test_the_end_is_judged(bench: Bench, verifier: VerifierEngine) -> None:
     worker = stream_worker(bench.streams, verifier, CollectorRegistry(), inflight=8)
     worker.start()
     try:
-        deadline = time.monotonic() + 30
-        while bench.streams.depth(VERIFY)["backlog"] and time.monotonic() < deadline:
-            time.sleep(0.01)
+        eventually(lambda: not bench.streams.depth(VERIFY)["backlog"])
     finally:
         worker.stop(5)
     for rollout in bench.rollouts(request):
@@ -319,7 +315,7 @@ def test_a_prompt_that_fills_the_context_is_refused(bench: Bench) -> None:
     bench.send(request)
     (delivery,) = bench.streams.read(GENERATE, "sampler", block_ms=1000)
     with pytest.raises(ConfigError, match="over the student's context of 128"):
-        bench.sampler().submit(delivery).result(60)
+        bench.sampler().submit(delivery).result(200)
 
 
 def verdicts(bench: Bench, verifier: VerifierEngine, request: rollout_pb2.GenerateRequest) -> dict[str, list[Any]]:

@@ -29,7 +29,8 @@ from rgopd.common.teacher_client import score_stream
 from rgopd.common.worker import announce_failure
 from rgopd.common.workers import StreamWorkers
 from rgopd.protos import verifier_pb2
-from tests.unit.common.test_worker import done, eventually, job
+from tests.unit.common.test_worker import done, job
+from tests.waiting import eventually
 
 SPREAD = [0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 0, 0]
 GROUPS = [group_id(1, slot) for slot in range(16)]

@@ -19,6 +19,7 @@ from rgopd.teacher.engines.transformers import TransformersEngine
 from rgopd.teacher.items import Scoring
 from rgopd.teacher.metrics import TeacherMetrics
 from tests.contract.teacher_conformance import SHARED, rollout, save_tiny_qwen2
+from tests.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +47,10 @@ def test_a_second_call_costs_no_forward(clean, engine, support, monkeypatch) -> 
     )
     service.start()
     batch = items(support=support)
-    first = [future.result(10) for future in service.submit(batch)]
+    first = [future.result(120) for future in service.submit(batch)]
     service.drain(5)  # the cache is filled after the answers
     service._draining = False
-    while clean.hlen("rgopd:{scores}:values") < 4:
-        pass
+    eventually(lambda: clean.hlen("rgopd:{scores}:values") == 4)
     again = [future.result(0) for future in service.submit([replace(item, id="other") for item in batch])]
     for one, two in zip(first, again, strict=True):
         for name in ("sampled_logprobs_T", "topk_ids_TK", "topk_logprobs_TK", "tail_logprob_T"):
@@ -134,7 +134,7 @@ def test_self_teachers_use_no_cache(clean, engine, source) -> None:
     )
     service.start()
     for future in service.submit(items()):
-        future.result(10)
+        future.result(120)
     service.drain(5)
     service.close()
     assert not clean.exists("rgopd:{scores}:values")

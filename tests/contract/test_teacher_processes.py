@@ -8,7 +8,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from rgopd.protos import teacher_pb2
 from rgopd.teacher.config import TeacherConfig
 from rgopd.teacher.engines.transformers import TransformersEngine
 from tests.contract.teacher_conformance import rollout, save_tiny_qwen2
+from tests.waiting import eventually
 
 LAUNCH = (
     "import sys; from rgopd.teacher.config import TeacherConfig; from rgopd.teacher.main import serve; "
@@ -55,7 +55,7 @@ class Teacher:
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
         self.reader.join(5)
         self.process.stdout.close()
         self.process.stderr.close()
@@ -116,7 +116,7 @@ def test_failover_while_a_replica_is_killed(start, model_dir) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(90)
+        thread.join(250)
     assert sorted(answers) == list(range(40))
     assert pool.replicas[""][0].calls > 0, "the killed one had its share"
     assert pool.replicas[""][0].lost > 0
@@ -140,24 +140,25 @@ def test_sigterm_finishes_what_was_admitted_and_exits_0(start) -> None:
     def call() -> None:
         headers = {"Content-Type": wire.PROTOBUF}
         answers.append(
-            httpx.post(f"{url}/score_topk", content=request.SerializeToString(), headers=headers, timeout=60)
+            httpx.post(f"{url}/score_topk", content=request.SerializeToString(), headers=headers, timeout=200)
         )
 
     thread = threading.Thread(target=call)
     thread.start()
-    deadline = time.monotonic() + 20
-    while "rgopd_teacher_queue_tokens 0.0" in httpx.get(f"{url}/metrics").text and time.monotonic() < deadline:
-        time.sleep(0.005)
-    teacher.process.send_signal(signal.SIGTERM)
-    time.sleep(0.1)
-    if not answers:
-        assert httpx.get(f"{url}/readyz").status_code == 503
-        late = httpx.post(f"{url}/score_topk", json={"rollouts": []})
-        assert (late.status_code, late.headers["retry-after"]) == (503, "1")
-    thread.join(60)
+    with httpx.Client(base_url=url, timeout=60) as client:
+        eventually(lambda: "rgopd_teacher_queue_tokens 0.0" not in client.get("/metrics").text)
+        teacher.process.send_signal(signal.SIGTERM)
+        try:
+            eventually(lambda: client.get("/readyz").status_code == 503)
+            late = client.post("/score_topk", json={"rollouts": []})
+            assert (late.status_code, late.headers["retry-after"]) == (503, "1")
+        except httpx.TransportError:  # it has left already, which it may once it has answered
+            thread.join(60)
+            assert answers
+    thread.join(200)
     assert answers[0].status_code == 200
     assert len(wire.parse(teacher_pb2.ScoreResponse, answers[0].content).scores) == 150
-    assert teacher.process.wait(20) == 0
+    assert teacher.process.wait(120) == 0
 
 
 def test_tls_and_a_token_from_a_file_that_never_shows(start, tmp_path) -> None:
@@ -197,13 +198,13 @@ def test_tls_and_a_token_from_a_file_that_never_shows(start, tmp_path) -> None:
     wrong.close()
     right.close()
     teacher.process.terminate()
-    assert teacher.process.wait(20) == 0
+    assert teacher.process.wait(120) == 0
     teacher.reader.join(5)
     assert not [line for line in teacher.errors if "s3cret" in line]
 
 
 def test_a_start_that_fails_says_why_and_exits_1(start) -> None:
     teacher = start("model=/nowhere")
-    assert teacher.process.wait(60) == 1
+    assert teacher.process.wait(200) == 1
     teacher.reader.join(5)
     assert "does not exist" in "".join(teacher.errors)

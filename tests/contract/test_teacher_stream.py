@@ -24,6 +24,7 @@ from rgopd.teacher.engines.transformers import TransformersEngine
 from rgopd.teacher.items import ScoreItem, Scoring
 from rgopd.teacher.metrics import TeacherMetrics
 from rgopd.teacher.worker import ScoreWorker
+from tests.waiting import eventually, expire
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def put_job(streams: Streams, rollout_id: str, stream: str = SCORE, **fields) ->
     streams.add(stream, job.SerializeToString())
 
 
-def results(streams: Streams, count: int, timeout_s: float = 10) -> dict[str, rollout_pb2.StageDone]:
+def results(streams: Streams, count: int, timeout_s: float = 120) -> dict[str, rollout_pb2.StageDone]:
     found: dict[str, rollout_pb2.StageDone] = {}
     deadline = time.monotonic() + timeout_s
     while len(found) < count and time.monotonic() < deadline:
@@ -109,10 +110,7 @@ def test_scores_are_stored_then_announced(streams, start, engine) -> None:
         np.testing.assert_allclose(wire.from_tensor(score.topk_logprobs), expected.topk_logprobs_TK, atol=1e-5)
         np.testing.assert_allclose(wire.from_tensor(score.sampled_logprobs), expected.sampled_logprobs_T, atol=1e-5)
         np.testing.assert_allclose(wire.from_tensor(score.tail_logprob), expected.tail_logprob_T, atol=1e-5)
-    deadline = time.monotonic() + 5
-    while streams.depth(SCORE)["backlog"] and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert streams.depth(SCORE) == {"backlog": 0, "leased": 0}
+    eventually(lambda: streams.depth(SCORE) == {"backlog": 0, "leased": 0})
 
 
 def test_support_none_ignores_the_rollouts_support(streams, start, engine) -> None:
@@ -163,9 +161,7 @@ def test_a_named_teacher_reads_its_own_stream(streams, start) -> None:
     )
     assert not results(streams, 1)["r"].HasField("failure")
     assert streams.depth(SCORE)["backlog"] == 0
-    deadline = time.monotonic() + 5
-    while not registry.get_sample_value("rgopd_score_seconds_count") and time.monotonic() < deadline:
-        time.sleep(0.01)
+    eventually(lambda: registry.get_sample_value("rgopd_score_seconds_count"))
     assert registry.get_sample_value("rgopd_score_messages_total", {"outcome": "done"}) == 1
 
 
@@ -206,5 +202,6 @@ def test_the_message_of_a_dead_worker_is_taken_over(streams, redis: Redis, start
     put_rollout(streams, "r", 0)
     put_job(streams, "r")
     assert streams.read(SCORE, "killed", count=1), "leased by a worker that never comes back"
+    expire(streams, SCORE)
     start("survivor")
     assert not results(streams, 1)["r"].HasField("failure")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from rgopd.trainer.batch.micro_batch import BatchOptions, load_micro_batch
 from rgopd.trainer.batch.plan import RolloutPlan
 from tests.unit.teacher.alignment.kinds import side
 from tests.unit.teacher.alignment.test_aligner import ids_of, tiny_engine
+from tests.waiting import eventually
 
 TEXTS = ["def f(a): return a", "\\boxed{46}", "é"]
 
@@ -64,9 +64,7 @@ def scored(streams: Streams, across: int = teacher_pb2.ACROSS_MAPPED) -> list[Ro
         plans.append(RolloutPlan(f"r{n}", 2, len(ids_T), 1.0, 1.0, 0))
     worker = ScoreWorker(service, streams, consumer="teacher", registry=CollectorRegistry())
     worker.start()
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and not all(streams.blobs.get(TEACHER_SCORE, p.rollout_id) for p in plans):
-        time.sleep(0.02)
+    eventually(lambda: all(streams.blobs.get(TEACHER_SCORE, p.rollout_id) for p in plans))
     worker.stop(5)
     service.drain(5)
     return plans

@@ -36,7 +36,7 @@ def port(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         [str(get_binary_path()), "--port", str(port), "--dir", str(folder), "--aclfile", str(folder / "users.acl")],
         stdout=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while True:
         try:
             connect(port, "trainer").ping()
@@ -46,7 +46,7 @@ def port(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             time.sleep(0.05)
     yield port
     server.terminate()
-    server.wait(10)
+    server.wait(120)
 
 
 def connect(port: int, user: str) -> Redis:

@@ -46,7 +46,7 @@ def start(script: Path, folder: Path, *arguments: str, **environment: str) -> su
 @pytest.mark.parametrize(("code", "queued"), [(0, False), (1, False), (75, True), (130, True)])
 def test_what_paused_is_queued_again_and_nothing_else(script: Path, tmp_path: Path, code: int, queued: bool) -> None:
     job = start(script, tmp_path, "my.yaml", "--set", "train.steps=5", CODE=str(code))
-    assert job.wait(10) == code
+    assert job.wait(120) == code
     started = (tmp_path / "started").read_text().split()
     assert started == ["up", *SCRIPTS[script.name], "--config", "my.yaml", "--set", "train.steps=5"]
     requeued = tmp_path / "requeued"
@@ -55,19 +55,19 @@ def test_what_paused_is_queued_again_and_nothing_else(script: Path, tmp_path: Pa
 
 def test_time_that_is_nearly_up_reaches_the_run(script: Path, tmp_path: Path) -> None:
     job = start(script, tmp_path, "my.yaml", LATER="yes")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while not (tmp_path / "started").exists() or not (tmp_path / "started").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     time.sleep(0.1)  # the script's own trap is set beside the start
     job.send_signal(signal.SIGTERM)
-    assert job.wait(10) == 75
+    assert job.wait(120) == 75
     assert (tmp_path / "requeued").read_text() == "requeue 17\n"
 
 
 def test_without_a_config_it_says_how(script: Path, tmp_path: Path) -> None:
     job = start(script, tmp_path)
-    assert job.wait(10) != 0
+    assert job.wait(120) != 0
     assert f"sbatch {script.name} CONFIG.yaml" in (tmp_path / "said").read_text()
     assert not (tmp_path / "started").exists()
 

@@ -4,11 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests import waiting
 
 Rgopd = Callable[..., subprocess.Popen[str]]
 
@@ -54,12 +55,9 @@ def ready_url(process: subprocess.Popen[str]) -> str:
     return line.rpartition(" ready at ")[2].strip()
 
 
-def eventually(condition: Callable[[], object], timeout_s: float = 120.0) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.1)
+def eventually(condition: Callable[[], object]) -> None:
+    """Wait until a condition of a whole run holds."""
+    waiting.eventually(condition, timeout_s=600, every_s=0.1)
 
 
 def processes_naming(text: str) -> list[str]:

@@ -15,7 +15,7 @@ STUDENT = str(files("rgopd.trainer.demo") / "checkpoints" / "student")
 
 def failure(rgopd: Rgopd, *arguments: str) -> str:
     process = rgopd(*arguments)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode not in (0, None), out + err
     assert "Traceback" not in err, err
     return err
@@ -74,7 +74,7 @@ def test_doctor_names_each_failure(rgopd: Rgopd, tmp_path: Path) -> None:
         f"sampler: {{student: {STUDENT}}}\n"
     )
     process = rgopd("doctor", "--config", str(config))
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 1, err
     assert "FAIL redis: no Redis answers" in out
     assert "FAIL dataset: dataset nowhere.jsonl does not exist" in out

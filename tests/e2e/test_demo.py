@@ -37,7 +37,7 @@ def demo(rgopd: Rgopd, folder: Path) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    out, err = process.communicate(timeout=280)
+    out, err = process.communicate(timeout=800)
     assert process.returncode == 0, out + err
     return out
 
@@ -56,7 +56,7 @@ def test_a_run_a_stopped_and_resumed_run_and_their_equality(rgopd: Rgopd, tmp_pa
     stopped = demo(rgopd, parted)
     eventually(lambda: len(steps_of(parted)) >= 1 and any((parted / "checkpoints").glob("step-*/trainer_state.json")))
     stopped.send_signal(signal.SIGINT)
-    out, err = stopped.communicate(timeout=60)
+    out, err = stopped.communicate(timeout=600)
     assert stopped.returncode == 130, out + err
     assert "goes on from there" in out
     assert processes_naming(str(parted)) == []

@@ -36,7 +36,7 @@ FAULTS = [
 ]
 
 
-@pytest.mark.timeout(600)  # a minute on two free cores; CI shares them
+@pytest.mark.timeout(1800)  # a minute on two free cores; CI shares them
 def test_faults_leave_no_trace_in_weights_ledger_and_metrics(nursery: Nursery, tmp_path: Path) -> None:
     undisturbed = Cast(nursery, tmp_path / "undisturbed", steps=STEPS, train=TRAIN)
     play(undisturbed)

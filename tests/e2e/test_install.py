@@ -19,7 +19,7 @@ def run(*argv: str | Path, cwd: Path, **environment: str) -> str:
     """Run a command away from the checkout, so that nothing is imported from there."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "RGOPD", "VIRTUAL_ENV"))}
     done = subprocess.run(
-        [str(word) for word in argv], cwd=cwd, env={**kept, **environment}, capture_output=True, text=True, timeout=240
+        [str(word) for word in argv], cwd=cwd, env={**kept, **environment}, capture_output=True, text=True, timeout=800
     )
     assert done.returncode == 0, f"{argv}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -165,7 +165,7 @@ def test_a_users_type_checker_sees_our_types(built: tuple[Path, Path], tmp_path:
     options = ["--follow-imports=silent", "--cache-dir", tmp_path / "cache", "--python-executable", python]
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--config-file=", *map(str, options), "user.py"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=240,
+        cwd=tmp_path, capture_output=True, text=True, timeout=800,
     )  # fmt: skip
     errors = [line for line in done.stdout.splitlines() if "error:" in line]
     assert len(errors) == 1, done.stdout

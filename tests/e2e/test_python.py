@@ -31,7 +31,7 @@ def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         sets = [word for setting in settings for word in ("--set", setting)]
         children.append(Child(name, [sys.executable, "-m", "rgopd.cli.main", name, *sets], folder))
         children[-1].start()
-    yield {child.name: child.wait_ready(120) for child in children}
+    yield {child.name: child.wait_ready(600) for child in children}
     for child in children:
         child.stop()
 
@@ -41,7 +41,7 @@ def test_importing_it_is_cheap() -> None:
         "import sys, rgopd; heavy = {'torch', 'transformers', 'pydantic', 'httpx', 'numpy', 'rich'} & set(sys.modules);"
         "assert not heavy, heavy; rgopd.VerifyClient; assert 'torch' not in sys.modules; assert 'distill' in dir(rgopd)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=600)
 
 
 def test_verdicts(urls: dict[str, str]) -> None:
@@ -108,7 +108,7 @@ def test_a_run_with_a_reward_function(tmp_path: Path) -> None:
     assert run.status in ("starting", "running")
     seen = [row["step"] for row in run.metrics() if row["event"] == "step"]
     assert seen == [0, 1]
-    assert run.wait(60).status == "finished"
+    assert run.wait(600).status == "finished"
     assert (run.student / "model.safetensors").exists()
     [first, _] = [row for row in run.metrics(follow=False) if row["event"] == "step"]
     assert first["verdicts"]["error"] == 0
@@ -147,7 +147,7 @@ def test_a_run_that_fails_and_one_that_is_stopped(tmp_path: Path) -> None:
         STUDENT, TEACHER, [{"prompt": "1+1=", "kind": "maths", "reference": "2"}], output_dir=tmp_path / "a"
     )
     with pytest.raises(rgopd.RunFailed, match="unknown kind 'maths'; did you mean 'math'"):
-        few.wait(120)
+        few.wait(600)
     assert few.status == "failed"
     rows = [{"prompt": f"{n}+1=", "kind": "math", "reference": str(n + 1)} for n in range(8)]
     sampling = {"prompts_per_step": 2, "n": 2, "max_new_tokens": 8}

@@ -40,7 +40,7 @@ def test_the_rest_examples_answer(readme: str, rgopd: Rgopd) -> None:
         run = subprocess.run(
             ["bash", "-c", command.replace(f"localhost:{port}", urls[port])],
             capture_output=True,
-            timeout=60,
+            timeout=600,
             check=True,
         )
         answers[port] = json.loads(run.stdout)

@@ -21,7 +21,7 @@ def test_the_example_of_environments_runs(
     settings = {"train.output_dir": str(tmp_path / "run"), "train.steps": "2", "up.samplers": "1"}
     overrides = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     process = rgopd("up", "--config", "examples/environments/run.yaml", *overrides)
-    out, err = process.communicate(timeout=280)
+    out, err = process.communicate(timeout=800)
     assert process.returncode == 0, out + err
     steps = [row for row in read_json_lines(tmp_path / "run" / "metrics.jsonl") if row["event"] == "step"]
     assert [row["stage_failures"] for row in steps] == [{}, {}]
@@ -45,7 +45,7 @@ def test_the_example_of_environments_runs(
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=600,
     ).stdout
     assert " in 2 turns" in shown
     assert "of its environment, not trained on" in shown

@@ -20,7 +20,7 @@ def test_each_domains_prompts_go_to_its_teacher(
         part for name in ("services/configs/demo.yaml", "examples/two_teachers.yaml") for part in ("--config", name)
     ]
     run = rgopd("demo", *files, "--no-watch", "--output-dir", str(tmp_path / "run"), *overrides)
-    out, err = run.communicate(timeout=200)
+    out, err = run.communicate(timeout=800)
     assert run.returncode == 0, out + err
     [step] = [row for row in read_json_lines(tmp_path / "run" / "metrics.jsonl") if row["event"] == "step"]
     assert {domain[0] for domain in step["reward_by_domain"]} == {"A", "B"}

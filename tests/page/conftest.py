@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.e2e.conftest import Rgopd, ready_url, rgopd  # noqa: F401  (a fixture)
+
+PATIENCE_MS = 120_000
+"""For anything to appear: a browser beside a training run on two cores, and CI shares them."""
+expect.set_options(timeout=PATIENCE_MS)
 
 Open = Callable[..., Page]
 Serve = Callable[..., str]
@@ -51,7 +55,7 @@ def serve() -> Iterator[Serve]:
     yield start
     for process in started:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=20)
+        process.communicate(timeout=120)
         assert process.returncode == 0, "it leaves at once, though pages are open"
 
 
@@ -68,7 +72,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
         context = browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=scheme, has_touch=touch, accept_downloads=True
         )
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(PATIENCE_MS)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)

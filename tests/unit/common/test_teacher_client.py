@@ -15,6 +15,7 @@ from rgopd.common import wire
 from rgopd.common.errors import InvalidInput, TooLarge, Unavailable
 from rgopd.common.teacher_client import PoolSettings, TeacherPool, choose_teacher, score_stream
 from rgopd.protos import teacher_pb2
+from tests.waiting import eventually
 
 NONE = teacher_pb2.SUPPORT_NONE
 
@@ -75,7 +76,7 @@ def make(fleet: Fleet) -> Iterator[Make]:
     pools = []
 
     def make(*hosts: str, **settings: float) -> TeacherPool:
-        values = {"timeout_s": 5.0, "hedge_after_s": 0.0, "probe_every_s": 60.0, "breaker_s": 0.2, **settings}
+        values = {"timeout_s": 60.0, "hedge_after_s": 0.0, "probe_every_s": 60.0, "breaker_s": 0.2, **settings}
         pool = TeacherPool(
             {"": [f"http://{host}" for host in hosts], "math": ["http://math"]},
             settings=PoolSettings(**values),
@@ -112,14 +113,13 @@ def test_an_idle_pool_is_used_evenly(make, fleet) -> None:
 
 def test_a_call_goes_where_the_fewest_tokens_are_outstanding(make, fleet) -> None:
     pool = make("a", "b")
-    fleet.acts = {"a": [0.3]}
+    fleet.acts = {"a": [60.0]}  # until it is cancelled, however long the others take
     large = pool.submit([item("large", 1000)], support=NONE)
-    while not fleet.asked:
-        time.sleep(0.01)
+    eventually(lambda: fleet.asked)
     for n in range(5):
         pool.score([item(f"small{n}")], support=NONE)
     assert fleet.hosts == ["a"] + ["b"] * 5
-    large.result(5)
+    large.cancel()
 
 
 @pytest.mark.parametrize("act", [httpx.ConnectError("refused"), httpx.ReadError("reset"), 503, 500, 502])
@@ -164,23 +164,19 @@ def test_the_breaker_opens_and_a_probe_closes_it(make, fleet) -> None:
         pool.score([item()], support=NONE)
     assert fleet.hosts == ["a", "b", "b", "b", "b"]
     fleet.acts = {}
-    deadline = time.monotonic() + 5
-    while pool.replicas[""][0].failures and time.monotonic() < deadline:
-        time.sleep(0.01)
+    eventually(lambda: not pool.replicas[""][0].failures)
     pool.score([item()], support=NONE)
     assert fleet.hosts[-1] == "a"
 
 
 def test_a_slow_call_is_hedged_and_its_loser_cancelled(make, fleet) -> None:
     pool = make("a", "b", hedge_after_s=0.05)
-    fleet.acts = {"a": [3.0]}
+    fleet.acts = {"a": [60.0]}
     started = time.monotonic()
     assert len(pool.score([item()], support=NONE)) == 1
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 30
     assert fleet.hosts == ["a", "b"]
-    deadline = time.monotonic() + 2
-    while not fleet.cancelled and time.monotonic() < deadline:
-        time.sleep(0.01)
+    eventually(lambda: fleet.cancelled)
     assert fleet.cancelled == ["a"]
     assert [replica.outstanding for replica in pool.replicas[""]] == [0, 0]
 
@@ -206,15 +202,15 @@ def test_what_the_first_replica_refuses_while_hedged_is_refused(make, fleet) -> 
         if request.url.host == "a":
             await asyncio.sleep(0.2)
             return httpx.Response(413, json={"detail": "too large"})
-        await asyncio.sleep(10)
+        await asyncio.sleep(60)
         return httpx.Response(200)
 
-    settings = PoolSettings(timeout_s=5.0, hedge_after_s=0.05, probe_every_s=60.0)
+    settings = PoolSettings(timeout_s=60.0, hedge_after_s=0.05, probe_every_s=60.0)
     pool = TeacherPool({"": ["http://a", "http://b"]}, settings=settings, transport=httpx.MockTransport(slow_refusal))
     started = time.monotonic()
     with pytest.raises(TooLarge, match="too large"):
         pool.score([item()], support=NONE)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 30
     pool.close()
 
 
@@ -234,7 +230,7 @@ def test_a_refused_hedge_is_asked_again_when_the_first_replica_fails(make, fleet
             return httpx.Response(503, json={"detail": "draining"})
         return httpx.Response(422, json={"detail": "out of the vocabulary"})
 
-    settings = PoolSettings(timeout_s=5.0, hedge_after_s=0.05, probe_every_s=60.0, breaker_s=60.0)
+    settings = PoolSettings(timeout_s=60.0, hedge_after_s=0.05, probe_every_s=60.0, breaker_s=60.0)
     pool = TeacherPool({"": ["http://a", "http://b"]}, settings=settings, transport=httpx.MockTransport(act))
     with pytest.raises(InvalidInput, match="out of the vocabulary"):
         pool.score([item()], support=NONE)
@@ -263,15 +259,15 @@ def test_an_answer_that_is_none_moves_the_call_to_another_replica(make, fleet, a
     ],
 )
 def test_when_nobody_answers_the_last_reason_is_told(make, fleet, act, says) -> None:
-    pool = make("a", timeout_s=0.5)
+    pool = make("a", timeout_s=1.0)
     fleet.acts = {"a": [act] * 1000}
-    with pytest.raises(Unavailable, match=rf"within 0.5 s; last: .*{says}"):
+    with pytest.raises(Unavailable, match=rf"within 1 s; last: .*{says}"):
         pool.score([item()], support=NONE)
 
 
 def test_a_call_that_was_never_answered_says_that_it_is_in_work(make, fleet) -> None:
     pool = make("a", timeout_s=0.2)
-    fleet.acts = {"a": [5.0]}
+    fleet.acts = {"a": [60.0]}
     with pytest.raises(Unavailable, match="last: the call is still in work"):
         pool.score([item()], support=NONE)
 
@@ -280,12 +276,9 @@ def test_cancelling_reaches_the_replica(make, fleet) -> None:
     pool = make("a")
     fleet.acts = {"a": [10.0]}
     future = pool.submit([item()], support=NONE)
-    while not fleet.asked:
-        time.sleep(0.01)
+    eventually(lambda: fleet.asked)
     future.cancel()
-    deadline = time.monotonic() + 2
-    while not fleet.cancelled and time.monotonic() < deadline:
-        time.sleep(0.01)
+    eventually(lambda: fleet.cancelled)
     assert fleet.cancelled == ["a"]
 
 
@@ -293,8 +286,7 @@ def test_closing_leaves_no_thread_and_no_waiting_call(make, fleet) -> None:
     pool = make("a")
     fleet.acts = {"a": [10.0]}
     future = pool.submit([item()], support=NONE)
-    while not fleet.asked:
-        time.sleep(0.01)
+    eventually(lambda: fleet.asked)
     pool.close()
     assert future.cancelled()
     assert not pool._thread.is_alive()
@@ -304,7 +296,7 @@ def test_closing_leaves_no_thread_and_no_waiting_call(make, fleet) -> None:
 def test_the_trace_travels(make, fleet) -> None:
     pool = make("a")
     header = wire.header("run", trace_id="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
-    pool.submit([item()], support=NONE, header=header).result(5)
+    pool.submit([item()], support=NONE, header=header).result(120)
     assert fleet.requests[0].headers["traceparent"] == header.trace_id
 
 

@@ -12,16 +12,10 @@ from redis.exceptions import ConnectionError
 from rgopd.common import wire
 from rgopd.common.deliveries import Delivery, Outcome
 from rgopd.common.errors import InvalidInput, Overloaded
-from rgopd.common.streams import Streams
+from rgopd.common.streams import GROUP, Streams
 from rgopd.common.worker import StreamWorker, announce_failure
 from rgopd.protos import rollout_pb2, verifier_pb2
-
-
-def eventually(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.01)
+from tests.waiting import eventually, expire
 
 
 def job(run_id: str, rollout_id: str) -> bytes:
@@ -120,7 +114,7 @@ def test_a_message_that_kills_its_holders_is_dead_lettered(redis: Redis, run_id:
     streams.add("verify", job(run_id, "killer"))
     streams.read("verify", "victim-1", block_ms=5)
     for victim in ("victim-2", "victim-3"):
-        time.sleep(streams.lease_ms / 1000 + 0.05)
+        expire(streams, "verify")
         assert streams.reclaim("verify", victim)
 
     def submit(_: Delivery) -> Future[Outcome]:
@@ -140,7 +134,7 @@ def test_slow_is_not_dead(redis: Redis, run_id: str) -> None:
 
     def submit_slow(delivery: Delivery) -> Future[Outcome]:
         calls.append(delivery.id)
-        return pool.submit(lambda: Outcome(blobs={("verdict", "slow"): b"ok"}) if release.wait(30) else Outcome())
+        return pool.submit(lambda: Outcome(blobs={("verdict", "slow"): b"ok"}) if release.wait(120) else Outcome())
 
     with ThreadPoolExecutor() as pool:
         first, second = worker(streams, submit_slow, "a"), worker(streams, submit_slow, "b")
@@ -152,6 +146,34 @@ def test_slow_is_not_dead(redis: Redis, run_id: str) -> None:
         first.stop()
         second.stop()
     assert len(calls) == 1
+
+
+def test_what_it_still_does_is_not_begun_again_when_its_heartbeat_was_late(
+    streams: Streams, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that was starved or asleep: the lease ran out, and this worker's own reader finds the message."""
+    monkeypatch.setattr(streams, "renew", lambda stream, consumer, ids: set(ids))
+    streams.add("verify", job(run_id, "r0"))
+    calls: list[int] = []
+    release: Future[Outcome] = Future()
+
+    def submit(delivery: Delivery) -> Future[Outcome]:
+        calls.append(delivery.attempt)
+        return release
+
+    running = worker(streams, submit)
+    running.start()
+    eventually(lambda: running.inflight)
+    eventually(lambda: delivered(streams) >= 4)
+    release.set_result(Outcome(blobs={("verdict", "r0"): b"ok"}))
+    eventually(lambda: streams.depth("verify")["backlog"] == 0)
+    running.stop()
+    assert calls == [1]
+
+
+def delivered(streams: Streams) -> int:
+    """How often the first unfinished message was leased."""
+    return int(streams.redis.xpending_range(streams.key("verify"), GROUP, "-", "+", 1)[0]["times_delivered"])
 
 
 def test_overload_holds_the_message_and_tries_again(streams: Streams, run_id: str) -> None:
@@ -199,12 +221,12 @@ def test_garbage_on_the_stream_does_not_stop_the_worker(streams: Streams, run_id
 
 
 def test_a_death_of_the_holder_is_not_an_attempt(redis: Redis, run_id: str) -> None:
-    streams = Streams(redis, run_id, lease_ms=100, max_attempts=1)
+    streams = Streams(redis, run_id, lease_ms=300, max_attempts=1)
     streams.ensure("verify")
     streams.add("verify", job(run_id, "unlucky"))
     streams.read("verify", "victim-0", block_ms=5)
     for n in range(1, 6):
-        time.sleep(0.12)
+        expire(streams, "verify")
         [again] = streams.reclaim("verify", f"victim-{n}")
         assert (again.attempt, again.failures, again.orphaned) == (n + 1, 0, n)
     work(
@@ -235,9 +257,9 @@ def test_a_suspect_is_handled_alone(streams: Streams, run_id: str) -> None:
     for name in ("suspect-0", "suspect-1"):
         streams.add("verify", job(run_id, name))
     streams.read("verify", "victim-0", count=2, block_ms=5)
-    time.sleep(streams.lease_ms / 1000 + 0.05)
+    expire(streams, "verify")
     assert len(streams.reclaim("verify", "victim-1")) == 2
-    time.sleep(streams.lease_ms / 1000 + 0.05)
+    expire(streams, "verify")
     for i in range(6):
         streams.add("verify", job(run_id, f"new-{i}"))
     running_now: set[str] = set()
@@ -271,13 +293,12 @@ def test_a_handler_that_hangs_loses_its_message_at_the_deadline(streams: Streams
     hung: Future[Outcome] = Future()
 
     def hang(_: Delivery) -> Future[Outcome]:
+        first._stopping.set()  # it takes nothing new; its heartbeat goes on
         return hung
 
     give_up = announce_failure(verifier_pb2.VerifyJob, "verify")
     first = StreamWorker(streams, "verify", hang, give_up, consumer="hangs", max_inflight=1, deadline_s=0.4)
     first.start()
-    eventually(lambda: first.inflight == 1)
-    first._stopping.set()  # it takes nothing new; its heartbeat goes on
     second = worker(streams, lambda d: done(Outcome(blobs={("verdict", "r0"): str(d.failures).encode()})), "heir")
     second.start()
     eventually(lambda: streams.blobs.get("verdict", "r0"))
@@ -296,11 +317,11 @@ def test_what_was_leased_first_may_wait_while_its_worker_gets_on(streams: Stream
     with ThreadPoolExecutor(1) as pool:
 
         def work(delivery: Delivery) -> Outcome:
-            time.sleep(0.2)
+            time.sleep(0.25)
             return Outcome(blobs={("verdict", "all"): b"1"}) if delivery.failures else Outcome()
 
         give_up = announce_failure(verifier_pb2.VerifyJob, "verify")
-        one = StreamWorker(streams, "verify", lambda d: pool.submit(work, d), give_up, consumer="w", deadline_s=0.7)
+        one = StreamWorker(streams, "verify", lambda d: pool.submit(work, d), give_up, consumer="w", deadline_s=1.5)
         streams.lease_ms = 300
         one.start()
         eventually(lambda: streams.depth("verify")["backlog"] == 0)
@@ -314,6 +335,7 @@ def test_a_message_may_have_a_deadline_of_its_own(streams: Streams, run_id: str)
     streams.add("verify", job(run_id, "long"))
     streams.lease_ms = 300
     hung = {name: Future[Outcome]() for name in ("short", "long")}
+    begun: list[str] = []
 
     def name_of(delivery: Delivery) -> str:
         return str(wire.parse(verifier_pb2.VerifyJob, delivery.payload).header.rollout_id)
@@ -322,13 +344,13 @@ def test_a_message_may_have_a_deadline_of_its_own(streams: Streams, run_id: str)
     one = StreamWorker(
         streams,
         "verify",
-        lambda d: hung[name_of(d)],
+        lambda d: begun.append(name_of(d)) or hung[name_of(d)],  # type: ignore[func-returns-value]
         give_up,
         consumer="w",
         deadline_s=lambda d: 0.3 if name_of(d) == "short" else 60.0,
     )
     one.start()
-    eventually(lambda: one.inflight == 2)
+    eventually(lambda: {"short", "long"} <= set(begun))
     one._stopping.set()
     eventually(lambda: one.inflight == 1)
     time.sleep(0.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from rgopd.protos import environment_pb2, rollout_pb2
 from rgopd.sampler.continuous import ContinuousWorker, Job, Room
 from rgopd.sampler.engine import OnSample, Sample, SampleSpec, SamplingOptions
 from rgopd.sampler.publish import options_of, slots_of
+from tests.waiting import eventually
 
 
 class Scripted:
@@ -139,13 +140,6 @@ class Bench:
         return sum(blob is not None for blob in self.streams.blobs.get_many(ROLLOUT, keys))
 
 
-def eventually(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.005)
-
-
 @pytest.fixture
 def bench(streams: Streams, tmp_path: Path) -> Iterator[Bench]:
     streams.ensure(RESULTS)
@@ -160,11 +154,11 @@ def test_requests_mix_and_each_ends_on_its_own(bench: Bench) -> None:
     long, short = bench.ask("long", [2, 20]), bench.ask("short", [3, 3])
     eventually(lambda: len(bench.engine.rows) == 4)
     bench.steps(3)
-    short.result(5)
+    short.result(120)
     eventually(lambda: bench.stored("long") == 1)  # the rollout that has ended is there, its request goes on
     assert not long.done()
     bench.steps(17)
-    long.result(5)
+    long.result(120)
     assert (bench.stored("long"), bench.stored("short")) == (2, 2)
     heard = [
         wire.parse(rollout_pb2.StageDone, d.payload) for d in bench.streams.read(RESULTS, "t", count=9, block_ms=5)
@@ -182,7 +176,7 @@ def test_a_request_that_comes_again_samples_only_what_is_missing(bench: Bench) -
     again = bench.ask("a", [1, 1])
     eventually(lambda: len(bench.engine.rows) == 1)
     bench.steps(1)
-    again.result(5)
+    again.result(120)
     assert bench.engine.count == 3
     assert bench.streams.blobs.get(ROLLOUT, "a0-n000") == first
     assert bench.stored("a") == 2
@@ -198,30 +192,30 @@ def test_what_may_not_mix_waits_until_the_rows_have_ended(bench: Bench, other: d
     time.sleep(0.05)
     assert len(bench.engine.rows) == 1
     bench.steps(1)
-    first.result(5)
+    first.result(120)
     eventually(lambda: bench.engine.rows)
     assert not third.done(), "requests are served in order"
     bench.steps(2)
-    second.result(5)
-    third.result(5)
+    second.result(120)
+    third.result(120)
     assert bench.engine.log == (["load v0", "load v1", "load v0"] if "version" in other else ["load v0"])
 
 
 def test_a_policy_that_is_late_is_waited_for_and_one_that_never_comes_fails_alone(
     streams: Streams, tmp_path: Path
 ) -> None:
-    bench = Bench(streams, tmp_path, Scripted(), policy_timeout_s=1.0)
+    bench = Bench(streams, tmp_path, Scripted(), policy_timeout_s=2.0)
     late = bench.ask("late", [1], version=3)
     time.sleep(0.3)
     bench.publish(3)
     eventually(lambda: bench.engine.rows)
     never, running = bench.ask("never", [1], version=9), bench.ask("on", [1], version=3)
     bench.steps(1)
-    late.result(5)
+    late.result(120)
     with pytest.raises(Unavailable, match="policy version 9 was not published"):
-        never.result(5)
+        never.result(120)
     bench.steps(1)
-    running.result(5)
+    running.result(120)
     bench.worker.close()
 
 
@@ -230,10 +224,10 @@ def test_a_bad_request_fails_alone_and_leaves_no_row_behind(bench: Bench) -> Non
     eventually(lambda: bench.engine.rows)
     bad = bench.ask("bad", [2, 99])
     with pytest.raises(ConfigError, match="too long"):
-        bad.result(5)
+        bad.result(120)
     assert len(bench.engine.rows) == 1
     bench.steps(4)
-    good.result(5)
+    good.result(120)
     empty = rollout_pb2.GenerateRequest(header=wire.header(bench.streams.run_id))
     empty.groups.add(group_id="g", n=1).prompt.prompt_ids.CopyFrom(wire.to_tensor(np.zeros(0, np.int32)))
     empty.sampling.max_new_tokens = 1
@@ -248,7 +242,7 @@ def test_an_engine_that_dies_gives_every_request_back(bench: Bench) -> None:
     bench.steps(1)
     for future in futures:
         with pytest.raises(Unavailable, match="died"):
-            future.result(5)
+            future.result(120)
 
 
 def test_it_sleeps_before_the_last_request_counts_as_done(streams: Streams, tmp_path: Path) -> None:
@@ -261,8 +255,8 @@ def test_it_sleeps_before_the_last_request_counts_as_done(streams: Streams, tmp_
     time.sleep(0.1)
     assert not first.done(), "the device is not free yet"
     bench.steps(2)
-    first.result(5)
-    second.result(5)
+    first.result(120)
+    second.result(120)
     assert bench.engine.log == ["wake", "load v0", "sleep"]
     bench.ask("c", [1])
     eventually(lambda: bench.engine.rows)
@@ -317,7 +311,7 @@ def test_conversations_take_a_turn_a_delivery(bench: Bench, streams: Streams, st
     future = bench.worker.submit(Delivery("generate", "q", payload, 1))
     for _ in range(4):
         bench.engine.go.release()
-    [(stream, data)] = future.result(10).announce
+    [(stream, data)] = future.result(120).announce
     job = wire.parse(environment_pb2.StepJob, data)
     assert stream == ENVIRONMENT
     assert job.request == payload
@@ -329,6 +323,6 @@ def test_conversations_take_a_turn_a_delivery(bench: Bench, streams: Streams, st
     for episode in job.episodes:
         said = environment_pb2.Observation(id=episode.id, done=True, reward=1.0)
         streams.blobs.put(OBSERVATION, turn_key(episode.id, 0), said.SerializeToString())
-    assert bench.worker.submit(Delivery("generate", "q", payload, 1)).result(10).announce == []
+    assert bench.worker.submit(Delivery("generate", "q", payload, 1)).result(120).announce == []
     assert all(streams.blobs.present(ROLLOUT, [slot.rollout_id for slot in slots]))
     assert bench.engine.count == len(slots) - 1

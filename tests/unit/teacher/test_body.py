@@ -139,7 +139,7 @@ def test_a_tensor_of_a_million_axes_is_refused(app) -> None:
 def test_a_client_that_leaves_takes_its_rollouts_along(app, engine) -> None:
     service, gate = app.state.service, threading.Event()
     service.engine = type("Gated", (), {"info": engine.info, "close": lambda self: None})()
-    service.engine.score = lambda items: gate.wait(10) and engine.score(items)
+    service.engine.score = lambda items: gate.wait(120) and engine.score(items)
     rng = np.random.default_rng(0)
     rollouts = [as_json(random_item(rng, 100, 200, "none", name=str(n))) for n in range(40)]
 
@@ -176,7 +176,7 @@ def test_a_client_that_leaves_takes_its_rollouts_along(app, engine) -> None:
 def test_a_call_cut_off_by_shutdown_is_503(app, engine) -> None:
     service, gate = app.state.service, threading.Event()
     service.engine = type("Gated", (), {"info": engine.info, "close": lambda self: None})()
-    service.engine.score = lambda items: gate.wait(10) and engine.score(items)
+    service.engine.score = lambda items: gate.wait(120) and engine.score(items)
     rng = np.random.default_rng(0)
     items = [random_item(rng, 100, 200, "none", name=str(n)) for n in range(10)]
     content = proto_request(items, support=teacher_pb2.SUPPORT_NONE).SerializeToString()

@@ -62,7 +62,8 @@ def test_all_or_nothing_admission(verifier: VerifierEngine) -> None:
     with pytest.raises(InvalidInput, match="item 'bad'"):
         engine.submit_many([code("good"), Item("bad", "cod", "", {})])
     assert engine.pending == 0
-    slow = engine.submit_many([code(f"s{n}", f"import time; time.sleep(0.5 + {n}e-6); return 1") for n in range(3)])
+    seconds = (1.5, 1.6, 0)  # both workers are busy for as long as this one may take to come back
+    slow = engine.submit_many([code(f"s{s}", f"import time; time.sleep({s}); return 1") for s in seconds])
     with pytest.raises(Overloaded) as full:
         engine.submit_many([code("a", "return 1 # a"), code("b", "return 1 # b")])
     assert full.value.retry_after >= 1
@@ -74,14 +75,14 @@ def test_all_or_nothing_admission(verifier: VerifierEngine) -> None:
 def test_draining_finishes_what_was_accepted(verifier: VerifierEngine) -> None:
     engine = second(verifier)
     future = engine.submit(code("slow", "import time; time.sleep(0.3); return 1"))
-    assert engine.drain(10)
+    assert engine.drain(120)
     assert future.result().status is Status.passed
     with pytest.raises(Unavailable, match="draining"):
         engine.submit(code("late"))
 
 
 def test_a_slow_kind_does_not_hold_up_a_fast_one(verifier: VerifierEngine) -> None:
-    slow = [verifier.submit(code(f"w{n}", f"import time; time.sleep(1 + {n}e-6); return 1")) for n in range(4)]
+    slow = [verifier.submit(code(f"w{n}", f"import time; time.sleep(2 + {n}e-6); return 1")) for n in range(3)]
     assert verifier.check([Item("e", "exact", "fast", {"reference": "fast"})])[0].status is Status.passed
     assert not all(f.done() for f in slow)
     assert all(f.result().status is Status.passed for f in slow)

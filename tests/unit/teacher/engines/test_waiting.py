@@ -50,9 +50,9 @@ def test_a_server_that_is_up_later_is_waited_for(engine: str) -> None:
 
     waiting = threading.Thread(target=await_server, args=(config_of(port, engine), 60.0, tell, threading.Event()))
     waiting.start()
-    assert refused.wait(20)
+    assert refused.wait(120)
     with answering(port, 503, 200):
-        waiting.join(20)
+        waiting.join(120)
         assert not waiting.is_alive()
     assert f"waiting for the server at http://127.0.0.1:{port}/v1: ConnectError" in told[0]
     assert any("it answered 503" in text for text in told)

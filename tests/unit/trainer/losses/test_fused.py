@@ -230,7 +230,7 @@ def test_two_fsdp2_ranks_equal_one_process(tmp_path: Path) -> None:
         )
         for rank in range(2)
     ]
-    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    assert [rank.wait(timeout=600) for rank in ranks] == [0, 0]
     model = Tied(17, 6)
     for rank in range(2):
         loss, _ = model(world(10 + rank)[2], gate_preset("released"), False)

@@ -63,9 +63,9 @@ def test_a_wait_lasts_as_long_as_rollouts_get_further(streams: Streams) -> None:
             header = wire.header(streams.run_id, ids[number])
             streams.publish(Outcome({(ROLLOUT, ids[number]): b"x"}, [stage_done(header, GENERATE, "")]))
 
-    with beside(finish, 0.3):
-        took = waited(Join(streams, "trainer"), wanted, timeout_s=1.0, quiet_s=1.0, in_work_s=1.0)
-    assert took > 1.8, "seven answers, 0.3 s each: more in all than any of the limits"
+    with beside(finish, 0.4):
+        took = waited(Join(streams, "trainer"), wanted, timeout_s=2.0, quiet_s=2.0, in_work_s=2.0)
+    assert took > 2.3, "seven answers, 0.4 s each: more in all than any of the limits"
 
 
 def test_news_of_others_is_no_progress(streams: Streams) -> None:
@@ -78,18 +78,19 @@ def test_news_of_others_is_no_progress(streams: Streams) -> None:
 
 
 def test_nobody_there_is_told_early_and_somebody_at_work_is_waited_for(streams: Streams) -> None:
-    join, limits = Join(streams, "trainer"), {"quiet_s": 0.5, "in_work_s": 1.8}
+    streams.lease_ms = 1500  # a busy machine may delay a renewal by some 100 ms
+    join, limits = Join(streams, "trainer"), {"quiet_s": 0.5, "in_work_s": 3.0}
     started = time.monotonic()
     with pytest.raises(Unavailable, match="no sampler of this run is alive"):
-        waited(join, groups(1), **limits)
-    assert time.monotonic() - started < 1.5
+        waited(join, groups(1), **{**limits, "in_work_s": 60.0})
+    assert time.monotonic() - started < 30
     streams.ensure(GENERATE)
     streams.add(GENERATE, b"request")
     held = streams.read(GENERATE, "sampler-1")
     started = time.monotonic()
     with beside(lambda _: streams.renew(GENERATE, "sampler-1", {held[0].id}) and None, 0.2), pytest.raises(Unavailable):
         waited(join, groups(1), **limits)
-    assert 1.8 < time.monotonic() - started < 6
+    assert 3.0 < time.monotonic() - started < 40
 
 
 def config(**settings: Any) -> TrainConfig:

@@ -44,7 +44,7 @@ def run(folder: Path, out: Path, ranks: int, *cases: dict[str, Any]) -> list[Out
         for rank in range(ranks)
     ]
     for process in processes:
-        _, stderr = process.communicate(timeout=120)
+        _, stderr = process.communicate(timeout=600)
         assert process.returncode == 0, stderr.decode()[-3000:]
     return [(load_file(file), json.loads(file.with_suffix(".json").read_text())) for file in files]
 
