@@ -44,7 +44,7 @@ class Nursery:
         self._ready = False
         threading.Thread(target=self._listen, daemon=True).start()
         with self._news:
-            self._news.wait_for(lambda: self._ready or self.process.poll() is not None, 120)
+            self._news.wait_for(lambda: self._ready or self.process.poll() is not None, 600)
             assert self._ready, "the nursery did not come up"
 
     def fork(self, name: str, argv: list[str], env: dict[str, str], log: Path) -> int:
@@ -55,7 +55,7 @@ class Nursery:
             job = {"name": name, "argv": argv, "env": env, "log": str(log)}
             self.process.stdin.write(json.dumps(job).encode() + b"\n")
             self.process.stdin.flush()
-            assert self._news.wait_for(lambda: name in self.pids, 30)
+            assert self._news.wait_for(lambda: name in self.pids, 300)
             return self.pids[name]
 
     def close(self) -> None:
@@ -243,7 +243,7 @@ class Cast:
         """Kill what is left of the ranks."""
         for name in self.rank_names:
             self.signal(name, signal.SIGKILL)
-        self.wait_for(lambda: all(self.code(n) is not None for n in self.rank_names), 20, "the ranks did not die")
+        self.wait_for(lambda: all(self.code(n) is not None for n in self.rank_names), 200, "the ranks did not die")
 
     def run(self, timeout_s: float) -> None:
         """Until the trainer is done."""

@@ -13,8 +13,8 @@ def play(
     cast: Cast,
     faults: Sequence[Fault] = (),
     *,
-    first_step_s: float = 120,
-    limit_s: float = 240,
+    first_step_s: float = 600,
+    limit_s: float = 900,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Fault]:
     """Run it and take it down; returns the faults that struck it, in order. `limit_s`: after the last of them."""
