@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from redis import Redis
 
 from rgopd.common.embedded import EmbeddedValkey
@@ -18,6 +19,12 @@ from tests.object_server import CREDENTIALS, ObjectServer
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is first decorated, by whichever test
+
+# The same examples every time, and none too slow: what fails, fails for its own sake. `--hypothesis-profile=explore`
+# draws others.
+settings.register_profile("same", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("same")
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,7 @@ def test_a_port_in_use(rgopd: Rgopd) -> None:
 def test_no_redis(rgopd: Rgopd, tmp_path: Path, command: str, settings: list[str]) -> None:
     sets = [p for s in [*settings, "redis_url=redis://127.0.0.1:1/0"] for p in ("--set", s)]
     if command == "train":
-        sets += ["--set", f"output_dir={tmp_path}"]
+        sets += ["--set", f"output_dir={tmp_path}", "--set", "fault.wait_for_services_s=2"]
     assert "no Redis answers at redis://127.0.0.1:1/0" in failure(rgopd, command, *sets)
 
 

@@ -63,8 +63,9 @@ def compose(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False
     check_architecture_of(config.student)
     live = live or Live(None)
     patience_s = config.fault.wait_for_services_s
+    wait_s = min(60.0, patience_s)
     streams = open_run(
-        config.redis_url, config.run_id, blob_url=config.blob_url, wait_s=60.0, patience_s=patience_s, check_s=60.0
+        config.redis_url, config.run_id, blob_url=config.blob_url, wait_s=wait_s, patience_s=patience_s, check_s=wait_s
     )
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.student, trust_remote_code=False)
