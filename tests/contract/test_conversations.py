@@ -323,9 +323,7 @@ def verdicts(bench: Bench, verifier: VerifierEngine, request: rollout_pb2.Genera
     worker = stream_worker(bench.streams, verifier, CollectorRegistry(), inflight=8)
     worker.start()
     try:
-        deadline = time.monotonic() + 30
-        while bench.streams.depth(VERIFY)["backlog"] and time.monotonic() < deadline:
-            time.sleep(0.01)
+        eventually(lambda: not bench.streams.depth(VERIFY)["backlog"])
     finally:
         worker.stop(5)
     found: dict[str, list[Any]] = {}

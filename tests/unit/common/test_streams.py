@@ -9,6 +9,12 @@ from rgopd.common.streams import GROUP, Streams
 from tests.waiting import expire
 
 
+@pytest.fixture
+def streams(redis: Redis, run_id: str) -> Streams:
+    """Its leases outlast every test; `expire` ends them."""
+    return Streams(redis, run_id, lease_ms=60_000)
+
+
 def test_a_message_sent_before_the_group_exists_is_read(streams: Streams) -> None:
     streams.add("verify", b"early")
     streams.ensure("verify")
