@@ -53,6 +53,7 @@ class TeacherService:
         self._draining = False
         self._closed = False
         self._tokens_per_s = 0.0
+        self._begun: dict[int, float] = {}
         self._threads = [
             threading.Thread(target=self._run, name=f"teacher-batch-{n}", daemon=True)
             for n in range(engine.concurrency)
@@ -118,24 +119,37 @@ class TeacherService:
             self._draining = True
             return self._changed.wait_for(lambda: self._queue.outstanding == 0, timeout_s)
 
-    def close(self) -> None:
-        """Stop the threads after their present batch and free the engine; what still waits is cancelled."""
+    def in_work_s(self) -> float:
+        """How long the engine has had the batch that it has had longest, in seconds; 0 without any."""
+        begun = list(self._begun.values())
+        return time.monotonic() - min(begun) if begun else 0.0
+
+    def close(self, patience_s: float = 60.0) -> None:
+        """Stop the threads after their present batch and free the engine; what still waits is cancelled.
+
+        patience_s: for a batch that does not end; its engine is then left as it is.
+        """
         with self._changed:
             self._draining = self._closed = True
             waiting = self._queue.take_all()
             self._changed.notify_all()
         for entry in waiting:
             entry.future.cancel()
+        deadline = time.monotonic() + patience_s
         for thread in self._threads:
             if thread.is_alive():
-                thread.join()
-        self.engine.close()
+                thread.join(max(0.0, deadline - time.monotonic()))
+        if not any(thread.is_alive() for thread in self._threads):
+            self.engine.close()
 
     def _run(self) -> None:
         while (batch := self._next_batch()) is not None:
             live = [entry for entry in batch if entry.future.set_running_or_notify_cancel()]
             if live:
+                me = threading.get_ident()
+                self._begun[me] = time.monotonic()
                 self._score(live)
+                self._begun.pop(me)
 
     def _next_batch(self) -> list[Entry] | None:
         with self._changed:

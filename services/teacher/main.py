@@ -13,8 +13,9 @@ from rgopd.common.errors import ConfigError
 from rgopd.common.http import ServiceState
 from rgopd.common.hub import hub_repo
 from rgopd.common.server import bind, consumer_name, open_streams, run_http
-from rgopd.common.streams import Streams
+from rgopd.common.streams import SCORE, Streams
 from rgopd.common.telemetry import configure_logging
+from rgopd.common.worker import DEADLINES_S
 from rgopd.teacher.alignment import make_aligner
 from rgopd.teacher.app import TeacherDoor, make_app
 from rgopd.teacher.batching import TeacherService
@@ -29,6 +30,11 @@ log = logging.getLogger(__name__)
 
 WATCH_S = 1.0
 """How often the engine is asked how it is."""
+
+HANG_S = DEADLINES_S[SCORE]
+"""A GPU that has had a batch for so long hangs, whatever its engine says; the stream takes the batch back then."""
+
+CLOSE_S = 30.0
 
 
 class TeacherProcess:
@@ -86,13 +92,21 @@ class TeacherProcess:
     def _watch(self, engine: Engine) -> None:
         """The probe says what the engine says; one that cannot recover takes the process with it."""
         while not self._ended.wait(WATCH_S):
-            before, self.state.trouble = self.state.trouble, engine.trouble()
+            hangs = self._hangs(engine)
+            before, self.state.trouble = self.state.trouble, hangs or engine.trouble()
             if self.state.trouble and not before:
                 log.error("the engine is in trouble: %s", self.state.trouble)
-            if self.state.trouble and not engine.recovers:
+            if hangs or (self.state.trouble and not engine.recovers):
                 self.state.broken = True
                 signal.raise_signal(signal.SIGTERM)
                 return
+
+    def _hangs(self, engine: Engine) -> str:
+        """Why it gives no answer any more; on a CPU a large batch may take as long as it likes."""
+        if self._service is None or not engine.info.device.startswith("cuda"):
+            return ""
+        seconds = self._service.in_work_s()
+        return f"it has had a batch for {seconds:.0f} s: it hangs" if seconds > HANG_S else ""
 
     def _cache(self, streams: Streams | None, engine: Engine) -> ScoreCache | None:
         if streams is None or not self.config.cache_mb:
@@ -111,7 +125,7 @@ class TeacherProcess:
         if self._service is not None:
             if not self._service.drain(max(0.0, deadline - time.monotonic())):
                 log.warning("draining took longer than drain_s=%g; the rest is cancelled", self.config.drain_s)
-            self._service.close()
+            self._service.close(CLOSE_S)
 
 
 def serve(config: TeacherConfig) -> int:

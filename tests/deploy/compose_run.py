@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.deploy import checks
 from tests.deploy.build import build, build_attacks, build_next, choose_images, fetch_wheels
-from tests.deploy.engine import ROOT, Engine, say, wait_for
+from tests.deploy.engine import Engine, say, wait_for
 
 VERSION, NEXT = "0.1.0", "0.1.1-next"
 STEPS = 120  # more than the checks, the kills and the upgrades take on a fast machine
@@ -184,7 +184,7 @@ def main() -> int:
         say("taken down")
     left = engine.docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={PROJECT}").split()
     assert not left, left
-    say(f"all of it held, {time.monotonic() - started:.0f} s; {ROOT.name} is as before")
+    say(f"all of it held, {time.monotonic() - started:.0f} s; the checkout is as before")
     return 0
 
 

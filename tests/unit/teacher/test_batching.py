@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
 from rgopd.common.errors import Overloaded, Unavailable
+from rgopd.teacher import main
 from rgopd.teacher.batching import TeacherService
+from rgopd.teacher.config import TeacherConfig
 from rgopd.teacher.engines import Engine, EngineFault
 from rgopd.teacher.metrics import TeacherMetrics
 from tests.unit.teacher.conftest import random_item
@@ -148,3 +152,32 @@ def test_retry_after_follows_the_backlog(start) -> None:
     with pytest.raises(Overloaded) as full:
         service.submit(items(10, prefix="x"))
     assert full.value.retry_after == pytest.approx(300 / 40)
+
+
+@pytest.mark.parametrize(("device", "told"), [("cuda", "for 0 s: it hangs"), ("cpu", "")])
+def test_an_engine_that_hangs_is_in_trouble_though_it_says_that_it_is_well(
+    start, monkeypatch: pytest.MonkeyPatch, device: str, told: str
+) -> None:
+    service, gated, _ = start()
+    process = main.TeacherProcess(TeacherConfig(model="x"))
+    process._service = service
+    gated.info = replace(gated.info, device=device)
+    service.submit(items(1))
+    assert gated.entered.wait(10)
+    assert process._hangs(gated) == "", "not yet"
+    monkeypatch.setattr(main, "HANG_S", 0.0)
+    assert told in process._hangs(gated)
+    service.close(0.05)
+    assert not hasattr(gated, "closed"), "what computes is left alone"
+    gated.gate.set()
+
+
+def test_an_engine_without_work_does_not_hang(start, monkeypatch: pytest.MonkeyPatch) -> None:
+    service, gated, _ = start()
+    gated.gate.set()
+    for future in service.submit(items(3)):
+        future.result(10)
+    deadline = time.monotonic() + 5
+    while service.in_work_s() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert service.in_work_s() == 0
