@@ -22,6 +22,7 @@ from rgopd.common.settings import Settings
 from rgopd.teacher.config import TeacherConfig
 from rgopd.teacher.engines.vllm_server import COMPLETIONS, GENERATE, VllmServerEngine
 from rgopd.trainer.config import TrainConfig
+from rgopd.trainer.run.estimate import redis_bytes
 from tests.deploy.manifests import OVERLAYS, ROOT, build, environment, pods
 
 VOCAB = {"/models/Qwen3-235B-A22B": 151_936, "/models/Qwen2.5-14B-Instruct": 152_064}
@@ -68,6 +69,17 @@ def settings(cls: type[Settings], section: str, values: dict[str, str], monkeypa
         return cls.from_sources(section, Path(values["CONFIG"]))
 
 
+def gigabytes(text: str) -> int:
+    return int(text.removesuffix("gb")) << 30
+
+
+def overfull(train: TrainConfig, maxmemory: str) -> str:
+    """Why a step's longest rollouts and scores do not fit into Redis: everybody would wait for room; empty: they do."""
+    prompt = train.dataset.max_prompt_tokens
+    needed = redis_bytes(train, train.sampling.longest, prompt)["at once"]
+    return "" if needed < gigabytes(maxmemory) else f"{needed / 1e9:.1f} GB do not fit into {maxmemory}"
+
+
 def unfit(teacher: TeacherConfig, train: TrainConfig, server: Flagged | None) -> list[str]:
     """What the run asks for and the teacher cannot give."""
     supports, max_k, context = ("student", "teacher", "none"), teacher.max_k, teacher.max_context
@@ -108,6 +120,8 @@ def test_every_overlays_teacher_can_score_its_run(overlay: Path, more: str, monk
     train = settings(TrainConfig, "train", commands["train"], monkeypatch)
     assert (teacher.engine == "vllm-server") == bool(servers)
     assert unfit(teacher, train, servers[0] if servers else None) == []
+    [redis] = [c for pod in pods(documents) for c in pod.containers if c["name"] == "redis"]
+    assert overfull(train, environment(redis, documents)["REDIS_MAXMEMORY"]) == ""
 
 
 @pytest.mark.parametrize("profile", ["teacher", "teacher-gpu"])
@@ -122,7 +136,14 @@ def test_composes_teachers_can_score_their_runs(profile: str, monkeypatch: pytes
         return {"CONFIG": config, **{k: v for k, v in pairs.items() if k.startswith("RGOPD_")}}
 
     teacher = settings(TeacherConfig, "teacher", values(profile), monkeypatch)
-    assert unfit(teacher, settings(TrainConfig, "train", values(trainer), monkeypatch), None) == []
+    maxmemory = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", compose["redis"]["environment"]["REDIS_MAXMEMORY"])
+    for more in ("", "length-8k", "as-released") if profile == "teacher-gpu" else ("",):
+        given = values(trainer)
+        given["CONFIG"] += f",{more}" if more else ""
+        train = settings(TrainConfig, "train", given, monkeypatch)
+        assert more or unfit(teacher, train, None) == []
+        assert overfull(train, maxmemory) == ""
+    assert overfull(train, "4gb") == ("" if profile == "teacher" else "4.3 GB do not fit into 4gb")
 
 
 @pytest.mark.parametrize(
