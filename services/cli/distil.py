@@ -21,7 +21,10 @@ from rgopd.cli.processes import Child
 from rgopd.cli.reward import reward_rows
 from rgopd.cli.run_handle import Run
 from rgopd.cli.sections import lay_sections, place, read_sections, write_sections
+from rgopd.cli.up import CHECKED
 from rgopd.cli.written_rows import write_rows
+from rgopd.common import fleeting
+from rgopd.common.children import PERMANENT
 from rgopd.common.errors import ConfigError
 from rgopd.common.settings import SECTIONS
 
@@ -39,7 +42,7 @@ def distill(
     output_dir: str | Path | None = None,
     **settings: Any,
 ) -> Run:
-    """Start a run on this machine; returns at once.
+    """Start a run on this machine; returns once its processes start, after seconds in which they are checked for.
 
     Args:
         student, teacher: Hugging Face folders or hub ids; `teacher` may be a mapping of the teacher's settings.
@@ -52,7 +55,7 @@ def distill(
             `optim__lr=1e-4`), or by section (`verifier={"workers": 2}`, `train={...}`).
 
     Raises:
-        ConfigError: something that cannot work; nothing was started.
+        ConfigError: something that cannot work, rows of the dataset included; nothing was started.
     """
     folder = Path(output_dir or Path("runs") / time.strftime("run-%Y%m%d-%H%M%S")).resolve()
     sections = read_sections([Path(config)], []) if config is not None else {}
@@ -75,7 +78,25 @@ def distill(
     argv = [sys.executable, "-m", "rgopd.cli.main", "up", "--config", str(file)]
     child = Child("up", argv, folder / "logs", stop_timeout_s=180.0)
     child.start()
+    try:
+        _wait_checked(child)
+    except BaseException:  # an interrupted cell leaves nothing behind
+        child.stop()
+        raise
     return Run(folder, child)
+
+
+def _wait_checked(child: Child) -> None:
+    """Until `rgopd up` has looked at everything and says so. It looks, not we: torch's devices, the hub's cache and
+    all that is imported for it stay out of the process that asks.
+
+    Raises:
+        ConfigError: what it found.
+    """
+    while child.poll() is None and CHECKED not in fleeting.text(child.out):
+        time.sleep(0.05)
+    if child.poll() == PERMANENT and CHECKED not in fleeting.text(child.out):
+        raise ConfigError(fleeting.text(child.err).rpartition("rgopd: ")[2].strip() or f"its log is {child.err}")
 
 
 def _placed(name: str, value: Any) -> dict[str, Any]:

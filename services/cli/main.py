@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import platform
+import signal
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from rgopd.cli import eval_commands, folder_commands, run_commands, service_commands, setting_commands
 from rgopd.cli.extras import missing_extra
+from rgopd.cli.stopping import Stopped, stop_on_sigterm
 from rgopd.common.errors import RgopdError, told
 
 app = typer.Typer(help="Reward-Gated On-Policy Distillation.", no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+SERVICES = ("teacher", "verifier", "sampler", "train", "watch")
+"""Commands with signal handlers of their own."""
 
 
 def _say_version(asked: bool) -> None:
@@ -25,11 +31,14 @@ def _say_version(asked: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Say the version.", callback=_say_version, is_eager=True)
     ] = False,
 ) -> None:
     """Reward-Gated On-Policy Distillation."""
+    if context.invoked_subcommand not in SERVICES:
+        stop_on_sigterm()
 
 
 for commands in (setting_commands, run_commands, service_commands, folder_commands, eval_commands):
@@ -55,8 +64,10 @@ def main() -> None:
         command = context.command_path if context is not None else "rgopd"
         sys.stderr.write(f"rgopd: {error.format_message()}; `{command} --help` lists what it takes\n")
         sys.exit(2)
-    except typer.Abort:
-        sys.exit(130)
+    except (typer.Abort, KeyboardInterrupt):
+        _end_stopped("Ctrl-C", 130)
+    except Stopped as stopped:
+        _end_stopped(str(stopped), stopped.code)
     except RgopdError as error:
         sys.stderr.write(f"rgopd: {error}\n")
         sys.exit(2)
@@ -70,8 +81,14 @@ def main() -> None:
             raise
         sys.stderr.write(f"rgopd: {advice}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+
+
+def _end_stopped(by: str, code: int) -> NoReturn:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # of an impatient second one
+    goes_on = "; the same command goes on where it was" if sys.argv[1:2] in (["eval"], ["fetch"], ["reproduce"]) else ""
+    sys.stderr.write(f"rgopd: stopped by {by}{goes_on}\n")
+    sys.exit(code)
 
 
 if __name__ == "__main__":

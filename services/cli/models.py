@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
+from rgopd.cli.shapes import check_shapes
 from rgopd.cli.teachers import teacher_sections
 from rgopd.common.errors import ConfigError
 from rgopd.common.models import at_hand, check_model, loading
 from rgopd.common.settings import Settings
+from rgopd.common.weight_files import check_weights
 from rgopd.teacher.engines.waiting import ELSEWHERE
 
 
@@ -61,6 +63,7 @@ def _checks(sections: dict[str, Any]) -> Iterator[Callable[[], Any]]:
         yield lambda: check_model(student, "student")
         yield partial(at_hand, "student", student)
         yield lambda: check_architecture_of(student)
+        yield from _weight_checks("student", student)
         yield partial(read_tokenizer, student, "student")
         sampler = _settings(SamplerConfig, {"student": student, **common, **sections.get("sampler", {})})
         if sampler is not None:
@@ -71,6 +74,12 @@ def _checks(sections: dict[str, Any]) -> Iterator[Callable[[], Any]]:
             yield partial(check_model, teacher.model, "model")
             yield partial(at_hand, "model", teacher.model)
             yield partial(check_teacher_architecture, teacher)
+            yield from _weight_checks("model", teacher.model)
+
+
+def _weight_checks(setting: str, name: str) -> Iterator[Callable[[], Any]]:
+    yield partial(check_weights, setting, name)
+    yield partial(check_shapes, setting, name)
 
 
 S = TypeVar("S", bound=Settings)

@@ -18,6 +18,7 @@ from rgopd.cli.hardware import GIB, total_memory
 from rgopd.cli.models import read_tokenizer
 from rgopd.cli.places import check_blob_url, check_devices, check_folder, check_kernels, check_redis
 from rgopd.cli.self_teachers import check_follows
+from rgopd.cli.shapes import check_adapters, check_shapes
 from rgopd.cli.turns import check_environments, check_templates
 from rgopd.common.errors import ConfigError, RgopdError
 from rgopd.common.models import at_hand
@@ -98,12 +99,15 @@ def check_at_hand(settings: Settings) -> None:
     for setting, name in models.items():
         at_hand(setting, name)
         check_weights(setting, name)
+        check_shapes(setting, name)
 
 
 def check_extras(train: TrainConfig, verifier: VerifierConfig) -> None:
     """What the settings ask for is installed."""
     if train.lora is not None and importlib.util.find_spec("peft") is None:
         raise ConfigError("train.lora needs peft: pip install 'rgopd[peft]'")
+    if train.lora is not None:
+        check_adapters(train.student, train.lora.target_modules)
     read_graders(verifier.python_graders)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rgopd.common import fleeting
-from rgopd.common.children import die_with_parent
+from rgopd.common.children import die_with_parent, in_lasting_thread
 from rgopd.common.errors import RgopdError
 
 log = logging.getLogger(__name__)
@@ -108,15 +108,19 @@ class Child:
         self.started = time.monotonic()
         self.earlier_bytes = fleeting.size(self.err) or 0
         with self.out.open("wb") as out, self.err.open("ab") as err:
-            self.process = subprocess.Popen(
-                list(self.argv),
-                stdout=out,
-                stderr=err,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                env={**os.environ, **self.environment},
-                preexec_fn=die_with_parent,
-            )
+
+            def start() -> subprocess.Popen[bytes]:
+                return subprocess.Popen(
+                    list(self.argv),
+                    stdout=out,
+                    stderr=err,
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                    env={**os.environ, "PYTHONSAFEPATH": "1", **self.environment},
+                    preexec_fn=die_with_parent,
+                )
+
+            self.process = in_lasting_thread(start)
 
     def poll(self) -> int | None:
         """Its exit code, or None while it runs."""

@@ -17,6 +17,7 @@ import yaml
 from rgopd.cli.compare import wide_console
 from rgopd.cli.demo import TRAIN_ROWS, demo_sections, write_rows
 from rgopd.cli.sections import override, read_sections, sectioned
+from rgopd.cli.stopping import Stopped
 from rgopd.common.errors import ConfigError
 from rgopd.common.settings import merge
 from rgopd.evaluate.progress import span
@@ -196,10 +197,10 @@ class Reproduction:
 
     def _command(self, *words: str) -> None:
         """In a process of its own: a model's memory is free again when it ends."""
-        argv = [sys.executable, "-m", "rgopd.cli.main", *words]
+        argv = [sys.executable, "-P", "-m", "rgopd.cli.main", *words]
         code = subprocess.run(argv, check=False).returncode
-        if code == 130:
-            raise KeyboardInterrupt
+        if code in (130, 143):
+            raise Stopped(code - 128)
         if code != 0:
             raise ConfigError(f"`rgopd {' '.join(words[:2])} …` ended with {code}; the same command goes on from here")
 

@@ -54,7 +54,7 @@ class Run:
             return "running" if self._rows("step") else "starting"
         if code == 0:
             return "finished"
-        return "stopped" if self._stopped or code in (130, PAUSED) else "failed"
+        return "stopped" if self._stopped or code in (130, 143, PAUSED) else "failed"
 
     @property
     def url(self) -> str | None:

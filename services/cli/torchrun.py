@@ -5,6 +5,7 @@ As a program, this is torchrun with exit codes that a supervisor can act on.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -18,7 +19,7 @@ def command(nproc: int, arguments: Sequence[str], *, max_restarts: int = 3) -> l
 
     max_restarts: how often all ranks are started again after one of them died.
     """
-    launcher = [sys.executable, "-m", "rgopd.cli.torchrun", "--standalone", "--nproc-per-node", str(nproc)]
+    launcher = [sys.executable, "-P", "-m", "rgopd.cli.torchrun", "--standalone", "--nproc-per-node", str(nproc)]
     # The ranks end their step and save before they go: who asked for the end knows how long that may take.
     launcher += ["--max-restarts", str(max_restarts), *SHUTDOWN]
     return [*launcher, "-m", "rgopd.cli.main", *arguments]
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     from torch.distributed.run import get_args_parser
     from torch.distributed.run import main as torchrun
 
+    os.environ["PYTHONSAFEPATH"] = "1"  # of the ranks: a redis.py in the current folder is no library
     try:
         torchrun(known_to(get_args_parser().format_usage(), on_loopback(arguments)))
     except SignalException:

@@ -9,13 +9,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
 
 from rgopd.cli.alignment import name_lora_rank, name_student_tokenizer
-from rgopd.cli.checked import check_sections, own_settings
+from rgopd.cli.checked import check_sections
 from rgopd.cli.devices import SHARE, Wanted, named, place, ranks, shares, visible
 from rgopd.cli.display import Progress, RunSource
 from rgopd.cli.page import Page
@@ -24,18 +23,23 @@ from rgopd.cli.preflight import preflight
 from rgopd.cli.processes import Child, ProcessFailed, Restarts, leaving_of
 from rgopd.cli.readiness import Readiness, TrainerStart, repos_of
 from rgopd.cli.sections import UpConfig, read_sections, up_config, write_sections
+from rgopd.cli.stopping import Stopped, alone_in, raise_stopped
 from rgopd.cli.teacher_server import unanswered_yet
 from rgopd.cli.teachers import write_teachers
 from rgopd.cli.torchrun import command
 from rgopd.cli.train import OFF
+from rgopd.common import fleeting
 from rgopd.common.children import PAUSED, PERMANENT
 from rgopd.common.connection import redact
 from rgopd.common.embedded import EmbeddedValkey
 from rgopd.common.errors import ConfigError
 from rgopd.common.run_files import EventLog
 from rgopd.common.settings import ConfigFiles
+from rgopd.trainer.records.metrics import read_json_lines
 
 PAGE_WAIT_S = 10.0
+CHECKED = "Run folder"
+"""How the first line begins that is printed once nothing of the settings stands against the run."""
 RUN_FILE = "run.yaml"
 """The sections as they were given, before this machine's own additions: what `rgopd resume` reads."""
 
@@ -47,6 +51,7 @@ class Machine:
 
     def __init__(self, sections: dict[str, Any], folder: Path) -> None:
         self.sections = sections
+        self.given = copy.deepcopy(sections)
         self.folder = folder
         self.up: UpConfig = up_config(sections)
         self.redis: EmbeddedValkey | None = None
@@ -65,7 +70,6 @@ class Machine:
     def start(self, say: Callable[[str], None]) -> None:
         """Start all services, wait until each is ready, then start the trainer."""
         common = self.sections.setdefault("common", {})
-        given = copy.deepcopy(self.sections)
         if not common.get("redis_url"):
             self.redis = self.make_redis().start()
             self.redis_started = time.monotonic()
@@ -74,7 +78,7 @@ class Machine:
         nproc = self._ranks(say)
         name_student_tokenizer(self.sections)
         name_lora_rank(self.sections)
-        write_sections(self.folder / RUN_FILE, given)  # only now: the server's lock keeps a second command out
+        write_sections(self.folder / RUN_FILE, self.given)  # only now: the server's lock keeps a second command out
         resolved = self.folder / "up.yaml"
         write_sections(resolved, self.sections)
         config = ["--config", str(resolved)]
@@ -285,47 +289,59 @@ def _killed(code: int) -> str:
     return " (killed: memory ran out? `rgopd plan` names what to turn down)" if code == -signal.SIGKILL else ""
 
 
-class Stopped(BaseException):
-    """SIGTERM or SIGINT. Not an Exception: nothing may take it for an error and go on."""
-
-
 def supervise(sections: dict[str, Any], folder: Path, slurm: bool = False) -> int:
     """Start, show progress, stop everything whatever happens. Returns an exit code."""
-    checked = check_sections(sections)
-    if slurm:  # the nodes that it runs on are others
-        from rgopd.cli.slurm import SlurmMachine
-
-        machine: Machine = SlurmMachine(sections, folder)
-        preflight(checked, here=False)
-    else:
-        preflight(checked)
-        machine = Machine(sections, folder)
-    previous = {s: signal.signal(s, _raise_stopped) for s in (signal.SIGINT, signal.SIGTERM)}
-    from rgopd.trainer.config import TrainConfig
-
-    watch = TrainConfig.from_mapping(own_settings(sections, TrainConfig, "train")).watch
-    progress = Progress(RunSource(folder, lambda: dict(machine.states)), watch.progress, watch.progress_s)
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        progress.say(f"Run folder {folder}")
+        for number in previous:
+            signal.signal(number, raise_stopped)
+        checked = check_sections(sections)
+        slurm_machine = _slurm_machine(sections, folder) if slurm else None
+        preflight(checked, here=not slurm)  # else the nodes that it runs on are others
+        with alone_in(folder):
+            return _supervised(slurm_machine or Machine(sections, folder), checked)
+    finally:
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # of an impatient second one, until this process ends
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def _slurm_machine(sections: dict[str, Any], folder: Path) -> Machine:
+    from rgopd.cli.slurm import SlurmMachine
+
+    return SlurmMachine(sections, folder)
+
+
+def _supervised(machine: Machine, checked: dict[str, Any]) -> int:
+    folder, watch = machine.folder, checked["train"].watch
+    progress = Progress(RunSource(folder, lambda: dict(machine.states)), watch.progress, watch.progress_s)
+    stopped: Stopped | None = None
+    try:
+        progress.say(f"{CHECKED} {folder}")
         for line in unanswered_yet(checked):
             progress.say(line)
         with progress:
             machine.start(progress.say)
             return machine.watch()
-    except Stopped:
-        progress.say(f"Stopping after the current step; `rgopd resume {folder}` goes on from there")
+    except Stopped as signalled:
+        stopped = signalled
+        when = "after the current step" if machine.trainer is not None else "before anything was trained"
+        progress.say(f"Stopping {when}; `rgopd resume {folder}` goes on from there")
         machine.events.add("stopping", "asked to stop")
-        return 130
+        if not (folder / RUN_FILE).exists():
+            write_sections(folder / RUN_FILE, machine.given)  # so that it can be resumed
+        return stopped.code
     finally:
-        for number in previous:
+        for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave processes behind
         machine.stop()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _raise_stopped(number: int, _: FrameType | None) -> None:
-    raise Stopped(signal.Signals(number).name)
+        if stopped is None:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, raise_stopped)
+        else:
+            rows: list[Any] = fleeting.seen(lambda: read_json_lines(folder / "metrics.jsonl"), [])
+            steps = sum(row.get("event") == "step" for row in rows)
+            progress.say(f"Stopped by {stopped}: {steps} steps are done")
 
 
 def run_resume(folder: Path, overrides: list[str], watch: bool = True) -> int:

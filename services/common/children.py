@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 PERMANENT = 2
 """Exit code: trying again cannot help. A wrong setting, a broken verifier, a teacher that answers NaN."""
@@ -34,3 +38,17 @@ def be_killed_with_parent() -> None:
 
 die_with_parent: Callable[[], None] | None = _die_with_parent if sys.platform == "linux" else None
 """For `preexec_fn`: the child gets SIGTERM when the thread that started it is gone, however it went."""
+
+T = TypeVar("T")
+_lasting: dict[int, ThreadPoolExecutor] = {}
+"""By process: a fork has none of its parent's threads."""
+
+
+def in_lasting_thread(start: Callable[[], T]) -> T:
+    """`start()` in a thread that ends when this process does, since a child that dies with its parent dies with the
+    thread that started it: the caller's may be a worker of an event loop or of a web server."""
+    if threading.current_thread() is threading.main_thread():
+        return start()
+    if os.getpid() not in _lasting:
+        _lasting[os.getpid()] = ThreadPoolExecutor(1, "children")
+    return _lasting[os.getpid()].submit(start).result()

@@ -148,14 +148,14 @@ def check_architecture(
     if not isinstance(config, Mapping) or not isinstance(text := config.get("text_config") or {}, Mapping):
         raise ConfigError(f"{setting}: {name}: its config.json is not that of a model: a mapping, of mappings")
     kind = str(config.get("model_type", ""))
-    quantised = next((part[key] for part in (config, text) for key in _QUANTISED if part.get(key)), None)
+    packed = quantised(config) or quantised(text)
     heads = config.get("architectures") or []
     if (Path(name) / ADAPTER).is_file():
         problem = f"is a folder of adapters; {_MERGE}"
     elif config.get("is_encoder_decoder") or kind in _ENCODER_DECODERS:
         problem = "is an encoder-decoder; rgopd takes decoder-only language models: choose one"
-    elif quantised and not may_be_quantised:
-        method = quantised.get("quant_method", "an unnamed method") if isinstance(quantised, Mapping) else quantised
+    elif packed and not may_be_quantised:
+        method = packed.get("quant_method", "an unnamed method") if isinstance(packed, Mapping) else packed
         problem = f"is quantised ({method}); give the unquantised weights" + _OR.get(setting, "")
     elif kind not in causal_lms and config.get("auto_map"):
         problem = f"needs its folder's own Python code (auto_map), {_NO_CODE}"
@@ -184,6 +184,11 @@ def check_architecture(
     else:
         return
     raise ConfigError(f"{setting}: {name} (model_type {kind!r}) {problem}")
+
+
+def quantised(config: Mapping[str, Any]) -> Any:
+    """What a config.json says of quantised weights; None where it says nothing."""
+    return next((config[key] for key in _QUANTISED if config.get(key)), None)
 
 
 ADAPTER = "adapter_config.json"

@@ -4,11 +4,33 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from rgopd.common.errors import ConfigError, told
 
 _INDEX = "model.safetensors.index.json"
 _LFS = b"version https://git-lfs"
+
+
+def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a folder's safetensors; empty where there are none that can be read."""
+    if not (folder / "config.json").is_file():
+        return {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    try:
+        index = folder / _INDEX
+        named = _indexed("", index) if index.is_file() else [file.name for file in folder.glob("*.safetensors")]
+        for name in named:
+            shapes |= {key: tuple(map(int, tensor["shape"])) for key, tensor in _header(folder / name).items()}
+    except (ConfigError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # `check_weights` tells
+    return shapes
+
+
+def _header(file: Path) -> dict[str, Any]:
+    with file.open("rb") as data:
+        header: dict[str, Any] = json.loads(data.read(int.from_bytes(data.read(8), "little")))
+    return {key: tensor for key, tensor in header.items() if key != "__metadata__"}
 
 
 def check_weights(setting: str, name: str) -> None:

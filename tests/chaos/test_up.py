@@ -74,7 +74,7 @@ def test_killed_paused_moved_and_resumed_it_is_the_same_run(tmp_path: Path) -> N
         time.sleep(1)
     wait_steps(up, first, 3)
     up.send_signal(signal.SIGTERM)
-    assert up.wait(150) == 130, log.read_text()
+    assert up.wait(150) == 143, log.read_text()
     assert not children(first, "train")
     assert steps_done(first) < STEPS, "paused too late to show anything"
 

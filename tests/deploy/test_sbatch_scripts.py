@@ -43,7 +43,7 @@ def start(script: Path, folder: Path, *arguments: str, **environment: str) -> su
         return subprocess.Popen(["bash", str(script), *arguments], cwd=folder, env=own, stderr=said)
 
 
-@pytest.mark.parametrize(("code", "queued"), [(0, False), (1, False), (75, True), (130, True)])
+@pytest.mark.parametrize(("code", "queued"), [(0, False), (1, False), (75, True), (130, True), (143, True)])
 def test_what_paused_is_queued_again_and_nothing_else(script: Path, tmp_path: Path, code: int, queued: bool) -> None:
     job = start(script, tmp_path, "my.yaml", "--set", "train.steps=5", CODE=str(code))
     assert job.wait(120) == code

@@ -143,12 +143,11 @@ def test_what_cannot_work_is_told_before_anything_starts(tmp_path: Path) -> None
 
 
 def test_a_run_that_fails_and_one_that_is_stopped(tmp_path: Path) -> None:
-    few = rgopd.distill(
-        STUDENT, TEACHER, [{"prompt": "1+1=", "kind": "maths", "reference": "2"}], output_dir=tmp_path / "a"
-    )
-    with pytest.raises(rgopd.RunFailed, match="unknown kind 'maths'; did you mean 'math'"):
-        few.wait(600)
-    assert few.status == "failed"
+    with pytest.raises(ConfigError, match="row 0: unknown kind 'maths'; did you mean 'math'"):
+        rgopd.distill(
+            STUDENT, TEACHER, [{"prompt": "1+1=", "kind": "maths", "reference": "2"}], output_dir=tmp_path / "a"
+        )
+    assert not (tmp_path / "a" / "run.yaml").exists(), "nothing was started"
     rows = [{"prompt": f"{n}+1=", "kind": "math", "reference": str(n + 1)} for n in range(8)]
     sampling = {"prompts_per_step": 2, "n": 2, "max_new_tokens": 8}
     long = rgopd.distill(

@@ -12,8 +12,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from rgopd.common.errors import ConfigError
+from rgopd.common.explain import did_you_mean
 from rgopd.common.parts import Part
 
 ADAPTER = "default"
@@ -57,6 +59,7 @@ def add_adapters(model: Any, options: LoraOptions) -> Any:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise ConfigError("lora needs peft: pip install 'rgopd[peft]'") from error
+    check_targets(model, options.target_modules)
     settings = LoraConfig(
         r=options.r,
         lora_alpha=options.alpha,  # type: ignore[arg-type]  # typed int, used as a factor
@@ -72,6 +75,26 @@ def add_adapters(model: Any, options: LoraOptions) -> Any:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name)
     return model
+
+
+def check_targets(model: nn.Module, targets: list[str] | str) -> None:
+    """Every name is one of a linear layer; peft is content with one of them.
+
+    Raises:
+        ConfigError: names those that are none, and the layers there are.
+    """
+    if isinstance(targets, str):
+        return
+    linear = [n for n, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
+    known = sorted({name.rpartition(".")[2] for name in linear})
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in linear):
+            raise ConfigError(
+                f"lora.target_modules: the student has no linear layer {target!r}{did_you_mean(target, known)}; it has "
+                f"{', '.join(known)}, or write all-linear"
+            )
+    if not targets:
+        raise ConfigError(f"lora.target_modules is empty: name some of {', '.join(known)}, or write all-linear")
 
 
 def merged(state: Mapping[str, Tensor], scaling: float) -> dict[str, Tensor]:
