@@ -11,16 +11,15 @@ from typing import Any
 from rgopd.cli.alignment import aligned_checks
 from rgopd.cli.checks import Check, Failed, report_checks
 from rgopd.cli.models import every_teacher, read_tokenizer, refused_model
+from rgopd.cli.redis_check import check_server, check_servers
 from rgopd.cli.sections import read_sections
 from rgopd.cli.self_teachers import check_self_teacher
 from rgopd.cli.teacher_server import check_teacher_server
 from rgopd.cli.turns import check_turns, has_turns, try_environments
 from rgopd.common import fleeting
-from rgopd.common.connection import connect, redact
 from rgopd.common.embedded import EmbeddedValkey
 from rgopd.common.errors import RgopdError
 from rgopd.common.models import check_model, loading
-from rgopd.common.open_run import server_urls
 from rgopd.common.settings import ConfigFiles
 from rgopd.teacher.engines.waiting import ELSEWHERE
 
@@ -108,11 +107,10 @@ def check_redis(url: str) -> str:
         with tempfile.TemporaryDirectory() as folder:
             server = EmbeddedValkey(Path(folder)).start()
             try:
-                return _stream_round_trip(server.url) + " (embedded; set common.redis_url to use your own)"
+                return check_server(server.url) + " (embedded; set common.redis_url to use your own)"
             finally:
                 server.stop()
-    spread, named = server_urls(url)
-    return "; ".join(f"{redact(one)}: {_stream_round_trip(one)}" for one in [*spread, *named.values()])
+    return check_servers(url)
 
 
 def check_blobs(url: str) -> str:
@@ -120,25 +118,6 @@ def check_blobs(url: str) -> str:
     from rgopd.common.blob_url import open_outside
 
     return open_outside(url, "doctor", patience_s=5.0).check(wait_s=5.0)
-
-
-def _stream_round_trip(url: str) -> str:
-    from rgopd.common.deliveries import Outcome
-    from rgopd.common.streams import Streams
-
-    client = connect(url, wait_s=3)
-    streams = Streams(client, "doctor")
-    streams.add("probe", b"x")
-    [delivery] = streams.read("probe", "doctor", block_ms=1000)
-    streams.complete(delivery, Outcome())
-    client.delete(streams.key("probe"))
-    policy: Any = client.config_get("maxmemory-policy")
-    if policy.get("maxmemory-policy") not in (None, "noeviction"):
-        raise Failed(
-            f"maxmemory-policy is {policy['maxmemory-policy']}: a full server would drop messages and tensors; "
-            "set maxmemory-policy noeviction"
-        )
-    return "streams work"
 
 
 def check_sandbox(section: dict[str, Any]) -> str:

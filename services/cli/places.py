@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from rgopd.cli.devices import named
+from rgopd.cli.redis_check import check_server
 from rgopd.cli.sections import UpConfig
 from rgopd.common import fleeting
 from rgopd.common.blob_url import open_store
@@ -76,6 +77,7 @@ def check_redis(url: str, setting: str = "redis_url") -> None:
     spread, named = server_urls(url) if url else ([], {})
     for each in [*spread, *named.values()]:
         try:
+            check_server(each, REDIS_WAIT_S)
             client = connect(each, wait_s=REDIS_WAIT_S)
         except Unavailable as error:
             raise ConfigError(

@@ -144,29 +144,52 @@ def connect(url: str, *, wait_s: float = 10.0, patience_s: float = 60.0) -> Redi
         client = Redis.from_url(
             url, socket_connect_timeout=5, socket_timeout=30, health_check_interval=15, retry=patience
         )
+        soon = max(3.0, min(30.0, wait_s))  # what does not speak the protocol may say nothing at all
+        first = Redis.from_url(url, socket_connect_timeout=min(5.0, soon), socket_timeout=soon, retry=patience)
     except ValueError as error:
         raise ConfigError(f"redis_url {redact(url)!r} cannot be read: {error}") from error
     deadline = time.monotonic() + wait_s
     next_word = time.monotonic() + 2.0
     while True:
         try:
-            client.ping()
+            first.ping()
+            first.close()
             patience.seconds = patience_s
             return client
         except (AuthenticationError, AuthorizationError) as error:
             raise ConfigError(f"{redact(url)} refused the credentials: {error}") from error
         except RedisError as error:
+            if isinstance(error, ResponseError) and not passes_by(error):
+                raise ConfigError(f"{redact(url)} cannot be used: {error}") from error
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise ConfigError(
+                    f"{redact(url)} shows a certificate that is not trusted here ({error}): name its authority with "
+                    "?ssl_ca_certs=/path/to/ca.pem after the URL"
+                ) from error
             if isinstance(error, BusyLoadingError):  # it reads its file: the bigger, the longer
                 deadline = max(deadline, time.monotonic() + wait_s)
             if time.monotonic() >= deadline:
+                tls = _about_tls(url, str(error))
                 raise Unavailable(
-                    f"no Redis answers at {redact(url)} ({error}); start one there or set redis_url to where it "
+                    f"no Redis answers at {redact(url)} ({error}){tls}; start one there or set redis_url to where it "
                     "runs; teacher and verifier can do without, with redis_url='': HTTP only"
                 ) from error
             if time.monotonic() >= next_word:
                 log.warning("waiting for Redis at %s: %s", redact(url), error)
                 next_word += TELL_EVERY_S
             time.sleep(0.2)
+
+
+def _about_tls(url: str, said: str) -> str:
+    """A server asked with TLS that speaks none, or the other way round: a handshake breaks off."""
+    said = said.lower()
+    if url.startswith("rediss://") and any(
+        w in said for w in ("wrong_version", "record layer", "timed out", "timeout")
+    ):
+        return ": where it speaks no TLS, write redis://"
+    if url.startswith("redis://") and any(w in said for w in ("closed by server", "reset by peer", "protocol error")):
+        return ": where it speaks TLS, write rediss://"
+    return ""
 
 
 def hurry(client: Redis) -> None:

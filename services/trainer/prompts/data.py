@@ -42,6 +42,7 @@ class PromptSource:
         self.sizes: list[int] = []
         """Prompts of each dataset of the mixture; they stand one after the other in `prompts`."""
         self._known_rates: dict[str, float] = {}
+        self._ids: set[str] = set()
         self._stream = Stream(lambda: self._made(0), config.shuffle_buffer) if config.streaming else None
         if self._stream is not None:
             self._stream.at(0, 0)  # what is wrong with the first rows is told before the run
@@ -66,9 +67,9 @@ class PromptSource:
 
     def at(self, seed: int, position: int) -> rollout_pb2.Prompt:
         """The prompt at a position of the endless order, nothing selected."""
-        return (
-            self._stream.at(seed, position) if self._stream is not None else self.prompts[self._index(seed, position)]
-        )
+        if self._stream is not None:
+            return self._stream.at(seed, position)
+        return self.prompts[self._index(seed, position)[1]]
 
     def of_step(self, seed: int, step: int, count: int, before: int) -> list[rollout_pb2.Prompt]:
         """The prompts of a step, with `selection` by the pass rates of steps before `before`."""
@@ -78,17 +79,21 @@ class PromptSource:
         chosen: dict[int, None] = {}
         for position in positions:
             taken = set(chosen)
-            pick = self.selection.choose(self._index(seed, position), taken, seed, position, before)
+            dataset, first = self._index(seed, position)
+            start = sum(self.sizes[:dataset])
+            among = range(start, start + self.sizes[dataset])
+            pick = self.selection.choose(first, taken, seed, position, before, among)
             if pick in taken:  # a dataset smaller than a step
                 return [self.at(seed, p) for p in positions]
             chosen[pick] = None
         return [self.prompts[index] for index in chosen]
 
-    def _index(self, seed: int, position: int) -> int:
+    def _index(self, seed: int, position: int) -> tuple[int, int]:
+        """(dataset of the mixture, index into `prompts`) of a position."""
         if len(self.sizes) == 1:
-            return shuffled(self.sizes[0], seed, position)
+            return 0, shuffled(self.sizes[0], seed, position)
         dataset, within = mixed([part.weight for part in self.config.parts], seed, position)
-        return sum(self.sizes[:dataset]) + shuffled(self.sizes[dataset], seed, within, dataset)
+        return dataset, sum(self.sizes[:dataset]) + shuffled(self.sizes[dataset], seed, within, dataset)
 
     def _made(self, dataset: int) -> Iterator[rollout_pb2.Prompt]:
         """The usable prompts of one dataset, in its order. At the end the problems of all its rows are told."""
@@ -107,6 +112,10 @@ class PromptSource:
             if prompt is None:
                 self.too_long += 1
                 continue
+            if self._stream is None:
+                if prompt.prompt_id in self._ids:  # another row's, whose pass rate is not this one's
+                    prompt.prompt_id = f"{prompt.prompt_id}~{dataset}.{number}"
+                self._ids.add(prompt.prompt_id)
             if rate is not None:
                 self._known_rates[prompt.prompt_id] = rate
             yield prompt

@@ -14,7 +14,7 @@ import numpy as np
 from rgopd.trainer.prompts.config import SelectionConfig
 
 MAX_TRIES = 64
-"""Other prompts looked at for one position; with all of them settled the position keeps its own."""
+"""Other prompts drawn for one position, before all that are not settled are listed."""
 
 
 class Selection:
@@ -29,11 +29,14 @@ class Selection:
         self.config = config
         self.ids = ids
         self.rates: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        self._listed: dict[range, list[int]] = {}
+        self._listed_before: int | None = None
         for item, rate in known.items():
             self.rates[item].append((-1, rate))
 
     def note(self, step: int, prompt_id: str, rate: float) -> None:
         """A step measured the share of right responses to a prompt; said again for the same step, the last counts."""
+        self._listed_before = None
         rates = self.rates[prompt_id]
         rates[:] = [*(r for r in rates if r[0] != step), (step, rate)]
         rates.sort()
@@ -42,22 +45,43 @@ class Selection:
         """(step, rate) of the newest measurement by a step before `before`."""
         return next((r for r in reversed(self.rates.get(prompt_id, [])) if r[0] < before), None)
 
-    def choose(self, first: int, taken: set[int], seed: int, position: int, before: int) -> int:
-        """The prompt of a position whose own would be `first`; `taken` are those of the step so far."""
-        candidates = self._candidates(first, taken, seed, position)
+    def choose(self, first: int, taken: set[int], seed: int, position: int, before: int, among: range) -> int:
+        """The prompt of a position whose own would be `first`.
+
+        Args:
+            taken: those of the step so far.
+            among: the dataset of a mixture that the position belongs to: another prompt of it takes the place, so that
+                shares stay; one of another dataset only where all of it are settled. With all of everything settled
+                the position keeps its own.
+        """
+        candidates = self._candidates(first, taken, seed, position, before, among)
         fit = (c for c in candidates if not self.config.skip or not self._settled(self.ids[c], before))
         if self.config.target is None:
             return next(fit, first)
         few = [c for _, c in zip(range(self.config.candidates), fit, strict=False)]
         return min(few, key=lambda c: self._distance(self.ids[c], before), default=first)
 
-    def _candidates(self, first: int, taken: set[int], seed: int, position: int) -> Iterator[int]:
+    def _candidates(
+        self, first: int, taken: set[int], seed: int, position: int, before: int, among: range
+    ) -> Iterator[int]:
         if first not in taken:
             yield first
         draw = np.random.default_rng([seed, position, 1 << 21])
-        for other in draw.integers(len(self.ids), size=MAX_TRIES).tolist():
+        for other in draw.integers(among.start, among.stop, size=MAX_TRIES).tolist():
             if other != first and other not in taken:
                 yield other
+        for group in (among, range(len(self.ids))) if self.config.skip else ():
+            if left := self._left(before, group):
+                start = int(draw.integers(len(left)))
+                yield from (other for other in left[start:] + left[:start] if other not in taken)
+
+    def _left(self, before: int, among: range) -> list[int]:
+        """Those of a dataset that are not settled."""
+        if self._listed_before != before:
+            self._listed, self._listed_before = {}, before
+        if among not in self._listed:
+            self._listed[among] = [i for i in among if not self._settled(self.ids[i], before)]
+        return self._listed[among]
 
     def _settled(self, prompt_id: str, before: int) -> bool:
         found = self.rate(prompt_id, before)

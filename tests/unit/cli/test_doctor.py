@@ -109,7 +109,7 @@ def test_a_redis_that_evicts_is_refused(tmp_path: Path) -> None:
         from redis import Redis
 
         Redis.from_url(server.url).config_set("maxmemory-policy", "allkeys-lru")
-        with pytest.raises(Failed, match="set maxmemory-policy noeviction"):
+        with pytest.raises(ConfigError, match="set maxmemory-policy noeviction"):
             doctor.check_redis(server.url)
     finally:
         server.stop()

@@ -161,9 +161,19 @@ def test_recurrent_gemma_is_refused_by_name(config: dict[str, Any], fails: Fails
     assert "recurrent_gemma" in fails("up", changed(config, train=here, sampler=here))
 
 
+def widen(folder: Path, rows: int) -> None:
+    """Its vocabulary with padding, in config.json and in the weights."""
+    config_of(folder, vocab_size=rows)
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    for name in tensors.keys() & {"model.embed_tokens.weight", "lm_head.weight"}:
+        tensors[name] = torch.nn.functional.pad(tensors[name], (0, 0, 0, rows - len(tensors[name])))
+    save_file(tensors, path, {"format": "pt"})
+
+
 def test_every_teacher_is_checked(config: dict[str, Any], student_folder: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(student_folder, tmp_path / "other"))
-    config_of(other, vocab_size=200)
+    widen(other, 200)
     closed = {"engine": "openai", "server_url": "http://127.0.0.1:9", "server_model": "m"}
     sections = changed(
         config,

@@ -48,6 +48,69 @@ def test_what_is_always_or_never_solved_is_left_out(tmp_path: Path, tokenizer: A
         assert len(set(taken)) == 8
 
 
+def write(path: Path, prefix: str, rates: list[float | None]) -> str:
+    row = {"prompt": "1+1=", "kind": "math", "reference": "2"}
+    rows = [row | {"id": f"{prefix}{n}"} | ({} if r is None else {"pass_rate": r}) for n, r in enumerate(rates)]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return str(path)
+
+
+def drawn(prompts: PromptSource, steps: int, count: int = 8) -> list[str]:
+    return [p.prompt_id for step in range(steps) for p in prompts.of_step(0, step, count, step)]
+
+
+def test_few_that_are_left_of_many_are_found(tmp_path: Path, tokenizer: Any) -> None:
+    """996 of 1000 are always or never solved: the other four fill every step, none of the 996 ever does."""
+    path = write(tmp_path / "d.jsonl", "p", [None if n % 250 == 3 else float(n % 2) for n in range(1000)])
+    prompts = PromptSource(DatasetConfig.model_validate({"path": path, "selection": "skip"}), tokenizer)
+    taken = drawn(prompts, 200, 4)
+    assert {name: taken.count(name) for name in set(taken)} == dict.fromkeys(["p3", "p253", "p503", "p753"], 200)
+
+
+def test_a_mixture_keeps_its_shares_where_prompts_are_left_out(tmp_path: Path, tokenizer: Any) -> None:
+    """Weights 3:1, sizes 40:2000, half of the small one settled: others of it take their places."""
+    small = write(tmp_path / "a.jsonl", "a", [float(n % 2) if n % 4 else 0.5 for n in range(40)])
+    large = write(tmp_path / "b.jsonl", "b", [None] * 2000)
+    given = {"path": small, "weight": 3, "mix": [{"path": large, "weight": 1}], "selection": "skip"}
+    taken = drawn(PromptSource(DatasetConfig.model_validate(given), tokenizer), 160, 8)
+    from_small = [name for name in taken if name.startswith("a")]
+    assert len(from_small) == 960, "of 1280"
+    assert {int(name[1:]) % 4 for name in from_small} == {0}
+    curriculum = {**given, "selection": {"target": 0.4, "candidates": 4}}
+    taken = drawn(PromptSource(DatasetConfig.model_validate(curriculum), tokenizer), 160, 8)
+    assert sum(name.startswith("a") for name in taken) == 960
+
+
+def test_a_dataset_with_nothing_left_gives_its_places_to_the_others(tmp_path: Path, tokenizer: Any) -> None:
+    done = write(tmp_path / "a.jsonl", "a", [1.0] * 30)
+    given = {"path": done, "mix": [{"path": write(tmp_path / "b.jsonl", "b", [None] * 30)}], "selection": "skip"}
+    taken = drawn(PromptSource(DatasetConfig.model_validate(given), tokenizer), 20)
+    assert all(name.startswith("b") for name in taken)
+
+
+def test_the_same_id_in_two_datasets_is_two_prompts(tmp_path: Path, tokenizer: Any) -> None:
+    one, other = write(tmp_path / "a.jsonl", "p", [1.0] * 9), write(tmp_path / "b.jsonl", "p", [0.5] * 9)
+    given = {"path": one, "mix": [{"path": other}], "selection": "skip"}
+    taken = drawn(PromptSource(DatasetConfig.model_validate(given), tokenizer), 5, 4)
+    assert {name.partition("~")[2][:1] for name in taken} == {"1"}, "those of the second"
+
+
+def test_a_curriculum_goes_from_easy_to_hard_as_its_target_says(tmp_path: Path, tokenizer: Any) -> None:
+    """Of few candidates the nearest: with n candidates, uniform rates and target 1 the mean rate is n/(n+1)."""
+    path = write(tmp_path / "d.jsonl", "p", [n / 1000 for n in range(1001)])
+
+    def mean(target: float, candidates: int) -> float:
+        selection = {"target": target, "candidates": candidates}
+        prompts = PromptSource(DatasetConfig.model_validate({"path": path, "selection": selection}), tokenizer)
+        taken = [int(name[1:]) / 1000 for name in drawn(prompts, 100)]
+        return sum(taken) / len(taken)
+
+    for candidates in (2, 4, 9):
+        expected = candidates / (candidates + 1)
+        assert mean(1.0, candidates) == pytest.approx(expected, abs=0.03)
+        assert mean(0.0, candidates) == pytest.approx(1 - expected, abs=0.03)
+
+
 def test_only_rates_of_earlier_steps_count(tmp_path: Path, tokenizer: Any) -> None:
     prompts = source(tmp_path, tokenizer, "skip")
     plain = names(prompts, 0)
