@@ -33,7 +33,7 @@ PROTO = {"Content-Type": wire.PROTOBUF}
 
 @pytest.fixture
 def app(model_dir, engine):
-    config = make_config(model_dir, max_body_mb=1, max_held_mb=2, max_json_mb=1, body_timeout_s=0.3)
+    config = make_config(model_dir, max_body_mb=1, max_held_mb=2, max_json_mb=1, body_timeout_s=1.5)
     state, registry = ServiceState(), CollectorRegistry()
     service = TeacherService(engine, TeacherMetrics(registry), max_batch_tokens=512, max_queue_tokens=1 << 16)
     service.start()
@@ -96,12 +96,12 @@ def test_bodies_that_are_not_what_they_say(app, encoding, status) -> None:
 
 def test_a_slow_body_is_408(app) -> None:
     async def drip() -> AsyncIterator[bytes]:
-        for _ in range(100):
+        for _ in range(1000):
             yield b"{"
             await asyncio.sleep(0.02)
 
     (answer,) = post(app, drip, {})
-    assert (answer.status_code, "longer than 0.3 s" in answer.text) == (408, True)
+    assert (answer.status_code, "longer than 1.5 s" in answer.text) == (408, True)
     assert app.state.door._gate.held == 0
 
 
@@ -170,7 +170,7 @@ def test_a_client_that_leaves_takes_its_rollouts_along(app, engine) -> None:
 
     assert asyncio.run(run()) == 0
     gate.set()
-    assert service.drain(10)
+    assert service.drain(120)
 
 
 def test_a_call_cut_off_by_shutdown_is_503(app, engine) -> None:
