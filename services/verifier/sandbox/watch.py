@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from rgopd.verifier.sandbox import kernel
 from rgopd.verifier.sandbox.limits import Limits
@@ -15,8 +16,8 @@ _MOST_FILES = 4096
 class Watch:
     """Decides when a child is over its limits.
 
-    `starved_s` is how long the child was runnable and another process had the CPU: on a busy machine wall time
-    says little, so that time is not counted, up to `_PATIENCE` times the limit.
+    `starved_s` is how long the child, or one that it waits for, was runnable and another process had the CPU: on a busy
+    machine wall time says little, so that time is not counted, up to `_PATIENCE` times the limit.
 
     `memory`: sum up the tree's memory too, where no cgroup does it. `folder`: measure what is written there, where
     no tmpfs bounds it. Both overshoot by what can be done in 50 ms.
@@ -28,8 +29,11 @@ class Watch:
         self.starved_s = 0.0
         self.looked = 0.0
 
-    def over(self, pid: int, limits: Limits, wall_s: float) -> str:
-        """'' or which limit the child is over: "cpu", "wall", "memory", "starved"."""
+    def over(self, pid: int, limits: Limits, wall_s: float, beside: Iterable[int] = ()) -> str:
+        """'' or which limit the child is over: "cpu", "wall", "memory", "starved".
+
+        `beside`: the others of its check. A candidate and its checker talk: while one is starved, the other sleeps.
+        """
         try:
             if kernel.process_cpu_seconds(pid) > limits.cpu_s:
                 return "cpu"
@@ -41,10 +45,10 @@ class Watch:
                 return "memory"
             if self.folder and _too_full(self.folder, limits.file_mb << 20):
                 return "files"
-        return self._too_long(pid, limits.wall_s, wall_s) if wall_s > limits.wall_s else ""
+        return self._too_long(pid, limits.wall_s, wall_s, beside) if wall_s > limits.wall_s else ""
 
-    def _too_long(self, pid: int, limit_s: float, wall_s: float) -> str:
-        self.starved_s = _run_delay(pid)
+    def _too_long(self, pid: int, limit_s: float, wall_s: float, beside: Iterable[int]) -> str:
+        self.starved_s = sum(map(_run_delay, (pid, *beside)))
         # A process that competes with its own children is not starved by the machine
         if wall_s - self.starved_s > limit_s or _has_children(pid):
             return "wall"

@@ -182,7 +182,8 @@ class Zygote:
     def _enforce(self) -> None:
         self.enforced = now = time.monotonic()
         for run in self.running.values():
-            if not run.killed and (why := run.watch.over(run.pid, run.order.limits, now - run.started)):
+            beside = [other.pid for other in self.running.values() if other is not run]
+            if not run.killed and (why := run.watch.over(run.pid, run.order.limits, now - run.started, beside)):
                 self._kill(run, why)
 
     def _kill(self, run: Running, why: str) -> None:
