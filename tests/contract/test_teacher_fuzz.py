@@ -177,7 +177,7 @@ HUGE = {
 def test_huge_claims_cost_little_and_leave_nothing(client, teacher) -> None:
     works(client)
     pid, after = teacher[0].process.pid, []
-    for _ in range(6):
+    for _ in range(10):
         for name, (content, headers, allowed) in HUGE.items():
             headers = {"Content-Type": "application/json", **headers}
             answer = client.post("/score_topk", content=content, headers=headers)
@@ -186,8 +186,9 @@ def test_huge_claims_cost_little_and_leave_nothing(client, teacher) -> None:
         works(client)
         time.sleep(0.5)  # memory goes back a moment after the call
         after.append(resident(pid))
-    # Every thread of the server's pool has had its turn in the first rounds; then nothing more may stay.
-    assert after[-1] < max(after[:3]) + (24 << 20), [size >> 20 for size in after]
+    # The bodies of one round are 15 MB, read they are hundreds: to keep either would be over 100 MB in seven rounds.
+    # malloc keeps up to 25 MB for each thread of the pool that has read such a body, whenever its turn comes.
+    assert after[-1] < max(after[:3]) + (80 << 20), [size >> 20 for size in after]
 
 
 def test_a_content_length_of_2_gb_is_refused_unread(teacher) -> None:
