@@ -89,7 +89,7 @@ class Between:
             return whole
         around = self._tokens(before), self._tokens(after)
         whole_text = self._tokens(text, split_special_tokens=True)  # all that a marker of one character leaves
-        for inside in (self._pieces(_broken(text, self._markers)), self._pieces(list(text)), whole_text):
+        for inside in (self._pieces(broken(text, self._markers)), self._pieces(list(text)), whole_text):
             ids = [*around[0], *inside, *around[1]]
             if self._same_markers(ids, before, after):
                 return ids
@@ -168,8 +168,9 @@ class Between:
         )
 
 
-def _broken(text: str, markers: Sequence[str]) -> list[str]:
-    """The text in pieces of which none holds a marker: cut inside each, as often as a piece still holds one."""
+def broken(text: str, markers: Sequence[str]) -> list[str]:
+    """The text in pieces of which none holds a marker: cut inside each, as often as a piece still holds one. Markers of
+    one character stay."""
     pattern = re.compile("|".join(re.escape(marker) for marker in markers if len(marker) > 1) or r"(?!)")
     done: list[str] = []
     left = [text]

@@ -10,7 +10,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from rgopd.common.between import Between
+from rgopd.common.between import Between, broken
 from rgopd.common.errors import ConfigError, InvalidInput
 from rgopd.common.token_bytes import is_byte_name, vocabulary_of
 
@@ -43,6 +43,9 @@ class Side:
         added = getattr(tokenizer, "added_tokens_decoder", {})
         special = set(vocabulary.special) | {int(i) for i, token in added.items() if token.special}
         self.special = {i: self.tokens[i] for i in sorted(special) if i < self.size}
+        self._markers = sorted(
+            (t.decode("utf-8", "replace") for t in self.special.values()), key=lambda t: (-len(t), t)
+        )
         self._lock = Lock()
         self._between: dict[str, Between] = {}
         # Whatever the text says stays text: no special token is read out of it.
@@ -107,9 +110,9 @@ class Side:
         ids: list[int] = []
         lengths: list[int] = []
         done = 0
-        for broken, characters in groupby(data.decode("utf-8", "surrogateescape"), lambda c: "\udc80" <= c <= "\udcff"):
+        for lone, characters in groupby(data.decode("utf-8", "surrogateescape"), lambda c: "\udc80" <= c <= "\udcff"):
             piece = "".join(characters)
-            part = self._spell(piece) if broken else self._encode_text(piece, first=not ids)
+            part = self._spell(piece) if lone else self._encode_text(piece, first=not ids)
             if isinstance(part, int):
                 return done + part
             ids += part[0]
@@ -130,7 +133,9 @@ class Side:
         data, best = text.encode(), 0
         for core in self._cores:
             ids = core.encode(text, add_special_tokens=False).ids
-            if any(i >= self.size for i in ids):
+            if not self.special.keys().isdisjoint(ids) and len(pieces := broken(text, self._markers)) > 1:
+                return self._joined(pieces, first)
+            if any(i >= self.size or i in self.special for i in ids):
                 continue
             lengths = [len(self.tokens[i]) for i in ids]
             made = b"".join(self.tokens[i] for i in ids)
@@ -142,6 +147,18 @@ class Side:
                 return (ids[1:], lengths[1:]) if lengths[0] == 1 else self._spell(text)
             best = max(best, _same(made, data))
         return best
+
+    def _joined(self, pieces: list[str], first: bool) -> tuple[list[int], list[int]] | int:
+        """A text cut inside the names of special tokens: some models (Unigram) know those as words."""
+        ids: list[int] = []
+        lengths: list[int] = []
+        for piece in pieces:
+            part = self._encode_text(piece, first=first and not ids)
+            if isinstance(part, int):
+                return sum(lengths) + part
+            ids += part[0]
+            lengths += part[1]
+        return ids, lengths
 
     def _single_bytes(self) -> dict[int, int]:
         """Token of each single byte: ASCII by its text, other bytes by byte-level or byte-fallback tokens."""

@@ -105,6 +105,29 @@ def test_a_special_token_of_the_text_stays_text_and_one_of_the_ids_maps_by_name_
     assert (alignment.aligned_T >= 0).tolist() == [True] * len(ids) + [False] * (len(ids) + 1)
 
 
+@settings(max_examples=100, deadline=None)
+@example(("bpe", "unigram"), ["</s>"], True)  # whose model knows its special tokens as words
+@given(
+    st.sampled_from(PAIRS),
+    st.lists(
+        st.sampled_from(["</s>", "[INST]", "<|im_end|>", "<|user|>", "👩‍🔬", "e\u0301", "▁", " ", "12", "\0"]),
+        max_size=9,
+    ),
+    st.booleans(),
+)
+def test_names_of_special_tokens_that_a_text_spells_out_are_letters_on_both_sides(pair, bits, ends):
+    """No student can end the teacher's turn, or begin another, by writing its name."""
+    aligner, (ours, theirs) = ALIGNERS[pair], pair
+    ids = [i for i in ids_of(ours, "".join(bits)) if i not in side(ours).special] + [side(ours).end] * ends
+    if not ids:
+        return
+    alignment, response_U = aligner.align(np.array(ids, np.int32))
+    if len(alignment.chunk_U):
+        whole = ends and bool((alignment.aligned_T >= 0).all())
+        special = [i for i in response_U.tolist() if i in side(theirs).special]
+        assert special == [side(theirs).end] * whole
+
+
 def test_the_map_names_no_teacher_id_twice_and_prefers_letters_to_spelt_bytes():
     for pair, aligner in ALIGNERS.items():
         mapped = aligner.support_map_V[aligner.support_map_V != PAD_ID]
