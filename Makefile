@@ -158,7 +158,7 @@ test-lowest: .venv-lowest/.installed
 # 30 drawn faults over one small run, compared byte by byte with the undisturbed run; CHAOS_SEED=N replays.
 chaos: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.run
-	$(PYTEST) tests/chaos/test_up.py tests/chaos/test_stopping.py
+	$(PYTEST) tests/chaos/test_up.py tests/chaos/test_stopping.py tests/chaos/test_across.py
 
 # Memory of every process over SOAK_STEPS (2000) steps of tiny models.
 soak: install
