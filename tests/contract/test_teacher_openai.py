@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from rgopd.cli.teacher_server import check_teacher_server
 from rgopd.common import wire
+from rgopd.common.between import Between
 from rgopd.common.errors import ConfigError, InvalidInput
 from rgopd.common.streams import RESULTS, ROLLOUT, SCORE, TEACHER_SCORE, Streams
 from rgopd.protos import rollout_pb2, teacher_pb2
@@ -218,6 +219,7 @@ def test_scores_of_sampled_tokens_become_a_micro_batch(worlds, streams: Streams,
         )
         service.start()
         plans = [store(streams, world, n, text) for n, text in enumerate(TEXTS)]
+        plans.append(store_talk(streams, world))
         worker = ScoreWorker(service, streams, consumer="teacher", registry=CollectorRegistry())
         worker.start()
         eventually(lambda: all(streams.blobs.get(TEACHER_SCORE, p.rollout_id) for p in plans))
@@ -229,8 +231,47 @@ def test_scores_of_sampled_tokens_become_a_micro_batch(worlds, streams: Streams,
     assert (tokens.aligned_N is None) == (style == "vllm")
     assert tokens.teacher_sampled_N is not None
     assert (tokens.teacher_sampled_N < 0).all()
+    own = plans[-1].response_tokens
+    assert len(tokens.teacher_sampled_N) == sum(plan.response_tokens for plan in plans)
+    np.testing.assert_allclose(tokens.teacher_sampled_N[-own:].numpy(), talk_logprobs(streams, world), atol=2e-4)
     with pytest.raises(InvalidInput, match="r0: its teacher score has no support"):
         load_micro_batch(streams, plans, BatchOptions(True, 1, aligns=True), step=0)
+
+
+def store_talk(streams: Streams, world: World) -> RolloutPlan:
+    """A conversation of two turns, as the tokenizer itself writes it."""
+    tokenizer = world.tokenizer
+    asked = [{"role": "user", "content": "What is it?"}]
+    prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+    turns = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in ("f(3, 4)", "so 12")]
+    between = Between(tokenizer).ids(turns[0][-1], "12 + 34").tolist()
+    own = np.repeat([1, 0, 1], [len(turns[0]), len(between), len(turns[1])]).astype(np.int32)
+    rollout = rollout_pb2.Rollout(
+        header=wire.header(streams.run_id, "talk"),
+        prompt_ids=wire.to_tensor(np.array(tokenizer(prompt)["input_ids"], np.int32)),
+        response_ids=wire.to_tensor(np.array([*turns[0], *between, *turns[1]], np.int32)),
+        sampled_logprobs=wire.to_tensor(np.where(own, -1, 0).astype(np.float32)),
+        support_ids=wire.to_tensor(np.zeros((len(own), 0), np.int32)),
+        messages_json=json.dumps(asked),
+        own=wire.to_tensor(own),
+        told=["12 + 34"],
+    )
+    streams.blobs.put(ROLLOUT, "talk", rollout.SerializeToString())
+    job = teacher_pb2.ScoreJob(header=rollout.header, group_id="g", support=teacher_pb2.SUPPORT_NONE, temperature=1)
+    streams.add(SCORE, job.SerializeToString())
+    return RolloutPlan("talk", rollout.prompt_ids.shape[0], int(own.sum()), 1.0, 1.0, 0)
+
+
+def talk_logprobs(streams: Streams, world: World) -> np.ndarray:
+    """Of the student's own tokens of that conversation, by one forward pass over all of it."""
+    data = streams.blobs.get(ROLLOUT, "talk")
+    assert data is not None
+    rollout = wire.parse(rollout_pb2.Rollout, data)
+    prompt, response = wire.from_tensor(rollout.prompt_ids), wire.from_tensor(rollout.response_ids)
+    ids = torch.from_numpy(np.concatenate([prompt, response]).astype(np.int64))[None]
+    with torch.no_grad():
+        logprobs = world.model(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+    return logprobs.gather(1, ids[0, len(prompt) :, None])[:, 0].numpy()[wire.from_tensor(rollout.own) == 1]
 
 
 def store(streams: Streams, world: World, number: int, text: str) -> RolloutPlan:
