@@ -49,9 +49,10 @@ def test_conformance(loaded, name) -> None:
     items = CASES[name](np.random.default_rng(zlib.crc32(name.encode())))
     errors = largest_errors(items, engine.score(items), reference)
     print(f"\n{engine.info.dtype} {engine.info.scoring} {name}: {errors}")
-    assert errors["sampled"] <= tolerance
-    assert errors["topk"] <= tolerance
-    assert errors["tail"] <= tail_tolerance
+    coldest = min(item.scoring.temperature for item in items)  # what the dtype rounds off the logits is divided by it
+    assert errors["sampled"] <= tolerance / min(coldest, 1)
+    assert errors["topk"] <= tolerance / min(coldest, 1)
+    assert errors["tail"] <= tail_tolerance / min(coldest, 1)
 
 
 def test_info_names_the_method(engine) -> None:
@@ -94,5 +95,5 @@ def test_rollouts_beyond_what_one_request_holds_are_scored_position_by_position(
 
 
 def test_settings_that_vllm_refuses_are_a_config_error(model_dir) -> None:
-    with pytest.raises(ConfigError, match="vLLM refused"):
+    with pytest.raises(ConfigError, match=r"vLLM cannot hold .* no_such_argument"):
         VllmEngine(config(model_dir, vllm={"no_such_argument": 1}))

@@ -37,7 +37,7 @@ def vllm_server(model_dir, *arguments: str) -> Iterator[str]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 600
         while True:
             assert process.poll() is None, "vLLM's server did not start"
             assert time.monotonic() < deadline
