@@ -7,6 +7,8 @@ exact. vLLM is imported where it runs: this module needs neither it nor torch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 REFUSALS = (TypeError, ValueError, OSError, AssertionError, AttributeError, NotImplementedError, RuntimeError)
@@ -37,21 +39,30 @@ def cannot_reload(model: str, *, experts: bool, cpu: bool, tied_bias: bool = Fal
     return ""
 
 
-def inexact(model_type: str, dtype: str) -> str:
-    """Why vLLM's log-probs are not the model's own, of what it computes without an error; empty: they are.
+def inexact(raw: Mapping[str, Any], dtype: str) -> str:
+    """Why vLLM's log-probs are not the model's own, or why it has none; empty: they are, or it is not known.
 
     Args:
-        model_type: of config.json.
+        raw: what config.json holds.
         dtype: of weights and activations.
     """
-    if model_type == "apertus" and dtype == "float32":
+    kind = str(raw.get("model_type"))
+    if kind == "apertus" and dtype == "float32":
         return "vLLM holds numbers of its activation (xIELU) in bfloat16, 1e-3 nats off in float32"
-    return _INEXACT.get(model_type, "")
+    if kind == "lfm2" and not {"conv_dim", "block_dim"} <= raw.keys():
+        return "vLLM reads conv_dim and block_dim, which its config.json does not hold (both are the hidden_size)"
+    if kind.startswith("qwen3_5") and find_spec("torchvision") is None:
+        return "vLLM's code for it needs torchvision, which is not installed"
+    return _INEXACT.get(kind, "")
 
 
+_NO_CODE = "vLLM has no code for it, and cannot exchange the attention in transformers'"
 _INEXACT = {
+    **dict.fromkeys(["codegen", "diffllama", "gpt_neo", "gpt_neox_japanese", "xglm"], _NO_CODE),
+    "hrm_text": "in vLLM the tokens of a prompt see those after them, in transformers they do not",
     "jetmoe": "vLLM's log-probs are 0.02 nats off the model's own, as measured",
     "moshi": "vLLM's log-probs are 3 nats off the model's own, as measured",
+    "youtu": "vLLM does not take the sizes of its latent attention",
     "zaya": "vLLM's log-probs are 0.01 nats off the model's own, as measured",
 }
 

@@ -46,7 +46,7 @@ def check_evaluated(spec: ModelSpec) -> None:
         spec.model, "MODEL", raw, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, may_be_quantised=vllm, sampled=not vllm
     )
     dtype = spec.dtype if spec.dtype != "auto" else str(raw.get("dtype") or raw.get("torch_dtype"))
-    if vllm and (reason := inexact(str(raw.get("model_type")), dtype)):
+    if vllm and (reason := inexact(raw, dtype)):
         raise ConfigError(f"MODEL: {spec.model} (model_type {raw.get('model_type')!r}): {reason}; use --backend hf")
     check_weights("MODEL", spec.model)
     if not vllm and Path(spec.model).is_dir():

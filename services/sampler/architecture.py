@@ -53,7 +53,7 @@ def vllm_problem(config: SamplerConfig, raw: dict[str, Any]) -> str:
     """
     if raw.get("text_config") or other_parts(raw):
         return "vLLM holds a model of more than text under other names than its trained weights have"
-    if reason := inexact(str(raw.get("model_type")), config.dtype):
+    if reason := inexact(raw, config.dtype):
         return reason
     if config.lora_rank:  # adapters need no reload
         return ""

@@ -7,11 +7,9 @@ IN_VLLM = (
     + ["granite", "granite_swa", "cohere", "cohere2", "olmo", "olmo2", "olmo3", "smollm3", "seed_oss", "glm", "glm4"]
     + ["ernie4_5", "exaone4", "nemotron", "stablelm", "starcoder2", "arcee", "cwm", "hunyuan_v1_dense", "hyperclovax"]
     + ["jais2", "gpt2", "gpt_neox", "gptj", "gpt_bigcode", "opt", "bloom", "falcon", "mamba2", "falcon_h1", "zamba2"]
-    + ["ministral", "helium", "nanochat", "persimmon", "bitnet", "doge", "biogpt", "hrm_text"]
+    + ["ministral", "helium", "nanochat", "persimmon", "bitnet", "doge", "biogpt", "lfm2"]
 )
 """Sampled, reloaded and sampled again by vLLM 0.32 on a CPU with the model's own log-probs."""
-LOOSE_IN_VLLM = {"hrm_text": 5e-4}
-"""Nats: whose layers repeat, and rounding with them."""
 _EXPERTS = "experts from a copy that new weights do not reach"
 _SEES_TOO = "holds a model of more than text under other names"
 _UNKNOWN = "vLLM cannot hold"
@@ -28,6 +26,10 @@ REFUSED_BEFORE_VLLM = {
         _EXPERTS,
     ),
     **dict.fromkeys(["gemma3", "gemma4", "llama4", "fuyu", "qwen3_5"], _SEES_TOO),
+    **dict.fromkeys(["codegen", "diffllama", "gpt_neo", "gpt_neox_japanese", "xglm"], "vLLM has no code for it"),
+    "hrm_text": "the tokens of a prompt see those after them",
+    "youtu": "does not take the sizes of its latent attention",
+    **dict.fromkeys(["qwen3_5_text", "qwen3_5_moe_text"], "needs torchvision"),
     **dict.fromkeys(["jetmoe", "zaya"], "off the model's own, as measured"),
     "apertus": "holds numbers of its activation (xIELU) in bfloat16",
     "ctrl": "does not read the bias of a head again",
@@ -36,7 +38,7 @@ REFUSED_BEFORE_VLLM = {
 """Those that the vLLM sampler refuses on a CPU by their config.json, and with which words."""
 REFUSED_IN_VLLM = {
     **dict.fromkeys(["gemma4_text", "minicpm3", "olmo_hybrid", "bamba", "zamba"], _UNKNOWN),
-    **dict.fromkeys(["gpt_neo", "gpt_neox_japanese", "mpt", "xglm"], _UNKNOWN),
+    "mpt": _UNKNOWN,
     "qwen2 (with a window)": "Sliding window for some but all layers is not supported",
     **dict.fromkeys(["mamba", "falcon_mamba"], "vLLM cannot compute"),
 }

@@ -20,6 +20,9 @@ def _rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.mark.filterwarnings(
+    "ignore:`past_key_values` is deprecated:FutureWarning"
+)  # said of its own code by transformers
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_equal_or_refused_by_name(family: Family, tmp_path: Path) -> None:
     check_family(family, tmp_path)

@@ -85,7 +85,7 @@ def check_teacher_architecture(config: TeacherConfig) -> None:
     check_architecture(config.model, "model", raw, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, may_be_quantised=quantised)
     dtype = config.dtype if config.dtype != "auto" else str(raw.get("dtype") or raw.get("torch_dtype"))
     kind = str(raw.get("model_type"))
-    if config.engine == "vllm" and (reason := inexact(kind, dtype)):
+    if config.engine == "vllm" and (reason := inexact(raw, dtype)):
         raise ConfigError(f"model: {config.model} (model_type {kind!r}): {reason}; set engine=transformers")
 
 

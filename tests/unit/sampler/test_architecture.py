@@ -69,6 +69,10 @@ def test_auto_is_vllm_where_it_is_exact(tmp_path: Path) -> None:
         ("apertus", "float32", "xIELU"),
         ("apertus", "bfloat16", ""),
         ("ctrl", "float32", "bias of a head"),
+        ("hrm_text", "bfloat16", "see those after them"),
+        ("codegen", "float32", "no code for it"),
+        ("youtu", "float32", "latent attention"),
+        ("lfm2", "float32", "conv_dim and block_dim"),
         ("gptj", "float32", ""),
     ],
 )

@@ -28,6 +28,9 @@ SIZES = {
 }  # fmt: skip
 """vLLM's kernels on a CPU know heads from 32 on and experts in multiples of 64; the list's models are smaller."""
 
+OWN_SIZES: dict[str, dict[str, Any]] = {"lfm2": {"conv_dim": 32, "block_dim": 32}}
+"""What their published config.json files hold and transformers' own configs do not."""
+
 
 @dataclass(frozen=True)
 class InVllm:
@@ -41,6 +44,7 @@ class InVllm:
 def build(family: Family, folder: Path) -> Path:
     """The family's tiny model, with heads that vLLM can compute on a CPU where its own sizes leave them open."""
     sizes = {**known(family.model_type, SIZES), **family.config, **composed(family.parts, SIZES)}
+    sizes |= OWN_SIZES.get(family.model_type, {})
     return save_tiny(folder, family.model_type, **sizes)
 
 

@@ -11,7 +11,7 @@ from rgopd.sampler.config import SamplerConfig
 from rgopd.sampler.main import make_engine
 from tests.families.build import composed, tiny_config
 from tests.families.families import FAMILIES
-from tests.families.in_vllm import IN_VLLM, LOOSE_IN_VLLM, REFUSED_BEFORE_VLLM, REFUSED_IN_VLLM
+from tests.families.in_vllm import IN_VLLM, REFUSED_BEFORE_VLLM, REFUSED_IN_VLLM
 from tests.vllm.families.one import ARGUMENTS, build, run_in_vllm
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default")]
@@ -22,9 +22,8 @@ BY_NAME = {family.name: family for family in FAMILIES}
 @pytest.mark.parametrize("name", IN_VLLM)
 def test_its_log_probs_are_the_models_own_before_and_after_a_reload(name: str, tmp_path: Path) -> None:
     found = run_in_vllm(BY_NAME[name], tmp_path)
-    tolerance = LOOSE_IN_VLLM.get(name, TOLERANCE)
-    assert found.sampled < tolerance
-    assert found.resampled < tolerance
+    assert found.sampled < TOLERANCE
+    assert found.resampled < TOLERANCE
 
 
 @pytest.mark.parametrize("name", REFUSED_BEFORE_VLLM)

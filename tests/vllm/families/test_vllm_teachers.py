@@ -13,7 +13,6 @@ from rgopd.teacher.config import TeacherConfig
 from rgopd.teacher.engines import make_engine
 from rgopd.teacher.items import ScoreItem, Scoring
 from tests.families.families import FAMILIES
-from tests.families.in_vllm import LOOSE_IN_VLLM
 from tests.families.pipeline import TEMPERATURE, K, own_model, prompts, worst_of_scores
 from tests.vllm.families.one import ARGUMENTS, build, plain
 from tests.vllm.families.test_vllm_families import BY_NAME, TOLERANCE
@@ -23,6 +22,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default")]
 EXACT = ("llama", "gemma2", "granite", "cohere", "mixtral")
 """Soft-caps, factors on the logits, and experts, of which nothing is reloaded."""
 REFUSED = {
+    "hrm_text": "the tokens of a prompt see those after them",
     "jetmoe": "0.02 nats off the model's own",
     "apertus": "holds numbers of its activation (xIELU) in bfloat16",
 }
@@ -50,7 +50,7 @@ def test_scores_are_the_models_own(name: str, tmp_path: Path) -> None:
         scores = engine.score(items)
     finally:
         engine.close()
-    assert worst_of_scores(model, specs, samples, scores) < LOOSE_IN_VLLM.get(name, TOLERANCE)
+    assert worst_of_scores(model, specs, samples, scores) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", REFUSED)
