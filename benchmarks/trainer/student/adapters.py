@@ -1,6 +1,6 @@
 """A LoRA student's versions in a vLLM sampler: whole weights, merged, against the adapters alone.
 
-    VLLM_CPU_KVCACHE_SPACE=1 .venv-vllm/bin/python -m benchmarks.trainer.student.adapters [--hidden 768] [--layers 12]
+    VLLM_CPU_KVCACHE_SPACE=1 .venv-vllm/bin/python -m benchmarks.trainer.student.adapters [--hidden 384] [--layers 6]
 
 A random Qwen2. Written (with its sha256) as the trainer does, loaded into a running vLLM as a sampler does, and then
 sampled from: medians of the rounds, the two kinds in turn. Merging itself and gathering the whole model from the ranks
@@ -82,8 +82,8 @@ def measured(engine: VllmSampler, write: Any, root: Path, rounds: int) -> dict[s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hidden", type=int, default=768)
-    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--hidden", type=int, default=384)
+    parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -100,6 +100,7 @@ def main() -> None:
             }
             found[kind] = measured(engine, writers[kind], root / kind, args.rounds)
             engine.close()
+            print(kind, {name: round(value, 3) for name, value in found[kind].items()}, flush=True)
     print(machine(), f"{sum(p.numel() for p in model.parameters()) / 1e6:.0f}M parameters, rank {OPTIONS.r}")
     for column in ("MB", "write", "load", "tokens/s"):
         one, other = found["whole"][column], found["adapter"][column]
