@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from rgopd.cli.shapes import check_shapes
 from rgopd.cli.teachers import teacher_sections
 from rgopd.common.errors import ConfigError
-from rgopd.common.models import at_hand, check_model, loading
+from rgopd.common.models import at_hand, check_model, check_tokenizer, loading
 from rgopd.common.settings import Settings
 from rgopd.common.weight_files import check_weights
 from rgopd.teacher.engines.waiting import ELSEWHERE
@@ -36,8 +36,7 @@ def read_tokenizer(model: str, setting: str) -> Any:
     check_model(model, setting)
     with loading(setting, model):
         tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    if not tokenizer("1 + 1", add_special_tokens=False)["input_ids"]:  # transformers makes an empty one of no files
-        raise ConfigError(f"{setting}: {model} holds no tokenizer: copy that of the model it was made from into it")
+    check_tokenizer(setting, model, tokenizer)
     return tokenizer
 
 

@@ -6,6 +6,7 @@ from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 from safetensors import SafetensorError
@@ -31,6 +32,8 @@ def hub_problem(setting: str, name: str, error: Exception) -> str:
         return f"{setting}: {name} is no folder here, and the hub has no such model; check the spelling"
     if "trust_remote_code" in text:
         return f"{setting}: {name} needs its folder's own Python code, {_NO_CODE}"
+    if "Weights only load failed" in text:
+        return f"{setting}: {name}: a .bin file there holds more than weights, which is never run; give safetensors"
     if "ignore_mismatched_sizes" in text:
         return f"{setting}: {name} holds weights of other sizes than its config.json says: another model's"
     return f"{setting}: {name} cannot be loaded: {text[:300]}"
@@ -46,6 +49,21 @@ def check_whole(setting: str, name: str, told: Mapping[str, Any]) -> None:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ConfigError(
             f"{setting}: {name} lacks weights of its own: {missing[0]}{more}; copy or download the folder again"
+        )
+
+
+def check_tokenizer(setting: str, name: str, tokenizer: Any, instead: str = "") -> None:
+    """Refuse the empty tokenizer that transformers makes of a folder without its files.
+
+    Args:
+        instead: what else to do about it, with an "or".
+
+    Raises:
+        ConfigError: it has no words.
+    """
+    if not tokenizer("1 + 1", add_special_tokens=False)["input_ids"]:
+        raise ConfigError(
+            f"{setting}: {name} holds no tokenizer: {instead}copy that of the model it was made from into it"
         )
 
 
@@ -68,7 +86,7 @@ def _broken() -> tuple[type[Exception], ...]:
     from huggingface_hub.errors import StrictDataclassError
 
     files = (OSError, ValueError, RuntimeError, ImportError, SafetensorError)
-    return (*files, AttributeError, TypeError, LookupError, ArithmeticError, StrictDataclassError)
+    return (*files, UnpicklingError, AttributeError, TypeError, LookupError, ArithmeticError, StrictDataclassError)
 
 
 @contextmanager
@@ -180,7 +198,7 @@ def check_architecture(
     elif (package := _NEEDS.get(kind)) and find_spec(package) is None:
         problem = f"needs the package {package} for what it sees: pip install {package}, or give the model of its text"
     elif sampled and kind in _UNSAMPLED:
-        problem = f"{_UNSAMPLED[kind]}; choose another {'student' if setting == 'student' else 'model'}"
+        problem = f"{_UNSAMPLED[kind]}; choose another student"
     else:
         return
     raise ConfigError(f"{setting}: {name} (model_type {kind!r}) {problem}")

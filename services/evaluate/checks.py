@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rgopd.common.errors import ConfigError
-from rgopd.common.models import at_hand, check_architecture, check_whole, loading
+from rgopd.common.models import at_hand, check_architecture, check_tokenizer, check_whole, loading
 from rgopd.common.weight_files import check_weights
 
 if TYPE_CHECKING:
@@ -42,9 +42,7 @@ def check_evaluated(spec: ModelSpec) -> None:
     vllm, revision = spec.backend == "vllm", spec.arguments.get("revision")
     with loading("MODEL", spec.model):
         raw, _ = PretrainedConfig.get_config_dict(spec.model, revision=revision)
-    check_architecture(
-        spec.model, "MODEL", raw, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, may_be_quantised=vllm, sampled=not vllm
-    )
+    check_architecture(spec.model, "MODEL", raw, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, may_be_quantised=vllm)
     dtype = spec.dtype if spec.dtype != "auto" else str(raw.get("dtype") or raw.get("torch_dtype"))
     if vllm and (reason := inexact(raw, dtype)):
         raise ConfigError(f"MODEL: {spec.model} (model_type {raw.get('model_type')!r}): {reason}; use --backend hf")
@@ -71,10 +69,7 @@ def _check_tokenizer(name: str) -> None:
     at_hand("MODEL", name)
     with loading("MODEL", name):
         tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    if not tokenizer("1 + 1", add_special_tokens=False)["input_ids"]:  # transformers makes an empty one of no files
-        raise ConfigError(
-            f"MODEL: {name} holds no tokenizer: give --tokenizer, or copy that of the model it was made from into it"
-        )
+    check_tokenizer("MODEL", name, tokenizer, "give --tokenizer, or ")
 
 
 def batches_exactly(model: Any) -> bool:

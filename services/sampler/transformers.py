@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from rgopd.common.errors import ConfigError
 from rgopd.common.kv_cache import cache_argument
-from rgopd.common.models import check_whole, loading
+from rgopd.common.models import check_tokenizer, check_whole, loading
 from rgopd.sampler.adapter import Merger, is_adapter
 from rgopd.sampler.engine import OnSample, Sample, SampleSpec, SamplingOptions
 from rgopd.sampler.eos import eos_ids
@@ -41,6 +41,7 @@ class TransformersSampler:
             loaded, told = AutoModelForCausalLM.from_pretrained(
                 model, dtype=getattr(torch, dtype), trust_remote_code=False, output_loading_info=True
             )
+        check_tokenizer("student", model, self.tokenizer)
         check_whole("student", model, told)
         self._merger = Merger(model)
         self.model: Any = loaded.to(self.device).eval()

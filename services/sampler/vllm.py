@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from rgopd.common.errors import ConfigError, Unavailable
+from rgopd.common.models import check_tokenizer, loading
 from rgopd.common.vllm_head import REFUSALS, one_line
 from rgopd.sampler.adapter import is_adapter
 from rgopd.sampler.engine import OnSample, Sample, SampleSpec, SamplingOptions
@@ -54,8 +55,10 @@ class VllmSampler:
         sleeps: bool = False,
         lora_rank: int = 0,
     ) -> None:
-        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
-        self.tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        with loading("student", model):
+            config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+            self.tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        check_tokenizer("student", model, self.tokenizer)
         self.vocab_size = shared_vocab_size or int(config.get_text_config().vocab_size)
         self.eos_ids = eos_ids(_generation_config(model), config, self.tokenizer)
         self._takes_adapters = lora_rank > 0

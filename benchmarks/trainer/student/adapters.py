@@ -1,6 +1,6 @@
 """A LoRA student's versions in a vLLM sampler: whole weights, merged, against the adapters alone.
 
-    VLLM_CPU_KVCACHE_SPACE=1 .venv-vllm/bin/python -m benchmarks.trainer.student.adapters [--hidden 384] [--layers 6]
+    VLLM_CPU_KVCACHE_SPACE=1 .venv-vllm/bin/python -m benchmarks.trainer.student.adapters [--hidden 256] [--layers 4]
 
 A random Qwen2. Written (with its sha256) as the trainer does, loaded into a running vLLM as a sampler does, and then
 sampled from: medians of the rounds, the two kinds in turn. Merging itself and gathering the whole model from the ranks
@@ -30,6 +30,8 @@ from rgopd.trainer.student.lora import LoraOptions
 from rgopd.trainer.student.weights import write_weights
 
 ENGINE: dict[str, Any] = {"max_model_len": 256, "enforce_eager": True, "max_num_seqs": 16}
+PROMPTS, TOKENS = 8, 8
+"""A round's rollouts: enough for a rate, and few enough to end on a loaded machine."""
 OPTIONS = LoraOptions(r=16, alpha=32.0, publish="adapter")
 
 
@@ -61,7 +63,7 @@ def adapters(model: Any) -> dict[str, torch.Tensor]:
 def measured(engine: VllmSampler, write: Any, root: Path, rounds: int) -> dict[str, float]:
     """Seconds to write and to load a version, tokens sampled a second, bytes of a version."""
     times: dict[str, list[float]] = {"write": [], "load": [], "tokens/s": []}
-    specs = [SampleSpec(np.arange(5, 37, dtype=np.int32) + n, n) for n in range(16)]
+    specs = [SampleSpec(np.arange(5, 37, dtype=np.int32) + n, n) for n in range(PROMPTS)]
     for number in range(rounds):
         folder = root / f"v{number:08d}"
         began = time.perf_counter()
@@ -71,7 +73,7 @@ def measured(engine: VllmSampler, write: Any, root: Path, rounds: int) -> dict[s
         engine.load_weights(folder)
         loaded = time.perf_counter()
         samples: list[Sample] = []
-        engine.generate(specs, SamplingOptions(1.0, 1.0, 0, 24, 8), lambda _, sample, to=samples: to.append(sample))
+        engine.generate(specs, SamplingOptions(1.0, 1.0, 0, TOKENS, 8), lambda _, sample, to=samples: to.append(sample))
         times["write"].append(written - began)
         times["load"].append(loaded - written)
         times["tokens/s"].append(sum(len(s.response_ids_T) for s in samples) / (time.perf_counter() - loaded))
@@ -82,8 +84,8 @@ def measured(engine: VllmSampler, write: Any, root: Path, rounds: int) -> dict[s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hidden", type=int, default=384)
-    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

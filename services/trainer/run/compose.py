@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoTokenizer
 
 from rgopd.common.errors import ConfigError
-from rgopd.common.models import check_model, hub_problem
+from rgopd.common.models import check_model, check_tokenizer, loading
 from rgopd.common.open_run import open_run
 from rgopd.common.policies import PolicyStore
 from rgopd.common.server import consumer_name
@@ -67,10 +67,9 @@ def compose(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False
     streams = open_run(
         config.redis_url, config.run_id, blob_url=config.blob_url, wait_s=wait_s, patience_s=patience_s, check_s=wait_s
     )
-    try:
+    with loading("student", config.student):
         tokenizer = AutoTokenizer.from_pretrained(config.student, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(hub_problem("student", config.student, error)) from error
+    check_tokenizer("student", config.student, tokenizer)
     objective = config.build_objective()
     device = pick_device(config.device, local_rank())
     mesh = make_mesh(device, dist.get_world_size(), config.fsdp.replicas)

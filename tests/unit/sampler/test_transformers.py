@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from rgopd.common.errors import ConfigError
 from rgopd.sampler.engine import Sample, SampleSpec, SamplingOptions
 from rgopd.sampler.transformers import TransformersSampler, draw
+from tests.families.build import save_tiny
 
 
 @pytest.fixture(scope="session")
@@ -139,3 +142,27 @@ def test_the_ends_of_the_unit_interval_draw_possible_tokens(uniform: float) -> N
     logprobs_BV = torch.tensor([[0.0, 0.5, 0.5, 0.0]]).log()
     drawn = draw(logprobs_BV, torch.tensor([uniform], dtype=torch.float64), options())
     assert int(drawn) in (1, 2)
+
+
+def test_a_folder_without_a_tokenizer_is_refused_in_one_line(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path, "qwen2")
+    for file in folder.glob("*token*"):
+        file.unlink()
+    with pytest.raises(ConfigError, match=r"^student: \S+ holds no tokenizer: copy that") as told:
+        TransformersSampler(str(folder), device="cpu")
+    assert "\n" not in str(told.value)
+
+
+def test_a_bin_file_with_code_in_it_is_refused_and_not_run(tmp_path: Path) -> None:
+    folder, ran = save_tiny(tmp_path / "model", "qwen2"), tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return ran.touch, ()
+
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Evil()}, protocol=2))
+    with pytest.raises(ConfigError, match="holds more than weights, which is never run; give safetensors") as told:
+        TransformersSampler(str(folder), device="cpu")
+    assert "\n" not in str(told.value)
+    assert not ran.exists()
