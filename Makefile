@@ -55,8 +55,9 @@ deploy: install
 attacks: install
 	$(PYTEST) -n 2 tests/attacks
 
+# In their order: the longest file, with two tests, would begin last.
 e2e: install
-	$(PYTEST) -n 2 --dist loadfile tests/e2e
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder tests/e2e
 
 # The live page in a real headless Chromium (apt-get install chromium, or CHROMIUM=/path/to/one), a demo running beside it.
 test-page: install
