@@ -106,7 +106,7 @@ test-packages: install .venv-packages/.installed
 # The parts and the whole loop on one GPU, in four minutes; RGOPD_TEST_DEVICE=cpu tries the tests themselves on a CPU.
 test-gpu: install
 	@$(BIN)/python -c 'import os, sys, torch; sys.exit(os.environ.get("RGOPD_TEST_DEVICE", "cuda") == "cuda" and not torch.cuda.is_available() and "no GPU: torch.cuda is not available")'
-	OMP_NUM_THREADS=4 $(BIN)/python -m pytest -q tests/gpu --durations=15
+	OMP_NUM_THREADS=4 $(BIN)/python -m pytest -q --log-level=WARNING tests/gpu --durations=15
 
 # Longer than `make test` may take: a real pretrained model (SmolLM2-135M out of a PyPI wheel), 3 steps.
 smoke-real: install

@@ -5,13 +5,14 @@
     python benchmarks/gpu/run.py --device cpu --tiny  # tries the script itself
 
 Each section runs in a process of its own with a time of its own; a case that fails, crashes or hangs costs its own row.
-Table and JSON are written anew at every row, logs stay beside them, and with a row that failed the exit status is
-1. README.md beside this file says how to carry it to a machine without a network; RESULTS.md holds what was measured.
+Table and JSON are written anew at every row, a section's logs go into sections.log, and with a row that failed the exit
+status is 1. README.md beside this file says how to carry it to a machine without a network; RESULTS.md holds what was measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import signal
 import sys
 import tempfile
@@ -30,6 +31,7 @@ from benchmarks.gpu.harness import Bench, Row
 
 SECONDS = {"head": 90.0, "step": 160.0, "teacher": 45.0, "sampler": 30.0}
 """Of the full benchmark; 325 in all, and a few for the table."""
+_LOG_CHARACTERS = 100_000
 
 
 def section(name: str) -> Callable[[Bench], None]:
@@ -85,18 +87,31 @@ def main() -> int:
 def run_all(wanted: list[str], arguments: argparse.Namespace) -> list[Row]:
     """Section by section; the table is written anew at every row."""
     began, about, earlier = time.monotonic(), table.machine(arguments.device), list[Row]()
-    logs = arguments.out / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
+    arguments.out.mkdir(parents=True, exist_ok=True)
 
     def write(rows: list[Row]) -> None:
         table.write(arguments.out, [*earlier, *rows], about, time.monotonic() - began)
 
     with tempfile.TemporaryDirectory(prefix="rgopd-gpu-") as work:
+        logs = Path(work) / "logs"
         for name in wanted:
+            logs.mkdir(parents=True)
             command = [sys.executable, str(Path(__file__).resolve()), "--section", name, "--work", work]
             command += ["--device", arguments.device, *(["--tiny"] if arguments.tiny else [])]
-            earlier += run_apart(name, command, SECONDS[name] * arguments.seconds, logs, write)
+            try:
+                earlier += run_apart(name, command, SECONDS[name] * arguments.seconds, logs, write)
+            finally:
+                keep(logs, arguments.out / "sections.log")
     return earlier
+
+
+def keep(logs: Path, into: Path) -> None:
+    """One file of all logs, each with its name and no more than its end: a machine that is lent gives few files back."""
+    with into.open("a") as out:
+        for file in sorted(logs.glob("*.*")):
+            if text := file.read_text(errors="replace")[-_LOG_CHARACTERS:].strip():
+                out.write(f"==> {file.name}\n{text}\n\n")
+    shutil.rmtree(logs)
 
 
 def run_section(arguments: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ timeout -k 10 $((seconds * 63 / 100)) "$python" benchmarks/gpu/run.py --out "$ou
     --device "${RGOPD_TEST_DEVICE:-cuda}" ${RGOPD_BENCH:-} >"$out/benchmark.log" 2>&1
 bench=$?
 left=$((seconds - $(date +%s) + began - 5))
-OMP_NUM_THREADS=4 timeout -k 5 "$left" "$python" -m pytest -v -p no:cacheprovider tests/gpu --durations=15 >"$out/tests.log" 2>&1
+OMP_NUM_THREADS=4 timeout -k 5 "$left" "$python" -m pytest -v -p no:cacheprovider --log-level=WARNING tests/gpu --durations=15 >"$out/tests.log" 2>&1
 tests=$?
 cat "$out/table.md"
 tail -n 25 "$out/benchmark.log" "$out/tests.log"
