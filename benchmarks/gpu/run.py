@@ -6,7 +6,8 @@
 
 Each section runs in a process of its own with a time of its own; a case that fails, crashes or hangs costs its own row.
 Table and JSON are written anew at every row, a section's logs go into sections.log, and with a row that failed the exit
-status is 1. README.md beside this file says how to carry it to a machine without a network; RESULTS.md holds what was measured.
+status is 1. README.md beside this file says how to carry it to a machine without a network; RESULTS.md holds what was
+measured.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def run_all(wanted: list[str], arguments: argparse.Namespace) -> list[Row]:
 
 
 def keep(logs: Path, into: Path) -> None:
-    """One file of all logs, each with its name and no more than its end: a machine that is lent gives few files back."""
+    """One file of all logs, each with its name and no more than its end: a machine that is lent returns few files."""
     with into.open("a") as out:
         for file in sorted(logs.glob("*.*")):
             if text := file.read_text(errors="replace")[-_LOG_CHARACTERS:].strip():

@@ -17,6 +17,12 @@ def pytest_sessionstart() -> None:
         pytest.exit("no GPU: torch.cuda is not available (RGOPD_TEST_DEVICE=cpu tries the tests on a CPU)", 2)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if DEVICE == "cpu":  # inductor's C++ takes a compiler minutes; a GPU's session has no minutes for what hangs
+        for item in items:
+            item.add_marker(pytest.mark.timeout(3600))
+
+
 @pytest.fixture(scope="session")
 def device() -> str:
     return DEVICE

@@ -22,6 +22,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from rgopd.common.children import PAUSED, PERMANENT, be_killed_with_parent
 from rgopd.common.embedded import free_port
 from rgopd.common.errors import RgopdError
+from rgopd.common.memory import give_back_large_blocks
 from rgopd.common.telemetry import configure_logging
 from rgopd.trainer.config import TrainConfig
 from rgopd.trainer.records.live import Live
@@ -103,6 +104,8 @@ def _join_ranks(config: TrainConfig) -> None:
     device = pick_device(config.device, local_rank())
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    else:
+        give_back_large_blocks()
     # The other ranks wait in a collective while rank 0 collects or evaluates, which may take this long.
     limit_s = MAX_VANISHED * longest_wait_s(config)
     dist.init_process_group(backend_for(device), timeout=timedelta(seconds=max(1800.0, limit_s)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rgopd.trainer.config import TrainConfig
-from rgopd.trainer.run.estimate import BYTES, ModelShape
+from rgopd.trainer.run.estimate import BYTES, MASTER, ModelShape
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,11 @@ CPU_UTILISATION = 0.5
 """Of the speed that a CPU's own matrix product and copy showed: models have smaller ones, and much between them."""
 FEW_ROWS = 0.5
 """Of the rest, where a product has the few rows of a decoding batch: 16 on two cores, decision 029."""
+DRAW_BYTES = 60
+"""Read and written for each logit that a token is drawn from: log-softmax, top-K, sums of float64 probabilities."""
+SHARED_CORES = 1.5
+"""How much longer sampler and teacher take, each with a thread a core, while both are at work: what was left of a real
+run after their parts (decision 029)."""
 
 
 def step_seconds(
@@ -112,25 +117,38 @@ def _cpu_seconds(
     sampler_dtype: str,
     teacher_dtype: str,
 ) -> dict[str, float]:
-    """Prompts pass the layers alone, and once a group where samplers and teacher share them; responses the head too."""
+    """Prompts pass the layers alone, and once a group in samplers; responses the head too. The teacher scores a rollout
+    as it ends, beside the sampler: with its own prompt, and on the same cores."""
     sampling = config.sampling
     prompts, count = sampling.prompts_per_step, sampling.prompts_per_step * sampling.n
     rows = min(count, sampling.groups_per_request * sampling.n)
     responses = count * mean_response
-    decoding, b = device.speed(sampler_dtype) * CPU_UTILISATION, BYTES[sampler_dtype]
-    active = student.body + student.head
-    token = max(b * active / (device.bandwidth * CPU_UTILISATION), 2 * active * rows / (decoding * FEW_ROWS))
-    prefill = 2 * student.body * prompts * mean_prompt / decoding
+    prefill = 2 * student.body * prompts * mean_prompt / (device.speed(sampler_dtype) * CPU_UTILISATION)
     steps = longest_of(rows, mean_response, sampling.longest) * count / rows
-    shared = shared_prompt_tokens(prompts, sampling.n, mean_prompt, mean_response)
-    scored = teacher.body * (shared + responses) + teacher.head * responses
-    trained = student.body * (count * mean_prompt + responses) + student.head * responses
+    own = count * mean_prompt + responses
+    scored = teacher.body * own + teacher.head * responses
+    trained = student.body * own + student.head * responses
+    together = SHARED_CORES if _asks(config) else 1.0
     return {
-        "sample": prefill + token * steps,
-        "score": 2 * scored / (device.speed(teacher_dtype) * CPU_UTILISATION) if _asks(config) else 0.0,
+        "sample": together * (prefill + cpu_token_seconds(student, device, rows, sampler_dtype) * steps),
+        "score": together * 2 * scored / (device.speed(teacher_dtype) * CPU_UTILISATION) if _asks(config) else 0.0,
         "train": _passes(config) * trained / (device.speed(config.dtype) * CPU_UTILISATION),
         "publish": 2 * 4 * student.parameters / 1e9,
     }
+
+
+def cpu_token_seconds(student: ModelShape, device: Device, rows: int, dtype: str) -> float:
+    """One more token of each of `rows` rollouts, by the transformers sampler.
+
+    The layers' weights are read, or multiplied with where that takes longer; the head's too, in float32 whatever the
+    dtype (`sampler/head.py`): 16-bit weights are read, written wide and read again for every token. Then the draw.
+    """
+    bandwidth, b = device.bandwidth * CPU_UTILISATION, BYTES[dtype]
+    few = CPU_UTILISATION * FEW_ROWS
+    layers = max(b * student.body / bandwidth, 2 * student.body * rows / (device.speed(dtype) * few))
+    wide = MASTER if b == MASTER else b + 2 * MASTER
+    head = max(wide * student.head / bandwidth, 2 * student.head * rows / (device.flops * few))
+    return layers + head + DRAW_BYTES * rows * student.vocab / bandwidth
 
 
 def _asks(config: TrainConfig) -> bool:
@@ -140,9 +158,3 @@ def _asks(config: TrainConfig) -> bool:
 def longest_of(rows: int, mean: float, most: int) -> float:
     """Tokens of the longest of `rows` responses, which a batch waits for: as if each token might be the last one."""
     return min(most, mean * sum(1 / n for n in range(1, rows + 1)))
-
-
-def shared_prompt_tokens(prompts: int, n: int, mean_prompt: float, mean_response: float) -> float:
-    """Tokens of prompts that the teacher runs: once a group where that saves a quarter of the group (decision 068)."""
-    saves = (n - 1) * mean_prompt >= n * (mean_prompt + mean_response) / 4
-    return prompts * mean_prompt * (1 if saves else n)

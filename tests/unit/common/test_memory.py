@@ -1,0 +1,34 @@
+"""What is freed is the system's again: in a process of its own, whose heap has no history."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys
+import numpy as np
+from pathlib import Path
+from rgopd.common.memory import give_back_large_blocks
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+if sys.argv[1] == "set":
+    give_back_large_blocks()
+np.ones(30 << 17).sum()  # 30 MiB, freed: from here on glibc keeps blocks up to that size
+before = resident()
+held = [np.ones((20 << 17) if n % 2 else 1 << 10) for n in range(20)]  # 20 MiB, and 8 KiB behind each
+del held[1::2]
+print((resident() - before) / (200 << 20))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_large_blocks_between_small_ones_go_back() -> None:
+    kept, given_back = (
+        float(subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("unset", "set")
+    )
+    assert kept > 0.8, "the program shows nothing"
+    assert given_back < 0.1
