@@ -33,17 +33,30 @@ def check_folder(train: TrainConfig) -> None:
     if train.output_dir == Path():
         raise ConfigError("train.output_dir is empty: name a folder for the run, e.g. runs/first")
     folder = train.output_dir.resolve()
-    existing = fleeting.standing(folder)
-    if not existing.is_dir():
-        raise ConfigError(f"train.output_dir={folder}: {existing} is a file, not a folder: name another place")
-    if not os.access(existing, os.W_OK | os.X_OK) or str(existing).startswith(("/proc", "/sys")):
-        raise ConfigError(f"train.output_dir={folder}: {existing} cannot be written to: name another place")
+    _check_place("train.output_dir", folder)
     weights = sum(fleeting.size(file) or 0 for file in fleeting.listed(Path(train.student), "*.safetensors"))
     if (free := fleeting.disk(folder)[1]) < weights + _ROOM:
         raise ConfigError(
             f"train.output_dir={folder}: {free >> 20} MiB are free there, and the student alone needs "
             f"{(weights + _ROOM) >> 20}: free some, or name another place"
         )
+    if train.policies_dir is None:
+        return
+    policies = train.policies_dir.resolve()
+    _check_place("train.policies_dir", policies)
+    if (free := fleeting.disk(policies)[1]) < (needed := 2 * weights):
+        raise ConfigError(
+            f"train.policies_dir={policies}: {free >> 20} MiB are free there, and a policy beside its successor needs "
+            f"{needed >> 20}: enlarge it (containers: shm_size), or name another place"
+        )
+
+
+def _check_place(setting: str, folder: Path) -> None:
+    existing = fleeting.standing(folder)
+    if not existing.is_dir():
+        raise ConfigError(f"{setting}={folder}: {existing} is a file, not a folder: name another place")
+    if not os.access(existing, os.W_OK | os.X_OK) or str(existing).startswith(("/proc", "/sys")):
+        raise ConfigError(f"{setting}={folder}: {existing} cannot be written to: name another place")
 
 
 def check_blob_url(url: str) -> None:

@@ -41,6 +41,7 @@ GOOD = {"prompt": "1+1=", "kind": "math", "reference": "2"}
         ({"output_dir": "/etc/passwd"}, "is a file, not a folder: name another place"),
         ({"output_dir": "/etc/passwd/run"}, "is a file, not a folder: name another place"),
         ({"output_dir": "/proc/run"}, "/proc cannot be written to: name another place"),
+        ({"policies_dir": "/etc/passwd/x"}, "train.policies_dir=/etc/passwd/x: /etc/passwd is a file, not a folder"),
         ({"redis_url": "localhost:6379"}, "redis_url 'localhost:6379' cannot be read"),
         ({"redis_url": "redis://127.0.0.1:1/0"}, "`rgopd up` brings its own"),
         ({"fsdp": {"replicas": 3}, "nproc": 2}, "does not divide 2 ranks: set train.fsdp.replicas to one of 1, 2"),
@@ -131,3 +132,13 @@ def test_a_config_with_rows_in_a_json_array_is_whole(
     monkeypatch.setattr(sys, "argv", ["rgopd"])
     (tmp_path / "d.json").write_bytes(b"\xef\xbb\xbf" + json.dumps([GOOD, GOOD], indent=1).encode())
     preflight(check_sections(changed(config, train={"dataset": {"path": str(tmp_path / "d.json")}})))
+
+
+def test_a_place_in_memory_that_holds_no_two_policies(
+    config: dict[str, Any], fails: Fails, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "rgopd.cli.places.fleeting.disk", lambda folder: (1 << 40, 0 if "shm" in str(folder) else 1 << 40)
+    )
+    told = fails("up", changed(config, train={**config["train"], "policies_dir": str(tmp_path / "shm")}))
+    assert "0 MiB are free there, and a policy beside its successor needs 1: enlarge it (containers: shm_size)" in told
