@@ -228,14 +228,15 @@ def test_environments_that_cannot_work(
     a, b = list(vocabulary)[20:22]
     vocabulary[a], vocabulary[b] = vocabulary[b], vocabulary[a]
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    rewrites = "{% for m in messages[-1:] %}{{ m.content }}{% endfor %}"
+    (other / "chat_template.jinja").write_text(rewrites)
     text = fails("up", changed(config, teacher={"model": str(other)}))
-    assert "rows name environments" in text
-    assert "take a teacher of the student's family" in text
+    assert "the teacher's chat template is not prefix-stable" in text, "it reads conversations under its own"
     student = tmp_path / "rewrites"
     shutil.copytree(config["train"]["student"], student)
-    (student / "chat_template.jinja").write_text("{% for m in messages[-1:] %}{{ m.content }}{% endfor %}")
+    (student / "chat_template.jinja").write_text(rewrites)
     here = {"student": str(student)}
-    assert "not prefix-stable" in fails("up", changed(config, train=here, sampler=here))
+    assert "the student's chat template is not prefix-stable" in fails("up", changed(config, train=here, sampler=here))
 
 
 def test_further_teachers_are_checked_as_the_first_is(fails: Fails, config: dict[str, Any]) -> None:
