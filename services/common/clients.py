@@ -10,6 +10,7 @@ the error of `rgopd.common.errors` that its text describes.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ _REFUSED: dict[int, type[RgopdError]] = {
     422: InvalidInput,
 }
 TIMEOUT_S, ITEM_S = 300.0, 20.0
+_JSON = {"Content-Type": "application/json"}
 _PASSES_BY = (429, 502, 503, 504)
 _SUPPORT = {
     "student": teacher_pb2.SUPPORT_STUDENT,
@@ -102,7 +104,7 @@ class ScoreClient:
     """
 
     def __init__(self, urls: str | Sequence[str], *, token: str = "", timeout_s: float | None = None) -> None:
-        given = [urls] if isinstance(urls, str) else list(urls)
+        given = [_base(url) for url in ([urls] if isinstance(urls, str) else urls)]
         self._pool = TeacherPool({"": given}, token=token, settings=PoolSettings(timeout_s=timeout_s))
 
     def score(
@@ -160,25 +162,45 @@ class ScoreClient:
         await self.aclose()
 
 
+def _base(url: str) -> str:
+    """A service's base URL; what is none would be tried until the time is over."""
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, TypeError) as error:
+        raise InvalidInput(f"{url!r} is no URL ({error}): write http://HOST:PORT") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise InvalidInput(f"{url!r} is no URL of a service: write http://HOST:PORT")
+    return url.rstrip("/")
+
+
 def _item(rollout: Rollout, number: int, support: str) -> teacher_pb2.ScoreItem:
+    name = rollout.id or str(number)
     item = teacher_pb2.ScoreItem(
-        id=rollout.id or str(number),
-        prompt_ids=wire.to_tensor(np.asarray(rollout.prompt_ids, dtype=np.int32)),
-        response_ids=wire.to_tensor(np.asarray(rollout.response_ids, dtype=np.int32)),
+        id=name,
+        prompt_ids=wire.to_tensor(_ids(rollout.prompt_ids, name, "prompt_ids")),
+        response_ids=wire.to_tensor(_ids(rollout.response_ids, name, "response_ids")),
     )
     if support == "student":
         if rollout.support_ids is None:
             raise InvalidInput(
                 f"rollout {item.id!r}: support student needs support_ids; or ask with support=teacher and k"
             )
-        try:
-            support_TK = np.asarray(rollout.support_ids, dtype=np.int32)
-        except ValueError as error:
-            raise InvalidInput(
-                f"rollout {item.id!r}: support_ids have rows of different lengths; pad with -1"
-            ) from error
-        item.support_ids.CopyFrom(wire.to_tensor(support_TK))
+        item.support_ids.CopyFrom(wire.to_tensor(_ids(rollout.support_ids, name, "support_ids", axes=2)))
     return item
+
+
+def _ids(given: Any, rollout: str, name: str, axes: int = 1) -> NDArray[np.int32]:
+    """Token ids as int32; text, fractions and ragged rows are told here, by name."""
+    try:
+        ids = np.asarray(given)
+    except ValueError as error:
+        raise InvalidInput(f"rollout {rollout!r}: {name} have rows of different lengths; pad with -1") from error
+    if ids.size == 0:
+        ids = ids.astype(np.int32)
+    if ids.dtype.kind not in "iu" or ids.ndim != axes or np.abs(ids, dtype=np.int64).max(initial=0) > 2**31 - 1:
+        shape = "a list of token ids" if axes == 1 else "a list of K token ids for each response token"
+        raise InvalidInput(f"rollout {rollout!r}: {name} must be {shape} (tokenise text first)")
+    return ids.astype(np.int32)
 
 
 def _scores(rollouts: Sequence[Rollout], response: teacher_pb2.ScoreResponse) -> list[Score]:
@@ -205,7 +227,7 @@ class VerifyClient:
     """
 
     def __init__(self, url: str, *, token: str = "", timeout_s: float | None = None) -> None:
-        self.url = url.rstrip("/")
+        self.url = _base(url)
         self.timeout_s = timeout_s
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._sync: httpx.Client | None = None
@@ -227,7 +249,9 @@ class VerifyClient:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                answer = self._sync.post(f"{self.url}/verify", json=body, timeout=self._left(deadline))
+                answer = self._sync.post(
+                    f"{self.url}/verify", content=body, headers=_JSON, timeout=self._left(deadline)
+                )
                 if answer.status_code not in _PASSES_BY:
                     return _verdicts(answer)
                 reason, pause = f"{answer.status_code} {_detail(answer)}", _pause(answer)
@@ -244,7 +268,9 @@ class VerifyClient:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                answer = await self._async.post(f"{self.url}/verify", json=body, timeout=self._left(deadline))
+                answer = await self._async.post(
+                    f"{self.url}/verify", content=body, headers=_JSON, timeout=self._left(deadline)
+                )
                 if answer.status_code not in _PASSES_BY:
                     return _verdicts(answer)
                 reason, pause = f"{answer.status_code} {_detail(answer)}", _pause(answer)
@@ -302,13 +328,26 @@ class VerifyClient:
             raise Unavailable(f"{self.url} did not answer within {timeout_s:g} s; last: {reason}")
 
 
-def _body(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {"items": [{"id": str(number), **item} for number, item in enumerate(items)]}
+def _body(items: Sequence[Mapping[str, Any]]) -> bytes:
+    if isinstance(items, (str, Mapping)):
+        raise InvalidInput("items: give a list of mappings; verify_one takes a single one")
+    made = []
+    for number, item in enumerate(items):
+        if not isinstance(item, Mapping):
+            raise InvalidInput(f"items[{number}]: give a mapping with kind, response and the kind's fields")
+        made.append({"id": str(number), **item})
+    try:
+        return json.dumps({"items": made}, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"items cannot be written as JSON: {error}") from error
 
 
 def _verdicts(answer: httpx.Response) -> list[Verdict]:
     if answer.status_code != 200:
-        raise _REFUSED.get(answer.status_code, RgopdError)(_detail(answer))
+        why = _detail(answer)
+        if answer.status_code == 404:
+            why = f"{answer.url} is not there ({why}): is this the verifier's address?"
+        raise _REFUSED.get(answer.status_code, RgopdError)(why)
     return [
         Verdict(
             v["id"],

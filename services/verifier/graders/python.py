@@ -85,7 +85,9 @@ def _value(end: Finished, ended: str) -> Any:
             return plain.decode(answer["v"])
     except plain.NotPlain as problem:
         return problem
-    return ValueError(ended or f"raised {answer.get('e')}")
+    raised = answer.get("e")
+    what = ": ".join(map(str, filter(None, raised))) if isinstance(raised, list) else raised
+    return ValueError(ended or f"it raised {what}")
 
 
 def _verdict(value: Any) -> Verdict:
