@@ -15,6 +15,7 @@ def how_it_ended(end: Finished, limits: Limits) -> str:
     reasons = {
         "cpu": f"used more than {limits.cpu_s:g} s of CPU time",
         "wall": f"did not end within {limits.wall_s:g} s",
+        "starved": f"was given too little CPU time to end within {limits.wall_s:g} s: the machine is busy",
         "memory": f"used more than {limits.memory_mb} MB of memory",
         "files": f"wrote more than {limits.file_mb} MB of files",
         "output": f"printed more than {limits.output_bytes} bytes",

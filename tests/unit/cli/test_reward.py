@@ -180,7 +180,7 @@ NO_REWARD: dict[Callable[..., Any], str] = {
     of_text: "returned 'good'; return a bool",
     of_two: "returned 2.0; return a bool",
     raising: "ValueError: no such thing",
-    slow: "time",
+    slow: "end within 1 s",
     leaving: "the grader failed",
 }
 
