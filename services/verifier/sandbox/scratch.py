@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import secrets
@@ -22,6 +23,13 @@ def make(uid: int | None) -> str:
     if uid is not None:
         os.chown(folder, uid, uid)
     return folder
+
+
+def check_room(folder: str, megabytes: int) -> None:
+    """Raise OSError where its disk is full: what a check would write fails by no fault of the code under test."""
+    disk = os.statvfs(folder)
+    if disk.f_bavail * disk.f_frsize < megabytes << 20:
+        raise OSError(errno.ENOSPC, f"less than {megabytes} MB are left for what code under test may write", folder)
 
 
 def empty(folder: str) -> None:

@@ -17,6 +17,7 @@ from rgopd.verifier.sandbox.processes import Processes
 from rgopd.verifier.sandbox.zygote_process import SandboxSettings, ZygoteProcess
 
 log = logging.getLogger(__name__)
+_ROOM_MB = 4
 
 
 class Slot:
@@ -120,6 +121,8 @@ class Slot:
     @contextmanager
     def _budget(self, limits: Limits) -> Iterator[Callable[[Finished], Finished]]:
         """Set the group's budget; gives what marks a process that the kernel killed for memory."""
+        if self.scratch:
+            scratch.check_room(self.scratch, min(limits.file_mb, _ROOM_MB))
         group = self.zygote.group
         if group is None:
             yield lambda end: end

@@ -8,9 +8,11 @@ import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from rgopd.verifier.sandbox import scratch
 from rgopd.verifier.sandbox.ladder import choose_rung
 from rgopd.verifier.sandbox.limits import Limits
 from rgopd.verifier.sandbox.pool import Command, SandboxError, SandboxPool, SandboxSettings
@@ -103,3 +105,9 @@ def test_a_slot_that_cannot_be_started_does_not_take_the_others_work(settings: S
         assert [pool.run(WORKS).code for _ in range(6)] == [0] * 6
     finally:
         pool.close()
+
+
+def test_a_full_disk_is_told_before_a_check(tmp_path: Path) -> None:
+    scratch.check_room(str(tmp_path), 0)
+    with pytest.raises(OSError, match="left for what code under test may write"):
+        scratch.check_room(str(tmp_path), 1 << 40)
