@@ -95,5 +95,5 @@ def test_rollouts_beyond_what_one_request_holds_are_scored_position_by_position(
 
 
 def test_settings_that_vllm_refuses_are_a_config_error(model_dir) -> None:
-    with pytest.raises(ConfigError, match=r"vLLM cannot hold .* no_such_argument"):
+    with pytest.raises(ConfigError, match=r"vLLM cannot hold .*no_such_argument"):
         VllmEngine(config(model_dir, vllm={"no_such_argument": 1}))
