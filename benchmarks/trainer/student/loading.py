@@ -41,6 +41,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="rgopd-loading-") as folder:
         size = write_model(Path(folder), options.layers)
+        write_model(Path(folder) / "warm", 1)
         print(f"{machine()}; {size / 2**20:.0f} MiB in float32\n")
         print("| ranks | LoRA r | at once | streamed | streamed ÷ at once |\n|---|---|---|---|---|")
         for ranks in options.ranks:
@@ -80,9 +81,8 @@ def one_rank(folder: str, how: str, r: str) -> None:
     dist.init_process_group("gloo")
     mesh = make_mesh(torch.device("cpu"), dist.get_world_size(), 1)
     lora = LoraOptions(r=int(r)) if int(r) else None
-    warm = Path(folder) / f"warm-{dist.get_rank()}-{how}-{r}"
-    write_model(warm, 1)
-    shard(Student.load(str(warm), streamed=True, lora=lora), mesh, "bfloat16")  # what imports and constructors take
+    # What imports and constructors take.
+    shard(Student.load(str(Path(folder) / "warm"), streamed=True, lora=lora), mesh, "bfloat16")
     start, done, peak = held(), threading.Event(), 0
 
     def watch() -> None:
