@@ -47,6 +47,7 @@ _LAST_BREAK = re.compile(r"\\\\\s{0,9}(\\[\])]|\$\$)")
 _COMMENT = re.compile(r"(?<!\\)%[^\n]{0,200}\n\s{0,20}")
 _LINES = re.compile(r"[ \t]{0,20}\n\s{0,20}")
 _ARTICLE = re.compile(r"(?i)^(?:an?|the) (?=[A-Za-z]{3})")
+_KIND = re.compile(r"(?i)(?<=^even) (?:function|number|integer)$|(?<=^odd) (?:function|number|integer)$")
 _LOGIC = re.compile(
     r"\\(?:(land)|(lor)|(lnot)|(rightarrow|Rightarrow|Longrightarrow|implies)|(Leftrightarrow|leftrightarrow))(?![A-Za-z])"
 )
@@ -180,7 +181,7 @@ def words(latex: str) -> str | None:
     r"""A plain word or several, as of a name: "\text{Paris}" -> "paris". None for anything else: a parser would read
     a product of letters, in any order."""
     text = " ".join(_TEXT.sub(r"\1", bare(latex)).replace("~", " ").split()).strip(".!")
-    text = _ARTICLE.sub("", _COUNTED.sub("", text))
+    text = _KIND.sub("", _ARTICLE.sub("", _COUNTED.sub("", text)))
     return text.casefold() if _WORDS.fullmatch(text) else None
 
 
