@@ -11,7 +11,7 @@ import typer
 
 from rgopd.cli import eval_commands, folder_commands, run_commands, service_commands, setting_commands
 from rgopd.cli.extras import missing_extra
-from rgopd.cli.stopping import Stopped, stop_on_sigterm
+from rgopd.cli.stopping import Stopped, stop_on_signals
 from rgopd.common.errors import RgopdError, told
 
 app = typer.Typer(help="Reward-Gated On-Policy Distillation.", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -38,7 +38,7 @@ def options(
 ) -> None:
     """Reward-Gated On-Policy Distillation."""
     if context.invoked_subcommand not in SERVICES:
-        stop_on_sigterm()
+        stop_on_signals()
 
 
 for commands in (setting_commands, run_commands, service_commands, folder_commands, eval_commands):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,12 +29,17 @@ def raise_stopped(number: int, _: FrameType | None = None) -> None:
     raise Stopped(number)
 
 
-def stop_on_sigterm() -> None:
-    """SIGTERM unwinds the command, as Ctrl-C does, so that what it started is stopped and what it locked is freed.
+def stop_on_signals() -> None:
+    """Both unwind the command, so that what it started is stopped and what it locked is freed. (Of a KeyboardInterrupt
+    typer makes a silent 130.)
 
     Not for the services: they drain, and while they load the default ends them at once.
     """
+    if threading.current_thread() is not threading.main_thread():
+        return
     signal.signal(signal.SIGTERM, raise_stopped)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's background job
+        signal.signal(signal.SIGINT, raise_stopped)
 
 
 @contextmanager

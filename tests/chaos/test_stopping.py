@@ -14,7 +14,7 @@ from tests.e2e.conftest import processes_naming
 
 Stage = Callable[[Path, str], bool]
 STAGES: dict[str, Stage] = {
-    "starting": lambda run, said: True,
+    "checking": lambda run, said: True,
     "checked": lambda run, said: "Run folder" in said,
     "redis": lambda run, said: "embedded Valkey" in said,
     "loading": lambda run, said: (run / "logs" / "trainer.log").exists(),
@@ -35,8 +35,8 @@ def test_stopped(tmp_path: Path, stage: str, number: signal.Signals) -> None:
         assert up.poll() is None, log.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    if stage == "starting":
-        time.sleep(1.5)  # Python itself is up
+    while stage == "checking" and "libtorch_cpu" not in Path(f"/proc/{up.pid}/maps").read_text():
+        time.sleep(0.01)  # the command has begun
     up.send_signal(number)
     time.sleep(0.2)
     up.send_signal(number)  # impatience changes nothing
