@@ -24,7 +24,6 @@ from rgopd.cli.sections import lay_sections, place, read_sections, write_section
 from rgopd.cli.up import CHECKED
 from rgopd.cli.written_rows import write_rows
 from rgopd.common import fleeting
-from rgopd.common.children import PERMANENT
 from rgopd.common.errors import ConfigError
 from rgopd.common.settings import SECTIONS
 
@@ -95,8 +94,9 @@ def _wait_checked(child: Child) -> None:
     """
     while child.poll() is None and CHECKED not in fleeting.text(child.out):
         time.sleep(0.05)
-    if child.poll() == PERMANENT and CHECKED not in fleeting.text(child.out):
-        raise ConfigError(fleeting.text(child.err).rpartition("rgopd: ")[2].strip() or f"its log is {child.err}")
+    if child.poll() not in (None, 0) and CHECKED not in fleeting.text(child.out):
+        said = fleeting.text(child.err).rpartition("rgopd: ")[2].strip()
+        raise ConfigError(said or f"`rgopd up` ended with {child.poll()}; its log is {child.err}")
 
 
 def _placed(name: str, value: Any) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from redis.exceptions import ResponseError
+
 from rgopd.cli.devices import named
 from rgopd.cli.redis_check import check_server
 from rgopd.cli.sections import UpConfig
@@ -44,7 +46,10 @@ def check_folder(train: TrainConfig) -> None:
         return
     policies = train.policies_dir.resolve()
     _check_place("train.policies_dir", policies)
-    if (free := fleeting.disk(policies)[1]) < (needed := 2 * weights):
+    if train.lora is not None and train.lora.publish == "adapter":
+        return
+    free = fleeting.disk(policies)[1] + fleeting.tree_size(policies)  # an earlier life's versions are replaced
+    if free < (needed := 2 * weights):
         raise ConfigError(
             f"train.policies_dir={policies}: {free >> 20} MiB are free there, and a policy beside its successor needs "
             f"{needed >> 20}: enlarge it (containers: shm_size), or name another place"
@@ -97,8 +102,12 @@ def check_redis(url: str, setting: str = "redis_url") -> None:
                 f"{str(error).partition('; ')[0]}; start one there, or leave {setting} out: `rgopd up` brings its own"
             ) from error
         if len(spread) + len(named) > 1:
-            info: Any = client.info("server")
-            server = str(info["run_id"]), int(client.get_connection_kwargs().get("db") or 0)
+            info: Any
+            try:
+                info = client.info("server")
+            except ResponseError:  # its user may not ask: the trainer's claim finds out
+                info = {}
+            server = str(info.get("run_id", each)), int(client.get_connection_kwargs().get("db") or 0)
             if (other := known.setdefault(server, redact(each))) != redact(each):
                 raise ConfigError(f"{setting} names one server twice, as {other} and {redact(each)}: leave one out")
         client.close()

@@ -198,7 +198,13 @@ class Reproduction:
     def _command(self, *words: str) -> None:
         """In a process of its own: a model's memory is free again when it ends."""
         argv = [sys.executable, "-P", "-m", "rgopd.cli.main", *words]
-        code = subprocess.run(argv, check=False).returncode
+        with subprocess.Popen(argv) as process:
+            try:
+                code = process.wait()
+            except (Stopped, KeyboardInterrupt):
+                process.terminate()  # it ends its step, and what it started, in order
+                process.wait()
+                raise
         if code in (130, 143):
             raise Stopped(code - 128)
         if code != 0:

@@ -32,6 +32,8 @@ def check_shapes(setting: str, name: str) -> None:
     expected = _expected(model)
     if expected is None:
         return
+    if ({name for name, _ in model.named_parameters()} - expected.keys()) & stored.keys():
+        return  # stored by the names that transformers holds them under, fused experts say: the loader tells
     prefix = f"{model.base_model_prefix}."
     missing = []
     for key, shape in expected.items():

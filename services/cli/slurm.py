@@ -115,7 +115,8 @@ class SlurmMachine(Machine):
         """GPUs of a process, of train on each of its nodes: as given, else one a rank where there are any."""
         if (given := self.gpus_given.get(role)) is not None:
             return given
-        return self.width(role) if self.component(role).gpus_per_node else 0
+        device = self.sections.get(role, {}).get("device", self.sections.get("common", {}).get("device"))
+        return self.width(role) if device != "cpu" and self.component(role).gpus_per_node else 0
 
     def width(self, role: str) -> int:
         """How many GPUs a process of a role computes on, where it computes on GPUs."""
@@ -215,6 +216,16 @@ def check_gpus(machine: SlurmMachine) -> None:
             f"up.samplers={many} with GPUs: {each} each, and the samplers' component has room for {room}: submit with "
             "more nodes there, or lower up.samplers"
         )
+    steps = {"teacher": 1, "sampler": machine.up.samplers, "train": machine.component("train").nodes}
+    for place in machine.components:
+        taken = {role: count * machine.gpus(role) for role, count in steps.items() if machine.component(role) is place}
+        there = place.nodes * place.gpus_per_node
+        if there and sum(taken.values()) > there:
+            wanted = ", ".join(f"{role} {count}" for role, count in taken.items())
+            raise ConfigError(
+                f"the steps of one component take {sum(taken.values())} GPUs ({wanted}), and it has {there}: "
+                "submit with more (--gpus-per-node, --nodes), or lower up.samplers, nproc or tensor_parallel_size"
+            )
 
 
 def _inside(argv: Sequence[str]) -> list[str]:

@@ -40,6 +40,7 @@ die_with_parent: Callable[[], None] | None = _die_with_parent if sys.platform ==
 """For `preexec_fn`: the child gets SIGTERM when the thread that started it is gone, however it went."""
 
 T = TypeVar("T")
+_making = threading.Lock()
 _lasting: dict[int, ThreadPoolExecutor] = {}
 """By process: a fork has none of its parent's threads."""
 
@@ -49,6 +50,6 @@ def in_lasting_thread(start: Callable[[], T]) -> T:
     thread that started it: the caller's may be a worker of an event loop or of a web server."""
     if threading.current_thread() is threading.main_thread():
         return start()
-    if os.getpid() not in _lasting:
-        _lasting[os.getpid()] = ThreadPoolExecutor(1, "children")
-    return _lasting[os.getpid()].submit(start).result()
+    with _making:  # an executor that lost its place would end its thread, and with it the child
+        lasting = _lasting.setdefault(os.getpid(), ThreadPoolExecutor(1, "children"))
+    return lasting.submit(start).result()

@@ -67,10 +67,12 @@ class Selection:
         if first not in taken:
             yield first
         draw = np.random.default_rng([seed, position, 1 << 21])
-        for other in draw.integers(among.start, among.stop, size=MAX_TRIES).tolist():
-            if other != first and other not in taken:
-                yield other
-        for group in (among, range(len(self.ids))) if self.config.skip else ():
+        everything = range(len(self.ids))
+        for group in (among,) if self.config.skip else (among, everything):
+            for other in draw.integers(group.start, group.stop, size=MAX_TRIES).tolist():
+                if other != first and other not in taken:
+                    yield other
+        for group in (among, everything) if self.config.skip else ():
             if left := self._left(before, group):
                 start = int(draw.integers(len(left)))
                 yield from (other for other in left[start:] + left[:start] if other not in taken)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from rgopd.common import fleeting
-from rgopd.common.errors import ConfigError, Unavailable
+from rgopd.common.errors import ConfigError
 from rgopd.common.streams import Streams
 from rgopd.trainer.rollouts.claim import Claim
 from rgopd.trainer.run.collective import agree, broadcast_bytes
@@ -25,15 +25,17 @@ def check_shared(folder: Path, streams: Streams, claim: Claim | None, *, lag_s: 
     claim: rank 0's, taken; None on the others.
 
     Raises:
-        ConfigError: on a rank that sees something else.
-        Unavailable: on the others.
+        ConfigError: on every rank, since a restart mends nothing; a rank that sees something else says what.
     """
     marked = json.loads(broadcast_bytes(json.dumps(claim.marks()).encode() if claim else None))
     problem = "" if claim else difference(folder, streams, marked, dist.get_rank(), lag_s)
     if agree(int(bool(problem))):
         if problem:
             raise ConfigError(problem)
-        raise Unavailable("a rank on another machine sees other files than rank 0; its log says which")
+        raise ConfigError(
+            "a rank on another machine has another output_dir or blob_url than rank 0 (its log says which): mount one "
+            "file system there on every machine of the run"
+        )
 
 
 def difference(folder: Path, streams: Streams, marked: dict[str, str], rank: int, lag_s: float = LAG_S) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -142,3 +143,24 @@ def test_a_place_in_memory_that_holds_no_two_policies(
     )
     told = fails("up", changed(config, train={**config["train"], "policies_dir": str(tmp_path / "shm")}))
     assert "0 MiB are free there, and a policy beside its successor needs 1: enlarge it (containers: shm_size)" in told
+
+
+def test_a_place_in_memory_that_holds_an_earlier_life_is_enough(
+    config: dict[str, Any], student_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was killed leaves its versions there, and the next one replaces them."""
+    from rgopd.cli.places import check_folder
+    from rgopd.trainer.config import TrainConfig
+
+    policies = tmp_path / "shm"
+    for version in ("v1", "v2", "v3"):
+        shutil.copytree(student_folder, policies / version)
+    monkeypatch.setattr(
+        "rgopd.cli.places.fleeting.disk", lambda folder: (1 << 40, 0 if "shm" in str(folder) else 1 << 40)
+    )
+    train = TrainConfig.model_validate({**config["train"], "policies_dir": str(policies), "output_dir": str(tmp_path)})
+    check_folder(train)
+    adapters = TrainConfig.model_validate(
+        {**train.model_dump(), "policies_dir": str(tmp_path / "shm2"), "lora": {"r": 2, "publish": "adapter"}}
+    )
+    check_folder(adapters)

@@ -55,6 +55,17 @@ def test_passwords(plain: EmbeddedValkey, locked: EmbeddedValkey) -> None:
     assert "refused the credentials" in told(f"redis://nobody:secret@127.0.0.1:{locked.port}/0")
 
 
+def test_two_servers_whose_user_may_not_ask_who_they_are(plain: EmbeddedValkey, locked: EmbeddedValkey) -> None:
+    urls = []
+    for server, admin in (
+        (plain, Redis.from_url(plain.url)),
+        (locked, Redis.from_url(locked.url)),
+    ):
+        admin.execute_command("ACL", "SETUSER", "run", "on", ">secret", "~*", "&*", "+@all", "-@dangerous")
+        urls.append(f"redis://run:secret@127.0.0.1:{server.port}/0")
+    check_redis(",".join(urls))
+
+
 def test_a_user_with_too_few_rights(plain: EmbeddedValkey) -> None:
     admin = Redis.from_url(plain.url)
     admin.execute_command("ACL", "SETUSER", "reader", "on", ">secret", "~*", "+@read", "+ping", "+info", "+client")

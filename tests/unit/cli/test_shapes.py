@@ -84,6 +84,19 @@ def test_families_that_store_otherwise_than_they_hold(tmp_path: Path, model_type
     check_shapes("student", str(save_tiny(tmp_path / "m", model_type, **sizes)))
 
 
+def test_experts_stored_by_the_names_they_are_held_under(tmp_path: Path) -> None:
+    """As frameworks save a state_dict: transformers loads them as they are."""
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM
+
+    folder = save_tiny(tmp_path / "m", "qwen3_moe")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    save_file(
+        {k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors", {"format": "pt"}
+    )
+    check_shapes("student", str(folder))
+
+
 @pytest.mark.parametrize(
     ("targets", "told"),
     [

@@ -87,11 +87,21 @@ def test_where_the_job_has_gpus_each_process_gets_one_a_rank(tmp_path: Path) -> 
         ),
         ({"train": {"nproc": 16}}, "train takes 16 GPUs of one node .train.nproc=16.*has 8"),
         ({"up": {"samplers": 7}}, "up.samplers=7 with GPUs: 1 each.*has room for 6: submit with more nodes"),
+        (
+            {"up": {"samplers": 6, "slurm": {"components": {"sampler": 3}}}, "train": {"nproc": 4}},
+            r"of one component take 10 GPUs .sampler 6, train 4., and it has 8: submit with more",
+        ),
     ],
 )
 def test_gpus_that_the_job_does_not_have(tmp_path: Path, sections: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         SlurmMachine(sections, tmp_path, GPUS)
+
+
+def test_what_runs_on_cpus_takes_no_gpus(tmp_path: Path) -> None:
+    for sections in ({"sampler": {"device": "cpu"}}, {"common": {"device": "cpu"}}):
+        made = SlurmMachine({**sections, "up": {"samplers": 9}}, tmp_path, GPUS)
+        assert "--gpus-per-node=0" in made.argv_of("sampler", [])
 
 
 def test_one_component_holds_all(tmp_path: Path) -> None:

@@ -32,3 +32,28 @@ def test_large_blocks_between_small_ones_go_back() -> None:
     )
     assert kept > 0.8, "the program shows nothing"
     assert given_back < 0.1
+
+
+FAULTS = """
+import ctypes, resource
+from rgopd.common.memory import give_back_large_blocks
+give_back_large_blocks()
+c = ctypes.CDLL(None)
+c.malloc.restype = ctypes.c_void_p
+def use():
+    block = ctypes.c_void_p(c.malloc(3 << 20))
+    ctypes.memset(block, 1, 3 << 20)
+    c.free(block)
+for _ in range(20):
+    use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    use()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 20)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_smaller_blocks_are_used_again_without_page_faults() -> None:
+    said = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True).stdout
+    assert float(said) < 100, "736 where the heap's end goes back at every free"

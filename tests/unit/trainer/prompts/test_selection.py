@@ -144,6 +144,17 @@ def test_a_curriculum_takes_what_is_nearest_to_the_target(tmp_path: Path, tokeni
     assert 0.4 < mean(0.5) < 0.6
 
 
+def test_a_curriculum_in_a_mixture_with_a_small_part_chooses_in_the_others(tmp_path: Path, tokenizer: Any) -> None:
+    """Once the five of the small part are taken, its places go to others, by the target as everywhere."""
+    small = write(tmp_path / "a.jsonl", "a", [0.5] * 5)
+    large = write(tmp_path / "b.jsonl", "b", [(n % 100) / 100 for n in range(400)])
+    given = {"path": small, "mix": [{"path": large}], "selection": {"target": 0.9, "candidates": 16}}
+    prompts = PromptSource(DatasetConfig.model_validate(given), tokenizer)
+    rates = [int(name[1:]) % 100 / 100 for name in drawn(prompts, 10, 16) if name.startswith("b")]
+    assert len(rates) >= 110, "of 160"
+    assert sum(rates) / len(rates) > 0.8
+
+
 def test_a_dataset_smaller_than_a_step_still_fills_it(tmp_path: Path, tokenizer: Any) -> None:
     prompts = source(tmp_path, tokenizer, "skip")
     assert len(prompts.of_step(0, 0, 64, 0)) == 64
