@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import resource
@@ -56,12 +57,13 @@ def test_a_killed_zygote_is_replaced_within_the_check(pool: SandboxPool) -> None
 @pytest.mark.parametrize("count", [0, 2, 4, 6])
 def test_out_of_descriptors_is_an_error_and_passes(pool: SandboxPool, count: int) -> None:
     assert pool.run(WORKS).code == 0
+    gc.collect()  # what earlier tests left open
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         with descriptors_left(count), pytest.raises(SandboxError):
             pool.run(WORKS)
     assert pool.run(WORKS).stdout == b"42\n"
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_a_slot_that_cannot_start_says_so_and_is_tried_again(settings: SandboxSettings) -> None:
