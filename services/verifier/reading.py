@@ -38,12 +38,16 @@ def boxed(text: str) -> str | None:
     return found[-1].content if found else None
 
 
-_THOUGHT = re.compile(r"(?<!['\"])<(/?)think(?:ing)?>")  # not one in a string of a program
+_THOUGHT = re.compile(r"<(/?)think(?:ing)?>")
+_THOUGHT_OUTSIDE_STRINGS = re.compile(r"(?<!['\"])<(/?)think(?:ing)?>")
 
 
-def after_reasoning(text: str) -> str:
-    """What follows the last closing think tag; where that is nothing, what stands outside of all pairs of them."""
-    tags = list(_THOUGHT.finditer(text))
+def after_reasoning(text: str, *, of_program: bool = False) -> str:
+    """What follows the last closing think tag; where that is nothing, what stands outside of all pairs of them.
+
+    of_program: a tag behind a quotation mark is in a string of a program.
+    """
+    tags = list((_THOUGHT_OUTSIDE_STRINGS if of_program else _THOUGHT).finditer(text))
     last = next((tag.end() for tag in reversed(tags) if tag[1]), 0)
     if not last or text[last:].strip():
         return text[last:]

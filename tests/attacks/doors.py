@@ -25,6 +25,7 @@ def _one(name: str, program: str, test: str, expected: frozenset[str] = FAILED) 
 
 
 DOORS: list[Case] = [
+    _one("database-by-its-cursor", "def f(c): c.execute(\"attach '/tmp/x.db' as y\")\n", "import sqlite3\nf(sqlite3.connect(':memory:').cursor())\n"),
     *(
         _one(f"held-{n}", _HOLDS, f"assert {claim}")
         for n, claim in enumerate(("X.__dict__['v'] == 5", "vars(X)['v'] == 5", "5 in X.__dict__.values()", "X.__annotations__ == {'a': int}", "X.__annotations__['a'] == int", "X().__dict__ == {'w': 5}", "vars(X())['w'] in [5]"))

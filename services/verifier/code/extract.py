@@ -34,7 +34,7 @@ def program(response: str, language: str = "python", names: Iterable[str] = ()) 
     are left out. For other languages the last block tagged with it. Code without fences is found between its prose;
     where nothing is, the response itself, byte for byte.
     """
-    text = after_reasoning(response).removeprefix("\ufeff")
+    text = after_reasoning(response, of_program=True).removeprefix("\ufeff")
     wanted = frozenset(name.partition(".")[0] for name in names)
     blocks = (fenced(text) or tagged(text))[-MAX_BLOCKS:]
     if language != "python":

@@ -83,7 +83,7 @@ class Piece:
             n.id for node in body if isinstance(node, _DEFINITIONS) for n in ast.walk(node) if isinstance(n, ast.Name)
         }
         of_tests = "pytest" in self.source and not any("pytest" in name for name in wanted)
-        return [n for n in body if _is_demo(n, wanted, used) or (of_tests and _is_of_tests(n, wanted))]
+        return [n for n in body if _is_demo(n, wanted, used) or (of_tests and _is_of_tests(n, wanted | used))]
 
     def definitions(self) -> list[Definition]:
         """Top-level functions and classes that are more than a stub."""

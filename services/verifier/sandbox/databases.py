@@ -27,7 +27,9 @@ def is_of_one(value: Any) -> bool:
 
 
 def fence(value: Any) -> None:
-    """Before a program gets it: no other files, no code in shared libraries."""
+    """Before a program gets it, or a cursor of it: no other files, no code in shared libraries."""
+    if type(value).__name__ == "Cursor":
+        value = value.connection
     if type(value).__name__ == "Connection" and not any(known is value for known in _fenced):
         _fenced.append(value)
         value.set_authorizer(_authorized)

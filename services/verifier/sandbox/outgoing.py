@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rgopd.verifier.sandbox import describe, hints, library, packaged, plain
-from rgopd.verifier.sandbox.shared import fields
+from rgopd.verifier.sandbox.shared import fields, parts
 from rgopd.verifier.sandbox.tables import ATOMS, NUMPY_KINDS, Tables, builtin_exception
 
 _SMALL = 1 << 53
@@ -29,7 +29,8 @@ class Outgoing(Tables):
         gone = self.shared.unused()
         for number, _ in [*changes, *self._new]:
             if number not in gone:
-                self.shared.settle(number)
+                self.shared.settle(number, self._seen.get(number))
+        self._seen.clear()
         extra = {"c": self._described, "o": self._new, "m": changes, "d": gone}
         self._described, self._new = [], []
         if self.mirrors.lifetimes is not None:
@@ -129,6 +130,8 @@ class Outgoing(Tables):
     def _shallow(self, value: Any) -> Any:
         """One shared object; what it holds that is shared too, by number."""
         kind = type(value)
+        if (number := self.shared.number(value)) is not None:  # a thread of the program's may go on changing it
+            self._seen[number] = parts(value)
         if isinstance(value, list):
             form: dict[str, Any] = {"l": [self._encode(x) for x in list.__iter__(value)]}
         elif (kind.__module__, kind.__name__) in library.MUTABLE:
@@ -138,9 +141,9 @@ class Outgoing(Tables):
         elif describe.data_base(kind) not in ("", "dict", "set", "bytearray"):
             form = library.encode(value, self._encode) or {}
         elif isinstance(value, dict):
-            form = {"d": [[self._encode(k), self._encode(v)] for k, v in dict.items(value)]}
+            form = {"d": [[self._encode(k), self._encode(v)] for k, v in list(dict.items(value))]}
         elif isinstance(value, set):
-            form = {"s": [self._encode(x) for x in set.__iter__(value)]}
+            form = {"s": [self._encode(x) for x in list(set.__iter__(value))]}
         elif isinstance(value, bytearray):
             form = {"y": bytearray.hex(value)}
         else:
@@ -160,7 +163,7 @@ class Outgoing(Tables):
         number = self._numbers.get(id(value))
         if number is None:
             self.exportable(value)
-            number = self._numbers[id(value)] = len(self._exports) + 1
+            number = self._numbers[id(value)] = self._next()
             self._exports[number] = value
         return {"h": number, "k": self._class_number(type(value))}
 
@@ -181,7 +184,7 @@ class Outgoing(Tables):
     def _class_number(self, kind: type) -> int:
         number = self._numbers.get(id(kind))
         if number is None:
-            number = self._numbers[id(kind)] = len(self._exports) + 1
+            number = self._numbers[id(kind)] = self._next()
             self._exports[number] = self._classes[number] = kind
             entry: list[Any] = [number, None]
             description = describe.describe(kind, self.class_reference)

@@ -136,6 +136,7 @@ class Peer:
                         value = self.crossing.decode(reply.get("v"))
             except plain.NotPlain as problem:
                 self.lost(str(problem))
+            self.crossing.release(reply.get("f", ()))
             self._adopt(reply)
             if "later" in reply and self.threads is not None:
                 return LATER

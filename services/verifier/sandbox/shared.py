@@ -60,10 +60,10 @@ class Shared:
         """The object. KeyError when there is none."""
         return self._entries[number][0]
 
-    def settle(self, number: int) -> None:
-        """Both sides have it as it is now."""
+    def settle(self, number: int, seen: Any = None) -> None:
+        """Both sides have it as it is now, or as it was when `seen` was taken."""
         entry = self._entries[number]
-        entry[1] = parts(entry[0])
+        entry[1] = parts(entry[0]) if seen is None else seen
 
     def changed(self) -> Iterator[tuple[int, Any]]:
         """Number and object of each that is not as it was."""

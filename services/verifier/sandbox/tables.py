@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -36,12 +37,14 @@ class Tables:
         self.exportable = exportable
         self.by_value: dict[str, type] = {}
         self._exports: dict[int, Any] = {}
+        self._next = itertools.count(1).__next__
         self._numbers: dict[int, int] = {}  # id -> number of an exported object
         self._classes: dict[int, type] = {}
         self._new: list[Any] = []  # definitions of shared objects that go with the next message
         self._queue: list[tuple[list[Any], Any]] = []  # of those, the ones that still need their form
         self._described: list[Any] = []
         self._reading = 0
+        self._seen: dict[int, Any] = {}  # what a shared object held when its form was made
 
     def release(self, numbers: Iterable[int]) -> None:
         """Objects that the other side has no name for any more."""

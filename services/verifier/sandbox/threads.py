@@ -109,10 +109,13 @@ class ThreadedPeer(Peer):
 
     def _worker(self, number: int) -> Worker:
         if number not in self._workers:
-            worker = self._workers[number] = Worker()
+            worker = Worker()
             size = stack_size(_STACK)  # so that many of them fit
-            start_new_thread(worker.loop, ())
-            stack_size(size)
+            try:
+                start_new_thread(worker.loop, ())
+            finally:
+                stack_size(size)
+            self._workers[number] = worker
         return self._workers[number]
 
     def ask(self, operation: str, target: Any, **details: Any) -> Any:
@@ -120,7 +123,7 @@ class ThreadedPeer(Peer):
         if operation == "finally":  # a generator that is thrown away, at whatever moment
             return None
         me = get_ident()
-        if self._speaker == me:
+        if me in (self._speaker, self._dispatcher):  # the dispatcher has the turn: an object that it lets go of speaks
             return self._ask(operation, target, details)
         called = any(worker.ident == me for worker in list(self._workers.values()))
         while True:

@@ -12,18 +12,26 @@ _OPERATORS = (
     r"\\(?:d?frac|tfrac|cdot|times|div|sqrt|pi|left|right|binom|ln|log|sin|cos|tan|cot|sec|csc|exp|circ|displaystyle)"
 )
 _CONSTANT = re.compile(rf"(?:{_OPERATORS}(?![A-Za-z])|\\[,;:! ]|[\d\s.+\-*/^(){{}}!|])+")
+_UNSURE = re.compile(r"[\d)}]\s?\(|\)\s?[\d(]|\\(?:circ|sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+"""A pair of brackets may be a product or a point, an angle in degrees or not."""
 _MOST = 6
 
 
 def denies(gold: str, answer: str) -> bool:
     r"""\neq 42: says what the answer is not, where the reference says what it is."""
-    return _DENIES.match(answer) is not None and _DENIES.match(gold) is None
+    return _DENIES.match(answer) is not None and _DENIES.search(gold) is None
 
 
 def equations(gold: str, answer: str) -> list[tuple[str, str]]:
     """Pairs of constants that an answer calls equal ("6 * 7 = 42", "41 = 42"); none where the reference has an
     equation of its own."""
-    if "=" in gold or not ("=" in answer or _STEP.search(answer)) or len(answer) > 400 or "\\begin" in answer:
+    if (
+        "=" in gold
+        or _STEP.search(gold)
+        or not ("=" in answer or _STEP.search(answer))
+        or len(answer) > 400
+        or "\\begin" in answer
+    ):
         return []
     steps = [[side.strip(" $") for side in split(step, "=")] for step in _STEP.split(answer)]
     if all(len(step) == 1 for step in steps):
@@ -31,5 +39,7 @@ def equations(gold: str, answer: str) -> list[tuple[str, str]]:
     pairs: list[tuple[str, str]] = []
     for step in steps:
         known = [side for side in step if _CONSTANT.fullmatch(side) and any(c.isdigit() for c in side)]
+        if any(map(_UNSURE.search, known)):
+            continue
         pairs += zip(known, known[1:], strict=False)
     return pairs[:_MOST]

@@ -25,7 +25,10 @@ def same_figure(gold: str, answer: str, equal: object) -> bool | None:
         return False
     if found[0][1] == "triangle":
         return sorted(names[0]) == sorted(names[1])
-    return names[0] in (names[1], names[1][::-1])
+    turns = [names[1]]
+    if found[0][1] in ("square", "parallelogram"):  # a polygon begins at any of its corners
+        turns = [names[1][n:] + names[1][:n] for n in range(len(names[1]))]
+    return names[0] in turns or names[0][::-1] in turns
 
 
 def column(latex: str) -> str:

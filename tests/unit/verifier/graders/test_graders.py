@@ -33,6 +33,7 @@ def judge(kind: str, response: str, **fields: Any) -> Verdict:
         (r"\boxed{B}", "B"),
         (r"\boxed{\text{B}}", "B"),
         ("<think>The answer is A</think>The answer is B", "B"),
+        ('<think>\\boxed{B}, but they say "C"</think>\nAnswer: C', "C"),
         ("I choose Paris.\nParis", "B"),
         ("A dog barked.", None),
         ("", None),
