@@ -11,6 +11,8 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
+from rgopd.common.run_files import kept_steps, read_step
+from rgopd.common.run_files.kept_files import kept_files
 from rgopd.trainer.records.metrics import read_json_lines
 from tests.e2e.conftest import Rgopd, eventually, processes_naming
 from tests.page.conftest import Open, Serve, resident_mb, serve_pids, tab
@@ -60,8 +62,7 @@ def test_a_demo_live_killed_resumed_and_finished(rgopd: Rgopd, serve: Serve, ope
     tab(page, "Curves")
     expect(page.locator('[data-chart="loss"] canvas')).to_be_visible()
     first = steps_shown(page)
-    eventually(lambda: steps_of(folder) >= 3)
-    each(folder, signal.SIGSTOP, "rgopd.cli.main train")  # so that it is killed in the middle, however slow the browser
+    eventually(lambda: steps_of(folder) >= 3 and stopped_between_writes(folder))
     expect(page.locator('[data-chart="loss"] .plot')).to_have_attribute("aria-label", re.compile(r"steps 0 to [2-9]\."))
     assert steps_shown(page) > first
     theirs = open_page(own)
@@ -97,6 +98,18 @@ def kill_all(demo: subprocess.Popen[str], folder: Path) -> None:
     each(folder, signal.SIGKILL)
     demo.wait()
     eventually(lambda: processes_naming(str(folder)) == [])
+
+
+def stopped_between_writes(folder: Path) -> bool:
+    """The trainer stands still, so that it is killed in the middle however slow the browser, and what it keeps of the
+    newest step's rollouts is written."""
+    each(folder, signal.SIGSTOP, "rgopd.cli.main train")
+    steps = kept_steps(folder)
+    ranks = {rank for _, step, rank in kept_files(folder) if step == steps[-1]} if steps else set()
+    if ranks == {0, 1} and all(group.rollouts for group in read_step(folder, steps[-1]).groups):
+        return True
+    each(folder, signal.SIGCONT, "rgopd.cli.main train")
+    return False
 
 
 def each(folder: Path, send: signal.Signals, command: str = "") -> None:
