@@ -60,8 +60,12 @@ def _check_place(setting: str, folder: Path) -> None:
     existing = fleeting.standing(folder)
     if not existing.is_dir():
         raise ConfigError(f"{setting}={folder}: {existing} is a file, not a folder: name another place")
-    if not os.access(existing, os.W_OK | os.X_OK) or str(existing).startswith(("/proc", "/sys")):
+    if not _writable(existing):
         raise ConfigError(f"{setting}={folder}: {existing} cannot be written to: name another place")
+
+
+def _writable(place: Path) -> bool:
+    return place.is_dir() and os.access(place, os.W_OK | os.X_OK) and not str(place).startswith(("/proc", "/sys"))
 
 
 def check_blob_url(url: str) -> None:
@@ -76,8 +80,7 @@ def check_blob_url(url: str) -> None:
     if parts.scheme == "file":
         folder = Path(unquote(parts.path))
         existing = fleeting.standing(folder)
-        writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
-        if not writable or str(existing).startswith(("/proc", "/sys")):
+        if not _writable(existing):
             raise ConfigError(f"blob_url {url}: {existing} cannot be written to: name a folder that every service can")
     _answers(StoredBlobs(store, "doctor"))
 

@@ -241,16 +241,21 @@ def test_a_conversation_is_what_was_said(bench: Bench) -> None:
     assert len(bench.announced(VERIFY)) == len(bench.announced(SCORE)) == len(bench.announced(RESULTS)) == 8
 
 
-def test_the_end_is_judged(bench: Bench, verifier: VerifierEngine) -> None:
-    request = mixed(bench)
-    bench.send(request)
-    bench.run()
+def judge_all(bench: Bench, verifier: VerifierEngine) -> None:
+    """Until the verifier's own stream is empty."""
     worker = stream_worker(bench.streams, verifier, CollectorRegistry(), inflight=8)
     worker.start()
     try:
         eventually(lambda: not bench.streams.depth(VERIFY)["backlog"])
     finally:
         worker.stop(5)
+
+
+def test_the_end_is_judged(bench: Bench, verifier: VerifierEngine) -> None:
+    request = mixed(bench)
+    bench.send(request)
+    bench.run()
+    judge_all(bench, verifier)
     for rollout in bench.rollouts(request):
         data = bench.streams.blobs.get(VERDICT, rollout.header.rollout_id)
         assert data is not None
@@ -320,12 +325,7 @@ def test_a_prompt_that_fills_the_context_is_refused(bench: Bench) -> None:
 
 def verdicts(bench: Bench, verifier: VerifierEngine, request: rollout_pb2.GenerateRequest) -> dict[str, list[Any]]:
     """Of every group, by the verifier's own stream."""
-    worker = stream_worker(bench.streams, verifier, CollectorRegistry(), inflight=8)
-    worker.start()
-    try:
-        eventually(lambda: not bench.streams.depth(VERIFY)["backlog"])
-    finally:
-        worker.stop(5)
+    judge_all(bench, verifier)
     found: dict[str, list[Any]] = {}
     for rollout in bench.rollouts(request):
         data = bench.streams.blobs.get(VERDICT, rollout.header.rollout_id)
