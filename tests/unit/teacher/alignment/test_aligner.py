@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from rgopd.common.errors import ConfigError, InvalidInput
@@ -19,7 +20,7 @@ from rgopd.teacher.alignment.side import Side
 from rgopd.teacher.engines import EngineInfo
 from rgopd.teacher.engines.loading import take_apart
 from rgopd.teacher.engines.transformers import TransformersEngine
-from rgopd.teacher.items import OWN_ID, PAD_ID, PAD_LOGPROB, Scoring
+from rgopd.teacher.items import OWN_ID, PAD_ID, PAD_LOGPROB, ScoreItem, Scoring
 from tests.unit.teacher.alignment.kinds import MAKERS, TEXTS, side, wordpiece
 
 PAIRS = list(itertools.permutations(MAKERS, 2))
@@ -141,6 +142,16 @@ def test_the_map_names_no_teacher_id_twice_and_prefers_letters_to_spelt_bytes():
     assert llama.texts[b"a"] == letter != llama.tokenizer.convert_tokens_to_ids("<0x61>")
 
 
+def forward_UV(engine: TransformersEngine, item: ScoreItem) -> NDArray[np.float64]:
+    """Log-probs of the teacher's response tokens at temperature 0.7, by its model in float64, whole sequence."""
+    decoder, head = engine._models[0][0].decoder.double(), engine._models[0][0].head.double()
+    with torch.no_grad():
+        hidden = decoder(input_ids=torch.from_numpy(item.input_ids.astype(np.int64))[None]).last_hidden_state[0]
+        rows = slice(len(item.prompt_ids_C) - 1, len(item.input_ids) - 1)
+        logprobs_UV: NDArray[np.float64] = (head(hidden[rows]) / 0.7).log_softmax(-1).numpy()
+    return logprobs_UV
+
+
 def tiny_engine(vocab: int) -> TransformersEngine:
     torch.manual_seed(3)
     config = Qwen2Config(
@@ -167,11 +178,7 @@ def test_the_score_that_comes_back_is_that_of_the_teachers_own_tokens_in_float64
     assert item.prompt_ids_C.tolist() == teacher.prompt(json.loads(MESSAGES))
     score = student_view(item, engine.score([item])[0])
 
-    decoder, head = engine._models[0][0].decoder.double(), engine._models[0][0].head.double()
-    with torch.no_grad():
-        hidden = decoder(input_ids=torch.from_numpy(item.input_ids.astype(np.int64))[None]).last_hidden_state[0]
-        rows = slice(len(item.prompt_ids_C) - 1, len(item.input_ids) - 1)
-        logprobs_UV = (head(hidden[rows]) / 0.7).log_softmax(-1).numpy()
+    logprobs_UV = forward_UV(engine, item)
     # By hand: the teacher's tokens by the bytes where both sides end a token.
     ends_T = np.cumsum([len(student.tokens[i]) for i in response_T[:-1]]) - student.dummy_space
     ends_U = np.cumsum([len(teacher.tokens[i]) for i in item.response_ids_T[:-1]]) - teacher.dummy_space

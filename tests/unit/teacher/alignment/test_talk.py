@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +17,7 @@ from rgopd.teacher.alignment.aligner import student_view
 from rgopd.teacher.alignment.talk import Talk, talk_of
 from rgopd.teacher.items import OWN_ID, PAD_ID, Scoring
 from tests.unit.teacher.alignment.kinds import MAKERS, side
-from tests.unit.teacher.alignment.test_aligner import ALIGNERS, ANY, ids_of, tiny_engine
+from tests.unit.teacher.alignment.test_aligner import ALIGNERS, ANY, forward_UV, ids_of, tiny_engine
 
 TEMPLATED = ["bpe", "qwen", "demo"]
 """Of which the chat template can go on after a turn."""
@@ -68,11 +67,7 @@ def test_scores_are_those_of_a_whole_forward_in_float64(ours: str, theirs: str, 
     scoring = Scoring("student", 4, 0.7)
     item = aligner.item("r", json.dumps(ASKED), ids_T, support_TK, scoring, engine.info, across, talk)
     score = student_view(item, engine.score([item])[0])
-    decoder, head = engine._models[0][0].decoder.double(), engine._models[0][0].head.double()
-    with torch.no_grad():
-        hidden = decoder(input_ids=torch.from_numpy(item.input_ids.astype(np.int64))[None]).last_hidden_state[0]
-        rows = slice(len(item.prompt_ids_C) - 1, len(item.input_ids) - 1)
-        logprobs_UV = (head(hidden[rows]) / 0.7).log_softmax(-1).numpy()
+    logprobs_UV = forward_UV(engine, item)
     sampled_U = logprobs_UV[np.arange(len(item.response_ids_T)), item.response_ids_T]
     at, between = 0, Between(aligner.teacher.tokenizer)
     for n, turn in enumerate(talk.turns()):
